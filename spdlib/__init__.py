@@ -1,0 +1,16 @@
+"""SPD: metric depth at the pixels you ask for.
+
+An encoder runs once per RGB image; a light decoder then answers depth queries at points (u, v),
+in metres.
+"""
+
+from spdlib.errors import SPDError
+from spdlib.geometry import NYU_CAMERA, Camera, GridRule
+from spdlib.models import EncoderConfig, create_model, list_models, load
+from spdlib.scene import Scene
+
+__version__ = "0.1.0"
+__all__ = [
+    "NYU_CAMERA", "Camera", "EncoderConfig", "GridRule", "SPDError", "Scene", "create_model",
+    "list_models", "load",
+]  # fmt: skip

@@ -1,0 +1,265 @@
+"""Augmentation of image, depth and camera together (v15.md section 5; decisions 6).
+
+One window of the frame is resized to the network's size in one call; rotation and flip follow at
+that size; colours change last, through a table of 256 values per channel. The camera follows every
+geometric step. Depth is resampled by the nearest neighbour, so that no depth is invented.
+
+Zoom keeps the focal length: a window 1/z of the size, resized up, shows the same scene with every
+depth divided by z (audit C-co-14). X and Y of each 3-D point stay, Z becomes Z/z.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+
+from spdlib.data.queries import lattice_truth
+from spdlib.errors import ConfigError, DataError
+from spdlib.geometry import Camera
+
+Range = tuple[float, float]
+CROPS = ("fit", "native")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How training frames vary. The default changes nothing but the size.
+
+    Attributes:
+        crop: "fit" scales the frame, keeping its aspect, until it just covers the output size
+            (the effective focal length is focal * scale); "native" cuts a window of the output
+            size out of the unscaled frame, as the recorded v15 runs do.
+        random_crop: place the window at random; False puts it in the centre.
+        flip_p: probability of a left-right flip.
+        rotate_degrees: largest rotation in either direction; corners become black, depth 0.
+        rotate_p: probability of a rotation.
+        zoom: range of the zoom, at least 1; depth is divided by it.
+        zoom_p: probability of a zoom; a zoomed window is always placed at random.
+        gamma: range of the exponent on the image in 0..1.
+        brightness: range of a factor on the whole image.
+        channel_gain: range of a factor on each colour channel.
+        saturation: range of the colour saturation; 0 is grey, 1 leaves it.
+        colour_p: probability of the four colour changes together.
+
+    Raises:
+        ConfigError: a probability outside 0..1, an empty or impossible range, an unknown crop.
+    """
+
+    crop: str = "fit"
+    random_crop: bool = False
+    flip_p: float = 0.0
+    rotate_degrees: float = 0.0
+    rotate_p: float = 0.0
+    zoom: Range = (1.0, 1.0)
+    zoom_p: float = 0.0
+    gamma: Range = (1.0, 1.0)
+    brightness: Range = (1.0, 1.0)
+    channel_gain: Range = (1.0, 1.0)
+    saturation: Range = (1.0, 1.0)
+    colour_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.crop not in CROPS:
+            raise ConfigError(f"crop must be one of {CROPS}; got {self.crop!r}")
+        for name in ("flip_p", "rotate_p", "zoom_p", "colour_p"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ConfigError(f"{name} is a probability in 0..1; got {getattr(self, name)}")
+        if not 0.0 <= self.rotate_degrees <= 45.0:
+            raise ConfigError(f"rotate_degrees must lie in 0..45; got {self.rotate_degrees}")
+        for name, lowest in (("zoom", 1.0), ("gamma", 0.1), ("brightness", 0.0),
+                             ("channel_gain", 0.0), ("saturation", 0.0)):  # fmt: skip
+            self._check_range(name, lowest)
+
+    def _check_range(self, name: str, lowest: float) -> None:
+        low, high = getattr(self, name)
+        if not lowest <= low <= high < math.inf:
+            raise ConfigError(
+                f"{name} must be a range low <= high from {lowest} up; got {low, high}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return asdict(self)
+
+
+BTS = AugmentConfig(
+    random_crop=True, flip_p=0.5, rotate_degrees=2.5, rotate_p=0.5, gamma=(0.9, 1.1),
+    brightness=(0.75, 1.25), channel_gain=(0.9, 1.1), colour_p=0.5,
+)  # fmt: skip
+"""The augmentation of BTS and of the recorded v15 runs, on frames scaled to the network's size."""
+
+STYLES: dict[str, AugmentConfig] = {
+    "none": AugmentConfig(),
+    "flip": AugmentConfig(flip_p=0.5),
+    "bts": BTS,
+    "bts_native": replace(BTS, crop="native"),
+    "strong": replace(
+        BTS, zoom=(1.0, 1.5), zoom_p=0.7, brightness=(0.7, 1.3), saturation=(0.6, 1.4), colour_p=0.8
+    ),
+}
+"""Augmentations by name. "strong" adds to BTS what the prototype found useful, and more."""
+
+
+def augmentation(name: str) -> AugmentConfig:
+    """The named augmentation; ConfigError lists the names if there is none."""
+    if name not in STYLES:
+        raise ConfigError(f"no augmentation {name!r}; choose one of {sorted(STYLES)}")
+    return STYLES[name]
+
+
+class Draw(NamedTuple):
+    """The random numbers of one sample, already mapped to their ranges.
+
+    `place` holds the window's position in 0..1 of the free rows and columns.
+    """
+
+    zoom: float
+    place: tuple[float, float]
+    flip: bool
+    degrees: float
+    gamma: float
+    gains: tuple[float, float, float]
+    saturation: float
+
+
+def draw(config: AugmentConfig, generator: torch.Generator) -> Draw:
+    """Draw one sample's changes.
+
+    The count of random numbers does not depend on the configuration, so that two configurations
+    with the same seed differ only in what they change.
+    """
+    u = torch.rand(14, generator=generator, dtype=torch.float64).tolist()
+    zoomed, rotated, coloured = u[0] < config.zoom_p, u[1] < config.rotate_p, u[2] < config.colour_p
+    moves = config.random_crop or zoomed
+    brightness = _within(config.brightness, u[8]) if coloured else 1.0
+    gains = [brightness * _within(config.channel_gain, x) if coloured else 1.0 for x in u[9:12]]
+    return Draw(
+        zoom=_within(config.zoom, u[3]) if zoomed else 1.0,
+        place=(u[4], u[5]) if moves else (0.5, 0.5),
+        flip=u[6] < config.flip_p,
+        degrees=config.rotate_degrees * (2 * u[13] - 1) if rotated else 0.0,
+        gamma=_within(config.gamma, u[7]) if coloured else 1.0,
+        gains=(gains[0], gains[1], gains[2]),
+        saturation=_within(config.saturation, u[12]) if coloured else 1.0,
+    )
+
+
+def augment(
+    image: Tensor,
+    depth: Tensor,
+    camera: Camera,
+    config: AugmentConfig,
+    generator: torch.Generator,
+    out_size: tuple[int, int],
+) -> tuple[Tensor, Tensor, Camera]:
+    """Bring a frame to the network's size and vary it.
+
+    Args:
+        image: uint8 [3, H, W].
+        depth: float32 [H, W] metres, 0 where nothing was measured.
+        camera: camera of `image`.
+        config: what may change.
+        generator: source of randomness; 14 numbers are taken.
+        out_size: height, width of the result.
+
+    Returns:
+        Image float32 [3, h, w] in 0..1, depth [h, w] in metres, camera of both.
+
+    Raises:
+        DataError: image, depth and camera differ in size, the image is not uint8 [3, H, W], or it
+            is smaller than a native crop.
+    """
+    _check(image, depth, camera)
+    changes = draw(config, generator)
+    picture, truth, camera = _window(image, depth, camera, config.crop, changes, out_size)
+    if changes.degrees:
+        picture = TF.rotate(picture, changes.degrees, interpolation=InterpolationMode.BILINEAR)
+        truth = TF.rotate(truth, changes.degrees)
+        camera = camera.rotated(changes.degrees)
+    if changes.flip:
+        picture, truth = TF.horizontal_flip(picture), TF.horizontal_flip(truth)
+        camera = camera.flipped()
+    return _colours(picture.as_subclass(Tensor), changes), truth.as_subclass(Tensor)[0], camera
+
+
+def _check(image: Tensor, depth: Tensor, camera: Camera) -> None:
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        shape = tuple(image.shape)
+        raise DataError(f"image must be uint8 [3, H, W]; got {image.dtype} {shape}")
+    if image.shape[1:] != depth.shape or camera.size != tuple(depth.shape):
+        raise DataError(
+            f"image {tuple(image.shape[1:])}, depth {tuple(depth.shape)} and camera {camera.size} "
+            "must have one size"
+        )
+
+
+def _window(
+    image: Tensor,
+    depth: Tensor,
+    camera: Camera,
+    crop: str,
+    changes: Draw,
+    out_size: tuple[int, int],
+) -> tuple[tv_tensors.Image, tv_tensors.Mask, Camera]:
+    """Cut one window, resize it to `out_size`, and undo the zoom's focal length in the depth."""
+    height, width = window_size(camera.size, out_size, crop, changes.zoom)
+    top = round(changes.place[0] * (camera.height - height))
+    left = round(changes.place[1] * (camera.width - width))
+    box = (top, left, height, width)
+    # Depth must be a Mask: v2 passes plain tensors beside an Image through unchanged.
+    picture = TF.crop(tv_tensors.Image(image), *box)
+    truth = TF.crop(tv_tensors.Mask(depth[None]), *box)
+    picture = TF.resize(picture, list(out_size), InterpolationMode.BILINEAR, antialias=True)
+    # Not TF.resize: its nearest neighbour for masks is half an output pixel off the image, and
+    # whether it accepts the exact one depends on torchvision's version.
+    sampled = lattice_truth(truth.as_subclass(Tensor), out_size)
+    zoom = window_size(camera.size, out_size, crop, 1.0)[0] / height
+    seen = camera.cropped(*box).resized(*out_size)
+    seen = replace(seen, fx=seen.fx / zoom, fy=seen.fy / zoom, skew=seen.skew / zoom)
+    return picture, tv_tensors.Mask(sampled / zoom), seen
+
+
+def window_size(
+    frame_size: tuple[int, int], out_size: tuple[int, int], crop: str, zoom: float = 1.0
+) -> tuple[int, int]:
+    """Height and width of the part of a frame that fills the output.
+
+    Raises:
+        DataError: a native crop is larger than the frame.
+    """
+    shrink = 1.0
+    if crop == "fit":
+        shrink = min(frame_size[0] / out_size[0], frame_size[1] / out_size[1])
+    elif out_size[0] > frame_size[0] or out_size[1] > frame_size[1]:
+        raise DataError(
+            f"a native crop of {out_size} does not fit into a frame of {frame_size}; "
+            "choose a smaller image size or crop='fit'"
+        )
+    height, width = (max(1, round(side * shrink / zoom)) for side in out_size)
+    return min(height, frame_size[0]), min(width, frame_size[1])
+
+
+def _colours(image: Tensor, changes: Draw) -> Tensor:
+    """Float image [3, h, w] in 0..1 of a uint8 one with gamma, gains and saturation changed."""
+    gains = torch.tensor(changes.gains, dtype=torch.float32)[:, None]
+    values = torch.linspace(0.0, 1.0, 256).pow(changes.gamma)
+    table = (gains * values).clamp(0.0, 1.0)
+    channels = zip(table, image.flatten(1).int(), strict=True)
+    result = torch.stack([row.index_select(0, pixels) for row, pixels in channels])
+    result = result.reshape(image.shape)
+    if changes.saturation != 1.0:
+        grey = torch.tensor([0.299, 0.587, 0.114]) @ result.flatten(1)
+        result = torch.lerp(grey.reshape(1, *image.shape[1:]), result, changes.saturation)
+        result = result.clamp(0.0, 1.0)
+    return result
+
+
+def _within(bounds: Range, u: float) -> float:
+    return bounds[0] + (bounds[1] - bounds[0]) * u

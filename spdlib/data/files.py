@@ -1,0 +1,257 @@
+"""Reading single files and judging single frames, with errors that name the file and the remedy.
+
+Every reader and the packed store build on these functions, so bad input reads the same everywhere:
+one `DataError`, never a guess and never a silently repaired frame.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import h5py
+import numpy as np
+from PIL import Image
+
+from spdlib.data.frames import NYU_VALID_BOX, Frame
+from spdlib.errors import DataError
+from spdlib.geometry import NYU_CAMERA, Camera
+
+Box = tuple[int, int, int, int]
+
+PLAUSIBLE_MEDIAN = (0.1, 20.0)
+"""Metres between which the median depth of an indoor frame lies; outside, the unit is wrong."""
+
+MILLIMETRES = 0.001
+"""Metres per step of a uint16 depth file, unless the caller says otherwise."""
+
+_PIL_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+
+
+class LazyHDF5:
+    """An HDF5 file that each process opens for itself, when it first reads.
+
+    HDF5 handles do not survive a fork (two processes would share one file position) and cannot be
+    pickled for a spawn. A copy in a worker therefore opens its own handle.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._file: h5py.File | None = None
+        self._pid = -1
+
+    def get(self) -> h5py.File:
+        """The file, open for reading in this process; DataError if that fails."""
+        if self._file is None or self._pid != os.getpid():
+            self._file = open_hdf5(self.path)
+            self._pid = os.getpid()
+        return self._file
+
+    def close(self) -> None:
+        """Closes this process's handle; the next `get` opens it again."""
+        if self._file is not None and self._pid == os.getpid():
+            self._file.close()
+        self._file = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "_file": None, "_pid": -1}
+
+
+def open_hdf5(source: str | Path | BinaryIO, name: str = "") -> h5py.File:
+    """Opens an HDF5 file for reading, without locking it (read-only disks refuse locks).
+
+    Args:
+        source: a path, or an open binary file.
+        name: what to call it in an error; the path if empty.
+
+    Raises:
+        DataError: missing, truncated or not HDF5.
+    """
+    name = name or str(source)
+    try:
+        return h5py.File(source, "r", locking=False)
+    except FileNotFoundError as error:
+        raise DataError(f"{name}: no such file; check the path") from error
+    except OSError as error:
+        raise DataError(
+            f"{name}: not a readable HDF5 file ({error}); it is truncated or of another "
+            "format: download or pack it again"
+        ) from error
+
+
+def read_image(path: Path) -> np.ndarray:
+    """RGB image uint8 [H, W, 3] of a JPEG or PNG file.
+
+    Raises:
+        DataError: truncated, not three 8-bit channels, or rotated by its EXIF data.
+    """
+    image = _decoded(path)
+    if image.mode != "RGB":
+        raise DataError(
+            f"{path}: image mode is {image.mode!r}, not 'RGB' (grey, palette and transparent "
+            "images are refused); convert it to 8-bit RGB"
+        )
+    if image.getexif().get(0x0112, 1) != 1:
+        raise DataError(
+            f"{path}: the EXIF data ask for a rotation, which the depth would not follow; "
+            "save the image upright and without EXIF orientation"
+        )
+    return np.array(image)
+
+
+def read_depth_png(path: Path) -> np.ndarray:
+    """Stored values uint16 [H, W] of a 16-bit one-channel PNG.
+
+    Raises:
+        DataError: truncated, or not 16 bits and one channel.
+    """
+    image = _decoded(path)
+    # Pillow before 11 opens 16-bit PNGs in mode "I"
+    if image.mode not in ("I;16", "I;16B", "I"):
+        raise DataError(
+            f"{path}: depth has mode {image.mode!r}, not 16 bits in one channel; 8-bit depth "
+            "cannot hold millimetres: export uint16 millimetres"
+        )
+    values = np.array(image)
+    if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
+        raise DataError(f"{path}: depth values leave 0..65535; export uint16 millimetres")
+    return values.astype(np.uint16)
+
+
+def _decoded(path: Path) -> Image.Image:
+    """The whole image in memory; DataError if the file cannot be decoded to its end."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                image.load()
+                return image
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file; check the path") from error
+    except (*_PIL_ERRORS, Image.DecompressionBombWarning) as error:
+        raise DataError(
+            f"{path}: cannot be decoded ({error}); it is truncated or damaged: "
+            "copy or download it again"
+        ) from error
+
+
+def read_depth_npy(path: Path) -> np.ndarray:
+    """Depth float32 [H, W] of a .npy file of floats, as stored.
+
+    Raises:
+        DataError: truncated, not an array of floats, or holding pickled objects.
+    """
+    try:
+        values = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: not a readable .npy file ({error}); save it again") from error
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind != "f":
+        raise DataError(f"{path}: needs a float array [H, W] of metres; save it with numpy.save")
+    return values.astype(np.float32)
+
+
+def millimetres_to_metres(values: np.ndarray) -> np.ndarray:
+    """Metres float32 of whole millimetres, correctly rounded, so that the way back is exact."""
+    return values.astype(np.float32) / np.float32(1000)
+
+
+def metres_to_millimetres(depth: np.ndarray) -> np.ndarray | None:
+    """uint16 millimetres whose metres equal `depth` bit for bit; None where there are none."""
+    millimetres = np.rint(depth * np.float32(1000))
+    if not (millimetres.min() >= 0 and millimetres.max() <= np.iinfo(np.uint16).max):
+        return None
+    values = millimetres.astype(np.uint16)
+    return values if np.array_equal(millimetres_to_metres(values), depth) else None
+
+
+def check_frame(frame: Frame, where: str) -> Frame:
+    """Returns the frame if it can be learned from.
+
+    Args:
+        frame: a decoded frame.
+        where: the file it came from, for the error.
+
+    Raises:
+        DataError: wrong type or shape, image and depth of different sizes, NaN, negative or no
+            depth, or a median depth that no indoor frame has (a wrong unit).
+    """
+    image = frame.image
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise DataError(
+            f"{where}: image is {image.dtype} {list(image.shape)}, not uint8 [H, W, 3]; "
+            "convert it to 8-bit RGB"
+        )
+    if not frame.depths:
+        raise DataError(f"{where}: frame {frame.id!r} has no depth; add it or drop the frame")
+    sizes = {"camera": frame.camera.size} | {k: d.shape for k, d in frame.depths.items()}
+    if frame.labels is not None:
+        sizes["labels"] = frame.labels.shape
+    for name, size in sizes.items():
+        if tuple(size) != image.shape[:2]:
+            raise DataError(
+                f"{where}: image is {image.shape[0]}x{image.shape[1]} but {name} is "
+                f"{'x'.join(map(str, size))} (height x width); give both at the same size"
+            )
+    for kind in frame.depths:
+        check_depth(frame.truth(kind), f"{where} ({kind} depth)")
+    return frame
+
+
+def check_depth(depth: np.ndarray, where: str) -> None:
+    """Refuses NaN, infinite, negative, empty or implausible depth [H, W] in metres (DataError)."""
+    if not np.isfinite(depth).all():
+        raise DataError(f"{where}: NaN or infinite depth; write 0 where nothing was measured")
+    if depth.min() < 0:
+        raise DataError(
+            f"{where}: negative depth ({depth.min():g}); write 0 where nothing was measured"
+        )
+    median = _median(depth)
+    if median == 0:
+        raise DataError(f"{where}: no valid pixel (all depth is 0); drop the frame")
+    low, high = PLAUSIBLE_MEDIAN
+    if not low <= median <= high:
+        hint = "millimetres read as metres" if median > high else "metres read as millimetres"
+        raise DataError(
+            f"{where}: median depth is {median:.4g} m, outside {low} to {high} m; this looks like "
+            f"{hint} or 8-bit depth: store uint16 PNG in millimetres or floats in metres"
+        )
+
+
+def _median(depth: np.ndarray) -> float:
+    """Median of the measured pixels, of every 8th row and column if those suffice; 0 if none."""
+    sample = depth[::8, ::8]
+    measured = sample[sample > 0]
+    if measured.size < 64:  # small or sparse depth: look at all of it
+        measured = depth[depth > 0]
+    return float(np.median(measured)) if measured.size else 0.0
+
+
+def nyu_camera(size: tuple[int, ...], where: str) -> Camera:
+    """NYU's camera at an image size (height, width) of its shape 3:4; DataError for others."""
+    height, width = size
+    if height * NYU_CAMERA.width != width * NYU_CAMERA.height:
+        raise DataError(
+            f"{where}: image is {height}x{width}, but NYU frames are 480x640 (or a resized copy); "
+            "bring other cameras as a plain folder with cameras.csv"
+        )
+    return NYU_CAMERA.resized(height, width)
+
+
+def nyu_box(size: tuple[int, ...]) -> Box:
+    """Valid rows and columns of an NYU frame of this size (height, width)."""
+    return scaled_box(NYU_VALID_BOX, NYU_CAMERA.size, (size[0], size[1]))
+
+
+def scaled_box(box: Box, old: tuple[int, int], new: tuple[int, int]) -> Box:
+    """Box (top, left, bottom, right inclusive) of the pixels wholly inside it after a resize."""
+    top, left, bottom, right = box
+    (old_h, old_w), (new_h, new_w) = old, new
+    # pixel i covers [i, i + 1) on the image's edge-to-edge axis
+    return (
+        -(-top * new_h // old_h),
+        -(-left * new_w // old_w),
+        (bottom + 1) * new_h // old_h - 1,
+        (right + 1) * new_w // old_w - 1,
+    )

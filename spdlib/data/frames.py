@@ -1,0 +1,120 @@
+"""What every data source yields: an RGB frame with its depth and its camera (decisions 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from spdlib.errors import DataError
+from spdlib.geometry import Camera
+
+TRUTHS = ("inpainted", "raw", "exact")
+NYU_VALID_BOX = (7, 7, 473, 631)
+"""Top, left, bottom and right (inclusive) of NYU's 480x640 RGB frames inside their white border."""
+
+SELECTION_BLOCKS = ((100, 120), (300, 320), (500, 520), (700, 720))
+"""Positions of the selection set among the 795 sorted training frames (decisions 6)."""
+SELECTION_GUARD = 2
+"""Frames dropped on each side of a selection block, as neighbours often show the same scene."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One RGB image with the depths measured for it.
+
+    Attributes:
+        id: unique name of the frame in its source.
+        image: uint8 [H, W, 3], RGB.
+        depths: truth name ("inpainted", "raw" or "exact") -> float32 [H, W] in metres,
+            0 where nothing was measured.
+        camera: the pinhole camera of `image`.
+        labels: uint8 [H, W] class labels, if the source has them.
+        valid_box: top, left, bottom, right (inclusive) of the pixels that count; None for all.
+    """
+
+    id: str
+    image: np.ndarray
+    depths: Mapping[str, np.ndarray]
+    camera: Camera
+    labels: np.ndarray | None = None
+    valid_box: tuple[int, int, int, int] | None = None
+
+    def truth_name(self, kind: str | None = None) -> str:
+        """Name of the truth that `truth(kind)` returns; DataError if the frame lacks it."""
+        available = [name for name in TRUTHS if name in self.depths]
+        if kind is None and available:
+            return available[0]
+        if kind in available:
+            return str(kind)
+        raise DataError(f"frame {self.id!r} has no {kind or 'any'!r} depth; it has {available}")
+
+    def truth(self, kind: str | None = None) -> np.ndarray:
+        """Depth [H, W] in metres with everything outside `valid_box` set to 0.
+
+        Raises:
+            DataError: the frame has no such depth.
+        """
+        depth = self.depths[self.truth_name(kind)]
+        if self.valid_box is None:
+            return depth
+        top, left, bottom, right = self.valid_box
+        inside = np.zeros_like(depth)
+        inside[top : bottom + 1, left : right + 1] = depth[top : bottom + 1, left : right + 1]
+        return inside
+
+
+class Frames(Protocol):
+    """A sequence of frames: a source, a packed store or procedural rooms."""
+
+    @property
+    def ids(self) -> list[str]:
+        """Frame names in order."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Frame: ...
+
+
+class Subset:
+    """The frames of another source at the given positions, in that order."""
+
+    def __init__(self, frames: Frames, indices: Sequence[int]) -> None:
+        self.frames = frames
+        self.indices = [int(index) for index in indices]
+
+    @property
+    def ids(self) -> list[str]:
+        """Frame names in order."""
+        ids = self.frames.ids
+        return [ids[index] for index in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Frame:
+        return self.frames[self.indices[index]]
+
+
+def selection_split(count: int) -> tuple[list[int], list[int]]:
+    """Positions of (training, selection) frames among `count` sorted training frames.
+
+    With NYU's 795 frames the selection blocks are those of decisions 6. Other counts hold out
+    their last tenth. Two frames are dropped on each side of a block.
+
+    Raises:
+        DataError: fewer than four frames.
+    """
+    if count < 4:
+        raise DataError(f"{count} training frames are too few to hold out a selection set; need 4")
+    if count == 795:
+        blocks: Sequence[tuple[int, int]] = SELECTION_BLOCKS
+    else:
+        blocks = ((count - max(1, count // 10), count),)
+    selection = [i for start, stop in blocks for i in range(start, stop)]
+    guard = SELECTION_GUARD if count >= 40 else 0
+    near = {i for start, stop in blocks for i in range(start - guard, stop + guard)}
+    return [i for i in range(count) if i not in near], selection

@@ -1,0 +1,546 @@
+"""Procedural indoor frames with exact depth: ray casting in torch, batched over frames.
+
+Every solid is an affine map from the camera's frame to its unit box, unit cylinder or unit ball. A
+ray enters it where the last of the box's slabs is entered (Kay and Kajiya 1986), cut by the quadric
+of curved solids. Rays advance one metre along the optical axis, so the ray parameter *is* the
+planar depth. Rays go in tiles of 8x8; a tile asks only the solids that its frustum can meet.
+
+Frame i of seed s depends on (s, i) and the size alone: rooms are drawn on the CPU from their own
+generator, whatever the batch or the device.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from spdlib.data.frames import Frame
+from spdlib.data.rooms_furniture import BALL, BOX, CYLINDER, LABELS
+from spdlib.data.rooms_layout import Pose, Room, sample_pose, sample_room
+from spdlib.data.rooms_materials import shade
+from spdlib.errors import DataError
+from spdlib.geometry import NYU_CAMERA, Camera, Size
+
+TILE = 8
+FAR = 1e9
+MEDIAN_DEPTH, MEDIAN_SPREAD, DEPTH_SPREAD = 2.7, 0.31, 0.36
+"""What viewpoints aim at, near NYU's labelled frames: median over the frames of a frame's median
+depth, standard deviation of its logarithm, and that of log depth within a frame."""
+POSES = 10
+"""Viewpoints tried per room."""
+BARE = [LABELS[name] for name in ("wall", "floor", "ceiling", "door", "window")]
+"""Classes that do not furnish a view."""
+MAP_SIZE, MAP_REACH, MAP_BLUR, MAP_RATE = 64, 2.2, 3, 12.0
+"""Shadow maps: pixels a side, largest X/Z they cover, width of the blur, sharpness per metre."""
+PIXELS_AT_ONCE = {"cpu": 2**16, "cuda": 2**22}
+"""Rendered together: what fits a CPU's cache, or fills a GPU."""
+EXPOSURES = ((0.0, 0.0), (0.5, 0.5))
+"""Offsets in pixels of the two pictures of which a smooth one is made; depth comes from the first."""
+
+
+class RoomBatch(NamedTuple):
+    """Rendered frames: uint8 [B, H, W, 3], float32 [B, H, W] metres, uint8 [B, H, W]."""
+
+    images: Tensor
+    depths: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True)
+class View:
+    """Solids as seen from V viewpoints, padded to the same number P.
+
+    Attributes:
+        turn: [V, P, 3, 3] from camera directions to the solid's unit coordinates.
+        start: [V, P, 3] the camera in unit coordinates.
+        corners: [V, P, 8, 3] corners of the solid's box in the camera frame, metres.
+        shape: [V, P] BOX, CYLINDER or BALL.
+    """
+
+    turn: Tensor
+    start: Tensor
+    corners: Tensor
+    shape: Tensor
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """B rooms, each with its camera and L lights, as tensors on one device.
+
+    Attributes:
+        camera: B views of all solids.
+        lamps: B * L views of the solids that throw shadows.
+        half: [B, P, 3] half extents in metres.
+        label: [B, P] class.
+        rows: [B, P, 25] material, a number that differs between solids, texture origin.
+        light_turn: [B, L, 3, 3] from the camera's frame to the light's.
+        light_place: [B, L, 3] lights in the camera frame.
+        light: [B, L, 5] colour, reach and beam.
+        up: [B, 3] the vertical in the camera frame.
+    """
+
+    camera: View
+    lamps: View
+    half: Tensor
+    label: Tensor
+    rows: Tensor
+    light_turn: Tensor
+    light_place: Tensor
+    light: Tensor
+    up: Tensor
+
+
+def own_axes(room: Room) -> np.ndarray:
+    """Axes [P, 3, 3] of a room's solids as rows, in room coordinates."""
+    yaw = np.array([solid.yaw for solid in room.solids])
+    tilt = np.array([solid.tilt for solid in room.solids])
+    cy, sy, ct, st = np.cos(yaw), np.sin(yaw), np.cos(tilt), np.sin(tilt)
+    rows = [(cy, 0 * cy, -sy), (sy * st, ct, cy * st), (sy * ct, -st, cy * ct)]
+    return np.stack([np.stack(row, -1) for row in rows], 1)
+
+
+def view_arrays(room: Room, poses: Sequence[Pose], chosen: np.ndarray) -> list[np.ndarray]:
+    """`View`'s arrays [V, P, ...], float64, for the chosen solids of one room."""
+    axes, half = own_axes(room)[chosen], np.array([s.half for s in room.solids])[chosen]
+    centre = np.array([solid.centre for solid in room.solids])[chosen]
+    camera = np.array([pose.axes() for pose in poses])  # [V, 3, 3]
+    eye = np.array([pose.position for pose in poses])
+    seen = axes @ camera[:, None].swapaxes(-1, -2)  # own axes in the camera frame, [V, P, 3, 3]
+    turn = seen / half[:, :, None]
+    offset = (centre - eye[:, None]) @ camera.swapaxes(-1, -2)  # [V, P, 3]
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    corners = offset[:, :, None] + (signs * half[:, None]) @ seen
+    shape = np.array([solid.shape for solid in room.solids])[chosen]
+    start = -(turn @ offset[..., None])[..., 0]
+    return [turn, start, corners, np.broadcast_to(shape, (len(poses), len(shape)))]
+
+
+def stack(arrays: Sequence[np.ndarray], device: str, fill: float = 0.0) -> Tensor:
+    """Arrays [P_i, ...] padded to the longest, as one tensor; floats become float32."""
+    size = max(len(array) for array in arrays)
+    result = np.full((len(arrays), size, *arrays[0].shape[1:]), fill, arrays[0].dtype)
+    for row, array in zip(result, arrays, strict=True):
+        row[: len(array)] = array
+    tensor = torch.from_numpy(result)
+    return (tensor.float() if tensor.is_floating_point() else tensor).to(device)
+
+
+def make_views(arrays: Sequence[list[np.ndarray]], device: str) -> View:
+    """One `View` of several rooms' `view_arrays`; absent solids lie behind the camera."""
+    rows = [[field[i] for field in room] for room in arrays for i in range(len(room[0]))]
+    turn, start, corners, shape = zip(*rows, strict=True)
+    return View(stack(turn, device), stack(start, device), stack(corners, device, fill=-1.0),
+                stack(shape, device))  # fmt: skip
+
+
+def pack_rooms(rooms: Sequence[Room], poses: Sequence[Pose], device: str = "cpu") -> SceneBatch:
+    """Rooms with one camera each, as tensors on a device."""
+    every = [np.ones(len(room.solids), bool) for room in rooms]
+    casts = [np.array([solid.casts for solid in room.solids]) for room in rooms]
+    lights = [[light.pose for light in room.lights] for room in rooms]
+    axes = [np.array(pose.axes()) for pose in poses]
+    turns = [np.array([light.axes() for light in group]) @ camera.T
+             for group, camera in zip(lights, axes, strict=True)]  # fmt: skip
+    places = [(np.array([light.position for light in group]) - np.array(pose.position)) @ camera.T
+              for group, pose, camera in zip(lights, poses, axes, strict=True)]  # fmt: skip
+    rows = [np.array([[*solid.material.row(), i * 7919 % 65536, *solid.origin]
+                      for i, solid in enumerate(room.solids)]) for room in rooms]  # fmt: skip
+    return SceneBatch(
+        camera=make_views(
+            [view_arrays(r, [p], e) for r, p, e in zip(rooms, poses, every, strict=True)], device
+        ),
+        lamps=make_views(
+            [view_arrays(r, g, c) for r, g, c in zip(rooms, lights, casts, strict=True)], device
+        ),
+        half=stack([np.array([solid.half for solid in room.solids]) for room in rooms], device),
+        label=stack([np.array([solid.label for solid in room.solids]) for room in rooms], device),
+        rows=stack(rows, device),
+        light_turn=stack(turns, device),
+        light_place=stack(places, device),
+        light=stack([np.array([[*light.colour, light.reach, light.beam] for light in room.lights])
+                     for room in rooms], device),
+        up=stack([camera[:, 1] for camera in axes], device),
+    )  # fmt: skip
+
+
+def crossing(start: Tensor, direction: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave unit solids.
+
+    Args:
+        start: [3, N, ...] in unit coordinates; trailing sizes may be 1.
+        direction: [3, N, ...].
+        shape: [N] BOX, CYLINDER or BALL.
+
+    Returns:
+        Two [N, ...] ray parameters; the ray misses where the first exceeds the second.
+    """
+    inverse = 1 / (direction + 1e-12)  # never 1 / 0: a ray inside a slab would lose its way
+    middle, reach = -start * inverse, inverse.abs()
+    near, far = (middle - reach).amax(0), (middle + reach).amin(0)
+    curved = (shape != BOX).nonzero()[:, 0]
+    if curved.numel():
+        enters, leaves = quadric(start[:, curved], direction[:, curved], shape[curved] == BALL)
+        near[curved] = torch.maximum(near[curved], enters)
+        far[curved] = torch.minimum(far[curved], leaves)
+    return near, far
+
+
+def quadric(start: Tensor, direction: Tensor, ball: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave unit balls, or infinite upright cylinders where `ball` is False."""
+    weight = torch.ones_like(start)
+    weight[1] = ball.to(start).view(-1, *[1] * (start.ndim - 2))
+    a = (weight * direction * direction).sum(0)
+    b = (weight * start * direction).sum(0)
+    c = (weight * start * start).sum(0) - 1
+    square = b * b - a * c
+    root = square.clamp(min=0).sqrt()
+    missed = square < 0
+    return (torch.where(missed, FAR, (-b - root) / a), torch.where(missed, -FAR, (root - b) / a))
+
+
+def tile_pairs(scene: View, x: Tensor, y: Tensor) -> Tensor:
+    """Which tile may see which solid.
+
+    Args:
+        x: [V, C, 8] horizontal direction of the tiles' columns.
+        y: [V, R, 8] vertical direction of the tiles' rows.
+
+    Returns:
+        [N, 4] view, tile row, tile column and solid, in this order.
+    """
+    cx, cy, cz = scene.corners.unbind(-1)  # [V, P, 8]
+
+    def within(position: Tensor, rays: Tensor) -> Tensor:
+        low, high = rays.amin(-1)[:, None, :, None], rays.amax(-1)[:, None, :, None]
+        position, depth = position[:, :, None], cz[:, :, None]
+        return ((position - low * depth).amax(-1) >= 0) & ((position - high * depth).amin(-1) <= 0)
+
+    front = (cz.amax(-1) > 0)[:, :, None]
+    columns, rows = within(cx, x) & front, within(cy, y)  # [V, P, C], [V, P, R]
+    return (rows[:, :, :, None] & columns[:, :, None]).permute(0, 2, 3, 1).nonzero()
+
+
+def trace(scene: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """First solid along every ray.
+
+    Args:
+        scene: V views.
+        x: [V, 8 C] horizontal directions X/Z.
+        y: [V, 8 R] vertical directions Y/Z.
+
+    Returns:
+        depth [T, 64] in metres (FAR where nothing is met) and solid [T, 64] (an index into the
+        views' V * P solids, 0 where nothing is met), for T = V * R * C tiles.
+    """
+    views, count = scene.shape.shape
+    x, y = x.view(views, -1, TILE), y.view(views, -1, TILE)
+    view, row, column, solid = tile_pairs(scene, x, y).unbind(1)
+    index = view * count + solid
+    turn = scene.turn.view(-1, 3, 3)[index].permute(1, 2, 0)[..., None, None]  # [3, 3, N, 1, 1]
+    start = scene.start.view(-1, 3)[index].T[..., None, None]
+    across, down = x[view, column][:, None, :], y[view, row][:, :, None]
+    direction = (turn[:, 0] * across + turn[:, 2]) + turn[:, 1] * down  # [3, N, 8, 8]
+    near, far = crossing(start, direction, scene.shape.view(-1)[index])
+    near = torch.where((near < far) & (near > 0), near, FAR).flatten(1)
+    tiles = views * y.shape[1] * x.shape[1]
+    tile = ((view * y.shape[1] + row) * x.shape[1] + column)[:, None].expand_as(near)
+    depth = near.new_full((tiles, TILE * TILE), FAR).scatter_reduce(0, tile, near, "amin")
+    first = torch.where(near == depth.gather(0, tile), index[:, None], 0)
+    owner = torch.zeros_like(depth, dtype=torch.long).scatter_reduce(0, tile, first, "amax")
+    return depth, owner
+
+
+def gathered(values: Tensor, owner: Tensor) -> Tensor:
+    """Numbers [K, N] of the solids that pixels [N] show, from [B, P, ...]."""
+    table = values.flatten(0, 1).flatten(1).T.contiguous()
+    return table.index_select(1, owner)
+
+
+@dataclass
+class Surface:
+    """What N pixels of each of B frames see, in the camera frame.
+
+    Attributes:
+        point: [3, B * N] position in metres.
+        normal: [3, B * N] outward unit normal.
+        rows: [25, B * N] material parameters.
+        along: two surface coordinates [B * N] in metres.
+        footprint: [B * N] size of a pixel on the surface in metres.
+    """
+
+    point: Tensor
+    normal: Tensor
+    rows: Tensor
+    along: tuple[Tensor, Tensor]
+    footprint: Tensor
+
+
+def surfaces(scene: SceneBatch, rays: Tensor, depth: Tensor, owner: Tensor, focal: float
+             ) -> Surface:  # fmt: skip
+    """Geometry and texture coordinates where rays [3, N] (third component 1) end."""
+    point = depth * rays
+    turn = gathered(scene.camera.turn, owner).view(3, 3, -1)
+    unit = gathered(scene.camera.start, owner) + (turn * point).sum(1)  # [3, N]
+    shape = gathered(scene.camera.shape[..., None], owner)[0]
+    half, rows = gathered(scene.half, owner), gathered(scene.rows, owner)
+    outward, axis = outward_axis(unit, shape)
+    normal = (turn * outward[:, None]).sum(0)
+    normal = normal / normal.square().sum(0).sqrt()
+    place = (unit + 1) * half + rows[-3:]
+    turned = torch.atan2(unit[0], unit[2]) * half[0]
+    s = torch.where(axis == 0, place[2], torch.where(axis == 3, turned, place[0]))
+    t = torch.where(axis == 1, place[2], place[1])
+    facing = (normal * rays).sum(0).abs() / rays.square().sum(0).sqrt()
+    return Surface(point, normal, rows, (s, t), depth / focal / facing.clamp(min=0.25).sqrt())
+
+
+def outward_axis(unit: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
+    """Outward direction [3, N] at points on unit solids, and the face met: 0, 1, 2, or 3 (round)."""
+    size = unit.abs()
+    longest = torch.where(size[2] > torch.maximum(size[0], size[1]), 2, (size[1] > size[0]).long())
+    cap = (shape == CYLINDER) & (size[1] > torch.hypot(unit[0], unit[2]))
+    axis = torch.where(shape == BOX, longest, torch.where(cap, 1, 3))
+    flat = torch.stack([(axis == k) * unit[k].sign() for k in range(3)])
+    bent = torch.stack([unit[0], unit[1] * (shape == BALL), unit[2]])
+    return torch.where(axis == 3, bent, flat), axis
+
+
+def shadow_maps(lamps: View) -> Tensor:
+    """Blurred exponential shadow maps [V, 1, S, S] (Annen et al. 2008) of V lights."""
+    steps = ((torch.arange(MAP_SIZE, device=lamps.turn.device) + 0.5) / MAP_SIZE * 2 - 1) * MAP_REACH
+    rays = steps.expand(len(lamps.turn), -1)
+    depth, _ = trace(lamps, rays, rays)
+    depth = untiled(depth, len(rays), MAP_SIZE // TILE).clamp(max=6.0)
+    blur = functional.avg_pool2d((MAP_RATE * depth)[:, None].exp(), MAP_BLUR, 1, MAP_BLUR // 2,
+                                 count_include_pad=False)  # fmt: skip
+    return blur.log()
+
+
+def untiled(values: Tensor, views: int, columns: int) -> Tensor:
+    """[T, 64] back to images [V, 8 R, 8 C]."""
+    tiles = values.view(views, -1, columns, TILE, TILE).transpose(2, 3)
+    return tiles.reshape(views, -1, columns * TILE)
+
+
+def light_up(scene: SceneBatch, maps: Tensor, surface: Surface, albedo: Tensor) -> Tensor:
+    """Radiance [3, B * N] of surfaces under all lights, with soft shadows and highlights."""
+    frames, lights = scene.light.shape[:2]
+    split = (frames, -1)
+    point, normal = surface.point.unflatten(1, split), surface.normal.unflatten(1, split)
+    gloss, glow = surface.rows[19].view(split), surface.rows[20].view(split)
+    albedo = albedo.unflatten(1, split)
+    back = -point / point.square().sum(0).sqrt()
+    total = albedo * (0.2 + 0.05 * (normal * scene.up.T[..., None]).sum(0) + glow)
+    for i in range(lights):
+        colour, reach, beam = scene.light[:, i].split([3, 1, 1], dim=1)
+        path = scene.light_place[:, i].T[..., None] - point  # [3, B, N]
+        square = path.square().sum(0)
+        towards = path * square.rsqrt()
+        seen = light_seen(maps[:, i], -(scene.light_turn[:, i] @ path.transpose(0, 1)), beam)
+        facing = (normal * towards).sum(0).clamp(min=0)
+        middle = back + towards
+        mirrored = (normal * middle).sum(0).clamp(min=0) * middle.square().sum(0).rsqrt()
+        shine = gloss * mirrored.pow(40)
+        strength = seen / (1 + square / reach.square())
+        total = total + (albedo * facing + shine) * strength * colour.T[..., None]
+    return total.flatten(1)
+
+
+def light_seen(shadow: Tensor, place: Tensor, beam: Tensor) -> Tensor:
+    """How much of a light reaches points.
+
+    Args:
+        shadow: [B, 1, S, S] its shadow map.
+        place: [B, 3, N] points in the light's frame.
+        beam: [B, 1] 0 for lamps, 1 for flat patches.
+
+    Returns:
+        [B, N], 0 to 1.
+    """
+    depth = place[:, 2]
+    grid = (place[:, :2] / (depth.clamp(min=0.05)[:, None] * MAP_REACH)).movedim(1, -1)
+    blocked = functional.grid_sample(shadow, grid[:, None], padding_mode="border",
+                                     align_corners=False)[:, 0, 0]  # fmt: skip
+    open_path = (blocked - MAP_RATE * depth + 0.3).clamp(max=0).exp()
+    outside = (grid.abs().amax(-1) > 1) | (depth < 0.05)
+    cosine = depth.clamp(min=0) * place.square().sum(1).rsqrt()
+    return torch.where(outside, 1.0, open_path) * torch.lerp(torch.ones_like(depth), cosine, beam)
+
+
+def directions(camera: Camera, views: int, shift: tuple[float, float], device: str
+               ) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """X/Z [V, W'] and Y/Z [V, H'] of pixel centres plus a shift, padded to whole tiles."""
+    width, height = -(-camera.width // TILE) * TILE, -(-camera.height // TILE) * TILE
+    x = (torch.arange(width, dtype=torch.float64) + shift[0] - camera.cx) / camera.fx
+    y = (torch.arange(height, dtype=torch.float64) + shift[1] - camera.cy) / camera.fy
+    return (x.float().to(device).expand(views, -1), y.float().to(device).expand(views, -1))
+
+
+def expose(scene: SceneBatch, maps: Tensor, camera: Camera, shift: tuple[float, float]
+           ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Radiance [B, 3, H, W], depth [B, H, W] and labels [B, H, W] along shifted pixel rays."""
+    views = len(scene.up)
+    x, y = directions(camera, views, shift, str(scene.up.device))
+    depth, owner = trace(scene.camera, x, y)
+    crop = (slice(None), slice(camera.height), slice(camera.width))
+    depth, owner = (untiled(v, views, x.shape[1] // TILE)[crop] for v in (depth, owner))
+    x, y = x[:, None, : camera.width], y[:, : camera.height, None]
+    rays = torch.stack([x.expand_as(depth), y.expand_as(depth), torch.ones_like(depth)])
+    surface = surfaces(scene, rays.flatten(1), depth.flatten(), owner.flatten(), camera.focal)
+    albedo = shade(surface.rows[:22], *surface.along, surface.footprint)
+    light = light_up(scene, maps, surface, albedo).view(3, *depth.shape).transpose(0, 1)
+    return light, depth, scene.label.view(-1)[owner]
+
+
+class Sensor(NamedTuple):
+    """The camera's electronics for one frame.
+
+    Attributes:
+        level: mean brightness aimed at, linear.
+        balance: gains of red, green and blue.
+        vignette: loss of light in the corners.
+        noise: standard deviation of the noise at full brightness.
+        gamma: exponent of the tone curve.
+        seed: of the noise.
+    """
+
+    level: float
+    balance: tuple[float, float, float]
+    vignette: float
+    noise: float
+    gamma: float
+    seed: int
+
+
+def sample_sensor(rng: Random) -> Sensor:
+    """Draws exposure, white balance and noise like those of NYU's camera."""
+    warm = rng.gauss(0.08, 0.1)
+    balance = (1 + warm, 1.0, 1 - warm + rng.gauss(0, 0.05))
+    return Sensor(rng.uniform(0.1, 0.28), balance, rng.uniform(0.05, 0.35),
+                  rng.uniform(0.004, 0.02), rng.uniform(0.42, 0.55), rng.getrandbits(40))  # fmt: skip
+
+
+def develop(radiance: Tensor, sensors: Sequence[Sensor]) -> Tensor:
+    """uint8 pictures [B, H, W, 3] of radiance [B, 3, H, W]: exposure, colour, vignette, noise."""
+    height, width = radiance.shape[2:]
+    device = radiance.device
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
+
+    mean = radiance.clamp(max=2).double().mean((1, 2, 3)).float().view(-1, 1, 1, 1)
+    balance = torch.tensor([sensor.balance for sensor in sensors], device=device)[..., None, None]
+    y = torch.linspace(-1, 1, height, device=device)[:, None]
+    x = torch.linspace(-1, 1, width, device=device)
+    light = radiance * (column([sensor.level for sensor in sensors]) / mean) * balance
+    light = light * (1 - column([sensor.vignette for sensor in sensors]) * (x * x + y * y) / 2)
+    light = torch.where(light > 0.6, 1 - 0.4 * (-(light - 0.6) / 0.4).exp(), light)  # soft shoulder
+    noise = torch.stack([
+        torch.randn(3, height, width, generator=torch.Generator().manual_seed(sensor.seed))
+        for sensor in sensors
+    ]).to(device)  # fmt: skip
+    noise = noise * column([sensor.noise for sensor in sensors]) * (0.02 + light).sqrt()
+    gamma = column([sensor.gamma for sensor in sensors])
+    values = (light + noise).clamp(0, 1).pow(gamma) * 255
+    return values.round().byte().permute(0, 2, 3, 1).contiguous()
+
+
+def choose_pose(room: Room, rng: Random) -> Pose:
+    """The viewpoint, of several, that comes closest to a view drawn from NYU's statistics."""
+    poses = [sample_pose(room, rng) for _ in range(POSES)]
+    median = MEDIAN_DEPTH * math.exp(rng.gauss(0, MEDIAN_SPREAD))
+    spread = max(rng.gauss(DEPTH_SPREAD, 0.1), 0.05)
+    views = make_views([view_arrays(room, poses, np.ones(len(room.solids), bool))], "cpu")
+    depth, owner = trace(views, *directions(NYU_CAMERA.resized(TILE, TILE), POSES, (0, 0), "cpu"))
+    inside = (views.start.abs() < 1.02).all(-1).any(-1)
+    bare = torch.tensor([solid.label in BARE for solid in room.solids])[owner % len(room.solids)]
+    cost = (depth.median(1).values / median).log().abs() + 2 * (depth.log().std(1) - spread).abs()
+    cost += 0.6 * bare.float().mean(1) + 10.0 * inside + 5.0 * (depth.amin(1) < 0.6)
+    return poses[int(cost.argmin())]
+
+
+def render_rooms(indices: Sequence[int], seed: int = 0, size: Size = (240, 320),
+                 device: str = "cpu") -> RoomBatch:  # fmt: skip
+    """Renders frames of a seed.
+
+    Args:
+        indices: which frames, any non-negative numbers.
+        seed: of the rooms.
+        size: height and width in pixels; the camera is NYU's, resized.
+        device: where to render; the result stays there.
+    """
+    pixels = len(EXPOSURES) * size[0] * size[1]
+    step = max(1, PIXELS_AT_ONCE[torch.device(device).type] // pixels)
+    parts = [render_some(indices[i : i + step], seed, size, device)
+             for i in range(0, len(indices), step)]  # fmt: skip
+    return RoomBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+def render_some(indices: Sequence[int], seed: int, size: Size, device: str) -> RoomBatch:
+    """Renders frames in one go."""
+    generators = [Random(f"rooms/{seed}/{index}") for index in indices]
+    rooms = [sample_room(rng) for rng in generators]
+    poses = [choose_pose(room, rng) for room, rng in zip(rooms, generators, strict=True)]
+    sensors = [sample_sensor(rng) for rng in generators]
+    scene = pack_rooms(rooms, poses, device)
+    camera = NYU_CAMERA.resized(*size)
+    maps = shadow_maps(scene.lamps).unflatten(0, (len(rooms), -1))
+    light, depth, label = expose(scene, maps, camera, EXPOSURES[0])
+    between = expose(scene, maps, camera, EXPOSURES[1])[0]
+    between = functional.pad(between, (1, 0, 1, 0), mode="replicate")
+    light = (light.clamp(max=3) + functional.avg_pool2d(between.clamp(max=3), 2, 1)) / 2
+    return RoomBatch(develop(light, sensors), depth.contiguous(), label.contiguous())
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """Frames `start` to `start + count - 1` of a seed; see `render_rooms`.
+
+    Attributes:
+        count: number of frames.
+        seed: of the rooms.
+        size: height and width in pixels.
+        start: number of the first frame.
+        device: where frames are rendered; they are handed out as arrays.
+    """
+
+    count: int
+    seed: int = 0
+    size: Size = (240, 320)
+    start: int = 0
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or self.start < 0:
+            raise DataError(f"rooms need count >= 1 and start >= 0; got {self}")
+        if min(self.size) < TILE:
+            raise DataError(f"rooms need a size of at least {TILE}x{TILE} pixels; got {self.size}")
+
+    @property
+    def ids(self) -> list[str]:
+        """Frame names in order."""
+        return [f"room_{self.seed}_{self.start + i:06d}" for i in range(self.count)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Frame:
+        if not -self.count <= index < self.count:
+            raise IndexError(f"frame {index} of {self.count} rooms")
+        number = self.start + index % self.count
+        images, depths, labels = render_rooms([number], self.seed, self.size, self.device)
+        return Frame(
+            id=f"room_{self.seed}_{number:06d}",
+            image=images[0].cpu().numpy(),
+            depths={"exact": depths[0].cpu().numpy()},
+            camera=NYU_CAMERA.resized(*self.size),
+            labels=labels[0].cpu().numpy(),
+        )

@@ -1,0 +1,495 @@
+"""What stands in `rooms`: solids, furniture built of them, walls with openings, whole rooms.
+
+Furniture is built in its own frame: x along its width, y up from the floor, z from its back (0) to
+its front, all in metres and in ordinary sizes, so that known objects tell the distance.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from random import Random
+from typing import NamedTuple
+
+from spdlib.data import rooms_materials as stuff
+from spdlib.data.rooms_materials import Material
+
+Vector = tuple[float, float, float]
+BOX, CYLINDER, BALL = 0, 1, 2
+LABELS = {
+    "wall": 1, "floor": 2, "cabinet": 3, "bed": 4, "chair": 5, "sofa": 6, "table": 7, "door": 8,
+    "window": 9, "bookshelf": 10, "picture": 11, "counter": 12, "desk": 14, "shelves": 15,
+    "curtain": 16, "dresser": 17, "pillow": 18, "mirror": 19, "floor_mat": 20, "ceiling": 22,
+    "books": 23, "fridge": 24, "television": 25, "box": 29, "whiteboard": 30, "night_stand": 32,
+    "toilet": 33, "sink": 34, "lamp": 35, "bathtub": 36, "other_structure": 38,
+    "other_furniture": 39, "other_prop": 40,
+}  # fmt: skip
+"""Class numbers of `Frame.labels`: those of NYU's usual 40 classes."""
+
+
+class Solid(NamedTuple):
+    """A box, an upright elliptic cylinder or an ellipsoid.
+
+    Attributes:
+        shape: BOX, CYLINDER or BALL.
+        centre: position in metres, y up.
+        half: half extents along its own axes in metres.
+        material: its surface.
+        label: a value of `LABELS`.
+        yaw: turn about the vertical in radians.
+        tilt: turn about its own x axis, before the yaw.
+        casts: whether it throws shadows.
+        origin: where its texture starts along x, y and z, so that walls of pieces show no joints.
+    """
+
+    shape: int
+    centre: Vector
+    half: Vector
+    material: Material
+    label: int
+    yaw: float = 0.0
+    tilt: float = 0.0
+    casts: bool = True
+    origin: Vector = (0.0, 0.0, 0.0)
+
+
+def box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float],
+        material: Material, label: str, tilt: float = 0.0) -> Solid:  # fmt: skip
+    """A box from its extents along x, y and z."""
+    centre = ((x[0] + x[1]) / 2, (y[0] + y[1]) / 2, (z[0] + z[1]) / 2)
+    half = ((x[1] - x[0]) / 2, (y[1] - y[0]) / 2, (z[1] - z[0]) / 2)
+    return Solid(BOX, centre, half, material, LABELS[label], tilt=tilt)
+
+
+def post(x: float, z: float, radius: float, y: tuple[float, float], material: Material,
+         label: str) -> Solid:  # fmt: skip
+    """An upright cylinder from y[0] to y[1]."""
+    half = (radius, (y[1] - y[0]) / 2, radius)
+    return Solid(CYLINDER, (x, (y[0] + y[1]) / 2, z), half, material, LABELS[label])
+
+
+def ball(centre: Vector, half: Vector, material: Material, label: str, tilt: float = 0.0) -> Solid:
+    """An ellipsoid."""
+    return Solid(BALL, centre, half, material, LABELS[label], tilt=tilt)
+
+
+def moved(solids: list[Solid], x: float, z: float, yaw: float, y: float = 0.0) -> list[Solid]:
+    """Solids turned about the vertical axis, then shifted."""
+    c, s = math.cos(yaw), math.sin(yaw)
+    return [
+        solid._replace(
+            centre=(x + c * solid.centre[0] + s * solid.centre[2], y + solid.centre[1],
+                    z - s * solid.centre[0] + c * solid.centre[2]),
+            yaw=solid.yaw + yaw,
+        )
+        for solid in solids
+    ]  # fmt: skip
+
+
+class Top(NamedTuple):
+    """A horizontal surface that carries clutter: extents along x and z, height."""
+
+    x: tuple[float, float]
+    z: tuple[float, float]
+    y: float
+
+
+@dataclass
+class Item:
+    """A piece of furniture in its own frame, with its footprint, height and surfaces."""
+
+    width: float
+    depth: float
+    height: float
+    solids: list[Solid]
+    tops: list[Top] = field(default_factory=list)
+
+
+@dataclass
+class Style:
+    """The random numbers of one room and the materials that its furniture shares."""
+
+    rng: Random
+
+    def __post_init__(self) -> None:
+        self.wood = stuff.wood(self.rng)
+        self.body = self.wood if self.rng.random() < 0.6 else stuff.lacquer(self.rng)
+        self.cloth = stuff.fabric(self.rng)
+        self.metal = stuff.metal(self.rng)
+        self.wall = stuff.paint(self.rng)
+        self.trim = stuff.lacquer(self.rng) if self.rng.random() < 0.4 else WHITE
+
+    def size(self, low: float, high: float) -> float:
+        """A length between low and high metres."""
+        return self.rng.uniform(low, high)
+
+    def chance(self, probability: float) -> bool:
+        """True with the given probability."""
+        return self.rng.random() < probability
+
+    def front(self, width: float, height: float, columns: int, rows: int) -> Material:
+        """The body's material divided into doors or drawers."""
+        return self.body._replace(cell=(width / columns, height / rows), stagger=0.0, shade=0.05,
+                                  seam=0.004, seam_gain=0.3)  # fmt: skip
+
+
+WHITE = Material((0.9, 0.89, 0.86), blotch_gain=0.03, gloss=0.05)
+
+
+def legs(width: float, depth: float, height: float, thick: float, material: Material, label: str,
+         z: float = 0.0) -> list[Solid]:  # fmt: skip
+    """Four legs under a rectangle whose back edge is at z."""
+    x, front, back = width / 2 - thick, z + depth - thick, z + thick
+    corners = [(-x, back), (x, back), (-x, front), (x, front)]
+    half = thick / 2
+    return [box((cx - half, cx + half), (0, height), (cz - half, cz + half), material, label)
+            for cx, cz in corners]  # fmt: skip
+
+
+def chair(style: Style) -> Item:
+    """A dining chair, or an office chair on a column."""
+    w, d, seat, h = 0.44, 0.46, style.size(0.43, 0.48), style.size(0.8, 1.0)
+    cover = style.cloth if style.chance(0.5) else style.wood
+    solids = [
+        box((-w / 2, w / 2), (seat - 0.05, seat), (0.02, d), cover, "chair"),
+        box((-w / 2, w / 2), (seat + 0.12, h), (0.0, 0.045), cover, "chair", tilt=-0.12),
+    ]
+    if style.chance(0.35):
+        solids += [post(0, d / 2, 0.03, (0.08, seat), style.metal, "chair"),
+                   post(0, d / 2, 0.28, (0.03, 0.08), stuff.screen(), "chair")]  # fmt: skip
+    else:
+        solids += legs(w, d, seat, 0.04, style.wood, "chair")
+        solids += [box((x - 0.02, x + 0.02), (seat, h), (0.0, 0.04), style.wood, "chair", -0.12)
+                   for x in (-w / 2 + 0.02, w / 2 - 0.02)]  # fmt: skip
+    return Item(w, d, h, solids)
+
+
+def table(style: Style) -> Item:
+    """A dining table, round or rectangular, with chairs around it."""
+    h, d = style.size(0.71, 0.77), style.size(0.75, 1.0)
+    w = d if style.chance(0.3) else style.size(1.1, 2.2)
+    reach = 0.42
+    if w == d:
+        solids = [post(0, d / 2, d / 2, (h - 0.035, h), style.wood, "table"),
+                  post(0, d / 2, 0.05, (0, h), style.metal, "table"),
+                  post(0, d / 2, 0.26, (0, 0.03), style.metal, "table")]  # fmt: skip
+    else:
+        solids = [box((-w / 2, w / 2), (h - 0.04, h), (0, d), style.wood, "table")]
+        solids += legs(w, d, h, 0.06, style.wood, "table")
+    seats = max(1, int(w / 0.6))
+    for i in range(seats):
+        x = (i + 0.5) * w / seats - w / 2
+        for z, yaw in ((-0.25, 0.0), (d + 0.25, math.pi)):
+            if style.chance(0.75):
+                pull = style.size(-0.1, 0.15) * (1 if z < 0 else -1)
+                solids += moved(chair(style).solids, x, z - pull, yaw + style.size(-0.3, 0.3))
+    solids = moved(solids, 0, reach, 0)
+    top = Top((-w * 0.4, w * 0.4), (reach + 0.1, reach + d - 0.1), h)
+    return Item(w + 0.1, d + 2 * reach, 0.95, solids, [top])
+
+
+def coffee_table(style: Style) -> Item:
+    """A low table."""
+    w, d, h = style.size(0.7, 1.3), style.size(0.45, 0.7), style.size(0.36, 0.48)
+    solids = [box((-w / 2, w / 2), (h - 0.04, h), (0, d), style.wood, "table")]
+    solids += legs(w, d, h, 0.05, style.wood, "table")
+    if style.chance(0.5):
+        shelf = box((-w * 0.45, w * 0.45), (0.12, 0.15), (0.03, d - 0.03), style.wood, "table")
+        solids.append(shelf)
+    return Item(w, d, h, solids, [Top((-w * 0.4, w * 0.4), (0.08, d - 0.08), h)])
+
+
+def desk(style: Style) -> Item:
+    """A desk with drawers, a monitor and a chair."""
+    w, d, h = style.size(1.1, 1.7), style.size(0.6, 0.8), style.size(0.71, 0.76)
+    drawers = style.front(0.4, h, 1, 3)
+    solids = [
+        box((-w / 2, w / 2), (h - 0.035, h), (0, d), style.wood, "desk"),
+        box((-w / 2, -w / 2 + 0.4), (0, h - 0.035), (0.02, d - 0.03), drawers, "desk"),
+        box((w / 2 - 0.04, w / 2), (0, h - 0.035), (0.02, d - 0.03), style.wood, "desk"),
+    ]
+    x = style.size(-0.2, 0.3)
+    if style.chance(0.8):
+        mw, mh = style.size(0.22, 0.3), style.size(0.3, 0.38)
+        solids += [box((x - mw, x + mw), (h + 0.1, h + 0.1 + mh), (0.14, 0.18), stuff.screen(),
+                       "television"),
+                   box((x - 0.03, x + 0.03), (h, h + 0.2), (0.11, 0.14), stuff.screen(),
+                       "television"),
+                   box((x - 0.22, x + 0.22), (h, h + 0.025), (0.4, 0.54), stuff.thing(style.rng),
+                       "other_prop")]  # fmt: skip
+    seat = chair(style).solids
+    solids += moved(seat, x + style.size(-0.2, 0.2), d + style.size(0.2, 0.45),
+                    math.pi + style.size(-0.7, 0.7))  # fmt: skip
+    return Item(w, d + 0.5, h, solids, [Top((-w * 0.45, w * 0.45), (0.08, d - 0.1), h)])
+
+
+def bed(style: Style) -> Item:
+    """A bed with its head at the wall, pillows and night stands."""
+    w, d, h = style.rng.choice([0.95, 1.4, 1.6, 1.9]), style.size(1.95, 2.1), style.size(0.45, 0.62)
+    sheet = stuff.fabric(style.rng, (0.0, 0.25))._replace(colour=(0.88, 0.86, 0.82))
+    quilt = stuff.fabric(style.rng)
+    solids = [
+        box((-w / 2, w / 2), (0.12, h - 0.2), (0.04, d), style.body, "bed"),
+        box((-w / 2, w / 2), (h - 0.2, h), (0.06, d - 0.02), sheet, "bed"),
+        box((-w / 2 - 0.04, w / 2 + 0.04), (h - 0.28, h + 0.04), (0.65, d + 0.03), quilt, "bed"),
+        box((-w / 2, w / 2), (0, style.size(0.8, 1.25)), (0, 0.06), style.wood, "bed"),
+    ]
+    count = 1 if w < 1.2 else 2
+    for i in range(count):
+        x = (i + 0.5) * w / count - w / 2
+        solids.append(ball((x, h + 0.12, 0.27), (0.33, 0.1, 0.2), sheet, "pillow", tilt=0.6))
+    if style.chance(0.4):
+        solids.append(ball((style.size(-0.3, 0.3), h + 0.14, 0.5), (0.2, 0.09, 0.17),
+                           stuff.fabric(style.rng), "pillow", tilt=0.8))  # fmt: skip
+    for side in (-1, 1):
+        if style.chance(0.7):
+            stand = night_stand(style)
+            solids += moved(stand.solids, side * (w / 2 + 0.32), 0, 0)
+    return Item(w + 1.2, d + 0.1, h, solids, [Top((-w * 0.4, w * 0.4), (0.8, d - 0.1), h + 0.04)])
+
+
+def night_stand(style: Style) -> Item:
+    """A bedside cabinet, usually with a lamp."""
+    w, d, h = 0.45, 0.4, style.size(0.5, 0.65)
+    solids = [box((-w / 2, w / 2), (0, h), (0, d), style.front(w, h, 1, 2), "night_stand")]
+    if style.chance(0.7):
+        solids += table_lamp(style, 0, d / 2, h)
+    return Item(w, d, h, solids)
+
+
+def table_lamp(style: Style, x: float, z: float, y: float) -> list[Solid]:
+    """A lamp standing at height y."""
+    lit = stuff.lit_shade(style.rng)
+    glow = lit.glow if style.chance(0.4) else 0.0
+    return [ball((x, y + 0.12, z), (0.07, 0.12, 0.07), style.metal, "lamp"),
+            post(x, z, style.size(0.12, 0.18), (y + 0.24, y + 0.48), lit._replace(glow=glow),
+                 "lamp")._replace(casts=False)]  # fmt: skip
+
+
+def sofa(style: Style, seats: int = 0) -> Item:
+    """A sofa of one to three seats with cushions."""
+    seats = seats or style.rng.choice([2, 3, 3])
+    place, arm = style.size(0.55, 0.7), style.size(0.12, 0.24)
+    w, d, seat, h = seats * place + 2 * arm, style.size(0.8, 0.95), 0.43, style.size(0.75, 0.95)
+    cloth = style.cloth
+    inner = w / 2 - arm
+    solids = [
+        box((-w / 2, w / 2), (0.06, seat - 0.12), (0.05, d), cloth, "sofa"),
+        box((-w / 2, w / 2), (0.06, h - 0.05), (0, 0.2), cloth, "sofa"),
+        box((-w / 2, -inner), (0.06, seat + 0.18), (0.02, d), cloth, "sofa"),
+        box((inner, w / 2), (0.06, seat + 0.18), (0.02, d), cloth, "sofa"),
+    ]
+    for i in range(seats):
+        x = -inner + i * place
+        solids.append(box((x + 0.01, x + place - 0.01), (seat - 0.12, seat + 0.02),
+                          (0.18, d + 0.02), cloth, "sofa"))  # fmt: skip
+        solids.append(box((x + 0.02, x + place - 0.02), (seat, h), (0.15, 0.32), cloth, "sofa",
+                          tilt=-0.15))  # fmt: skip
+        if style.chance(0.4):
+            solids.append(ball((x + place / 2, seat + 0.19, 0.42), (0.21, 0.09, 0.19),
+                               stuff.fabric(style.rng), "pillow", tilt=1.1))  # fmt: skip
+    return Item(w, d, h, solids, [Top((-inner, inner), (0.4, d - 0.1), seat + 0.02)])
+
+
+def armchair(style: Style) -> Item:
+    """A sofa for one."""
+    return sofa(style, seats=1)
+
+
+def cabinet(style: Style) -> Item:
+    """A dresser, sideboard, wardrobe or filing cabinet with a top board and handles."""
+    kind = style.rng.choice(["dresser", "dresser", "sideboard", "wardrobe", "file"])
+    w, d, h, columns, rows = {
+        "dresser": (style.size(0.75, 1.3), 0.48, style.size(0.75, 1.15), 2, 4),
+        "sideboard": (style.size(1.2, 1.9), 0.45, style.size(0.7, 0.9), 3, 1),
+        "wardrobe": (style.size(0.9, 1.8), 0.6, style.size(1.85, 2.2), 3, 1),
+        "file": (0.45, 0.6, style.size(0.7, 1.35), 1, 4),
+    }[kind]
+    name = "dresser" if kind == "dresser" else "cabinet"
+    front = style.front(w, h - 0.05, columns, rows)
+    solids = [box((-w / 2, w / 2), (0.05, h), (0, d), front, name),
+              box((-w / 2 - 0.02, w / 2 + 0.02), (h, h + 0.03), (0, d + 0.02), style.body, name)]
+    for i in range(columns):
+        for j in range(rows):
+            x, y = (i + 0.5) * w / columns - w / 2, 0.05 + (j + 0.5) * (h - 0.05) / rows
+            solids.append(box((x - 0.05, x + 0.05), (y - 0.008, y + 0.008), (d, d + 0.03),
+                              style.metal, name))  # fmt: skip
+    tops = [Top((-w * 0.45, w * 0.45), (0.08, d - 0.08), h + 0.03)] if h < 1.5 else []
+    return Item(w, d, h, solids, tops)
+
+
+def bookshelf(style: Style) -> Item:
+    """Open shelves with rows of books and some gaps."""
+    w, d, shelves = style.size(0.7, 1.6), style.size(0.26, 0.36), style.rng.choice([2, 4, 5, 6])
+    step = style.size(0.3, 0.38)
+    h = shelves * step + 0.1
+    wood = style.body
+    solids = [box((-w / 2, w / 2), (0, h), (0, 0.02), wood, "bookshelf"),
+              box((-w / 2, -w / 2 + 0.025), (0, h), (0, d), wood, "bookshelf"),
+              box((w / 2 - 0.025, w / 2), (0, h), (0, d), wood, "bookshelf"),
+              box((-w / 2, w / 2), (0, 0.08), (0, d), wood, "bookshelf")]  # fmt: skip
+    for i in range(shelves):
+        y = 0.08 + i * step
+        solids.append(box((-w / 2, w / 2), (y + step - 0.022, y + step), (0, d), wood, "bookshelf"))
+        left = -w / 2 + 0.03
+        while left < w / 2 - 0.2 and style.chance(0.85):
+            right = min(left + style.size(0.2, 0.9), w / 2 - 0.03)
+            tall = style.size(0.18, step - 0.04)
+            solids.append(box((left, right), (y, y + tall), (0.03, style.size(0.16, d - 0.02)),
+                              stuff.books(style.rng, tall + 0.01), "books"))  # fmt: skip
+            left = right + style.size(0.02, 0.25)
+    return Item(w, d, h, solids, [Top((-w * 0.45, w * 0.45), (0.05, d - 0.05), h)])
+
+
+def counter(style: Style) -> Item:
+    """A run of kitchen cabinets with worktop, tiles, wall cabinets, oven and often a fridge."""
+    w, d, h = style.size(1.5, 3.2), 0.6, style.size(0.86, 0.93)
+    doors = max(2, round(w / 0.5))
+    top = stuff.stone(style.rng) if style.chance(0.7) else style.wood
+    tiles = stuff.wall_tiles(style.rng)
+    solids = [
+        box((-w / 2, w / 2), (0.1, h), (0, d - 0.04), style.front(w, h - 0.1, doors, 1), "cabinet"),
+        box((-w / 2, w / 2), (0, 0.1), (0, d - 0.1), stuff.screen(), "cabinet"),
+        box((-w / 2 - 0.01, w / 2 + 0.01), (h, h + 0.035), (0, d), top, "counter"),
+        box((-w / 2, w / 2), (h, h + 0.5), (0, 0.012), tiles, "wall"),
+    ]
+    if style.chance(0.75):
+        low, high = style.size(1.4, 1.5), style.size(2.05, 2.25)
+        solids.append(box((-w / 2, w / 2), (low, high), (0, 0.34),
+                          style.front(w, high - low, doors, 1), "cabinet"))  # fmt: skip
+    if style.chance(0.6):
+        x = style.size(-w / 2 + 0.3, w / 2 - 0.3)
+        solids += [box((x - 0.3, x + 0.3), (0.12, h), (0, d - 0.02), style.metal,
+                       "other_furniture"),
+                   box((x - 0.24, x + 0.24), (0.25, 0.62), (0, d - 0.01), stuff.screen(),
+                       "other_furniture"),
+                   box((x - 0.29, x + 0.29), (h, h + 0.045), (0.04, d - 0.05), stuff.screen(),
+                       "other_furniture")]  # fmt: skip
+    width = w
+    if style.chance(0.6):
+        fw, fh, fd = style.size(0.6, 0.9), style.size(1.6, 1.9), style.size(0.62, 0.75)
+        skin = (style.metal if style.chance(0.4) else WHITE)._replace(
+            cell=(stuff.WIDE, fh * 0.65), seam=0.006)  # fmt: skip
+        solids.append(box((w / 2 + 0.02, w / 2 + 0.02 + fw), (0.02, fh), (0, fd), skin, "fridge"))
+        solids = moved(solids, -fw / 2, 0, 0)
+        width = w + fw
+    shift = (w - width) / 2
+    top_area = Top((shift - w * 0.45, shift + w * 0.45), (0.1, 0.5), h + 0.035)
+    return Item(width, 0.75, 2.2, solids, [top_area])
+
+
+def television(style: Style) -> Item:
+    """A low cabinet with a television."""
+    w, d, h = style.size(1.0, 1.7), 0.42, style.size(0.4, 0.6)
+    sw, sh = style.size(0.35, 0.6), style.size(0.45, 0.7)
+    solids = [
+        box((-w / 2, w / 2), (0.03, h), (0, d), style.front(w, h, 3, 1), "cabinet"),
+        box((-sw, sw), (h + 0.05, h + 0.05 + sh), (0.15, 0.2), stuff.screen(), "television"),
+        box((-0.2, 0.2), (h, h + 0.06), (0.1, 0.26), stuff.screen(), "television"),
+    ]
+    return Item(w, d, h + sh, solids, [Top((-w * 0.45, w * 0.45), (0.25, d - 0.03), h)])
+
+
+def vanity(style: Style) -> Item:
+    """A bathroom cabinet with basin and mirror."""
+    w, d, h = style.size(0.7, 1.5), 0.52, style.size(0.8, 0.88)
+    glass = Material((0.55, 0.58, 0.6), blotch=2, blotch_gain=0.35, gloss=0.6)
+    x, top = style.size(-w / 4, w / 4), stuff.stone(style.rng)
+    solids = [
+        box((-w / 2, w / 2), (0.08, h), (0, d - 0.03), style.front(w, h, 2, 1), "cabinet"),
+        box((-w / 2 - 0.02, w / 2 + 0.02), (h, h + 0.04), (0, d), top, "counter"),
+        Solid(CYLINDER, (x, h + 0.05, d / 2), (0.24, 0.02, 0.18), stuff.ceramic(), LABELS["sink"]),
+        post(x, 0.1, 0.018, (h + 0.04, h + 0.2), style.metal, "sink"),
+        box((-w / 2, w / 2), (h + 0.25, h + 1.1), (0, 0.02), glass, "mirror"),
+    ]
+    return Item(w, d, 1.95, solids, [Top((-w * 0.48, w * 0.48), (0.08, d - 0.1), h + 0.04)])
+
+
+def toilet(style: Style) -> Item:
+    """A toilet with its cistern."""
+    white = stuff.ceramic()
+    solids = [box((-0.22, 0.22), (0.38, 0.76), (0.02, 0.2), white, "toilet"),
+              box((-0.11, 0.11), (0, 0.36), (0.15, 0.5), white, "toilet"),
+              Solid(CYLINDER, (0, 0.38, 0.42), (0.19, 0.04, 0.26), white, LABELS["toilet"]),
+              ball((0, 0.3, 0.4), (0.17, 0.16, 0.24), white, "toilet")]  # fmt: skip
+    return Item(0.5, 0.72, 0.76, solids, [Top((-0.18, 0.18), (0.06, 0.16), 0.76)])
+
+
+def bathtub(style: Style) -> Item:
+    """A bathtub of four sides and a bottom, often with a curtain."""
+    w, d, h, white = style.size(1.5, 1.75), 0.75, 0.55, stuff.ceramic()
+    solids = [box((-w / 2, w / 2), (0, 0.15), (0, d), white, "bathtub"),
+              box((-w / 2, w / 2), (0, h), (0, 0.07), white, "bathtub"),
+              box((-w / 2, w / 2), (0, h), (d - 0.07, d), white, "bathtub"),
+              box((-w / 2, -w / 2 + 0.1), (0, h), (0, d), white, "bathtub"),
+              box((w / 2 - 0.1, w / 2), (0, h), (0, d), white, "bathtub")]  # fmt: skip
+    if style.chance(0.5):
+        cloth = stuff.curtain(style.rng)
+        solids.append(box((-w / 2, style.size(-0.4, 0.6)), (0.3, 2.0), (d - 0.04, d - 0.01), cloth,
+                          "curtain"))  # fmt: skip
+    return Item(w, d, h, solids)
+
+
+def floor_lamp(style: Style) -> Item:
+    """A lamp on a pole."""
+    h = style.size(1.4, 1.8)
+    solids = [post(0, 0.18, 0.015, (0, h), style.metal, "lamp"),
+              post(0, 0.18, 0.14, (0, 0.03), style.metal, "lamp"),
+              post(0, 0.18, style.size(0.15, 0.22), (h - 0.28, h), stuff.lit_shade(style.rng),
+                   "lamp")._replace(casts=False)]  # fmt: skip
+    return Item(0.4, 0.4, h, solids)
+
+
+def plant(style: Style) -> Item:
+    """A potted plant of ellipsoid leaves."""
+    h, green = style.size(0.6, 1.5), stuff.leaves(style.rng)
+    solids = [post(0, 0.25, 0.15, (0, 0.28), stuff.thing(style.rng), "other_prop"),
+              post(0, 0.25, 0.02, (0.28, h * 0.8), style.wood, "other_prop")]  # fmt: skip
+    for _ in range(9):
+        centre = (style.size(-0.2, 0.2), style.size(0.4 * h + 0.1, h), 0.25 + style.size(-0.2, 0.2))
+        half = (style.size(0.04, 0.2), style.size(0.03, 0.14), style.size(0.04, 0.2))
+        solids.append(ball(centre, half, green, "other_prop", tilt=style.size(-1, 1)))
+    return Item(0.55, 0.55, h, moved(solids, 0, 0, 0))
+
+
+def stool(style: Style) -> Item:
+    """A stool, ottoman or waste bin."""
+    r, h = style.size(0.14, 0.35), style.size(0.28, 0.5)
+    material = style.cloth if r > 0.22 else stuff.thing(style.rng)
+    return Item(2 * r, 2 * r, h, [post(0, r, r, (0, h), material, "other_furniture")])
+
+
+def carton(style: Style) -> Item:
+    """Boxes and bags stacked on the floor."""
+    w, d, h = style.size(0.25, 0.6), style.size(0.25, 0.5), style.size(0.2, 0.5)
+    brown = Material(stuff.tone(style.rng, (0.06, 0.1), (0.3, 0.6), (0.4, 0.7)))
+    solids = [box((-w / 2, w / 2), (0, h), (0, d), brown, "box")]
+    if style.chance(0.5):
+        lid = stuff.thing(style.rng)
+        solids += moved([box((-w * 0.4, w * 0.4), (h, h + 0.22), (-d / 3, d / 3), lid, "box")],
+                        0, d / 2, style.size(-0.4, 0.4))  # fmt: skip
+    return Item(w, d, h, solids)
+
+
+def clutter(style: Style, top: Top, count: int) -> list[Solid]:
+    """Things that lie or stand on a surface: books, cups, bottles, boxes, fruit, lamps."""
+    solids: list[Solid] = []
+    for _ in range(count):
+        x, z, y = style.size(*top.x), style.size(*top.z), top.y
+        material, kind = stuff.thing(style.rng), style.rng.random()
+        if kind < 0.4:
+            w, d, h = style.size(0.05, 0.16), style.size(0.05, 0.12), style.size(0.02, 0.2)
+            things = [box((-w, w), (0, h), (-d, d), material, "other_prop")]
+        elif kind < 0.6:
+            things = [box((-0.11, 0.11), (0, style.size(0.01, 0.09)), (-0.15, 0.15),
+                          stuff.books(style.rng, 0.02), "books")]  # fmt: skip
+        elif kind < 0.85:
+            r, h = style.size(0.03, 0.07), style.size(0.08, 0.3)
+            things = [post(0, 0, r, (0, h), material, "other_prop")]
+        elif kind < 0.95:
+            r = style.size(0.04, 0.11)
+            things = [ball((0, r * 0.8, 0), (r, r * 0.8, r), material, "other_prop")]
+        else:
+            things = table_lamp(style, 0, 0, 0)
+        solids += moved(things, x, z, style.size(-math.pi, math.pi), y)
+    return solids

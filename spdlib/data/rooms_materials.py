@@ -1,0 +1,295 @@
+"""Procedural materials of `rooms`: one parameter row per surface, one shader for all of them.
+
+A surface is a base colour on which a pattern of cells (planks, tiles, book spines, drawers), seams
+between them, fine grain and coarse blotches are laid. All lengths are metres, so that the scale of
+a texture tells the distance. Patterns fade where they become finer than a pixel.
+"""
+
+from __future__ import annotations
+
+import colorsys
+from functools import lru_cache
+from random import Random
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+RGB = tuple[float, float, float]
+NOISE_SIZE = 256
+WIDE = 1e3
+"""A cell so wide that the pattern has no seam along that axis."""
+
+
+class Material(NamedTuple):
+    """How a surface looks.
+
+    Attributes:
+        colour: sRGB base colour in 0..1.
+        accent: sRGB colour that cells are mixed with, at random amounts up to `mix`.
+        cell: width and height of a cell in metres.
+        stagger: shift of every second row of cells, as a share of the cell's width.
+        mix: largest share of `accent` in a cell.
+        shade: random brightness of cells, relative.
+        hue: random colour of cells, relative.
+        seam: half width of the line between cells in metres.
+        seam_gain: brightness of that line relative to the surface.
+        grain: texels per metre of the fine noise along s and t.
+        grain_gain: relative strength of the fine noise.
+        blotch: texels per metre of the coarse noise.
+        blotch_gain: relative strength of the coarse noise.
+        gloss: strength of highlights.
+        glow: light that the surface emits, in units of its colour.
+    """
+
+    colour: RGB
+    accent: RGB = (1.0, 1.0, 1.0)
+    cell: tuple[float, float] = (WIDE, WIDE)
+    stagger: float = 0.0
+    mix: float = 0.0
+    shade: float = 0.0
+    hue: float = 0.0
+    seam: float = 0.0
+    seam_gain: float = 0.5
+    grain: tuple[float, float] = (60.0, 60.0)
+    grain_gain: float = 0.0
+    blotch: float = 3.0
+    blotch_gain: float = 0.06
+    gloss: float = 0.0
+    glow: float = 0.0
+
+    def row(self) -> list[float]:
+        """The parameters as numbers, colours in linear light, in the order `shade` reads them."""
+        colours = [channel**2.2 for channel in (*self.colour, *self.accent)]
+        return [*colours, *self.cell, *self[3:9], *self.grain, *self[10:]]
+
+
+ROW_LENGTH = len(Material((0, 0, 0)).row())
+
+
+def tone(rng: Random, hue: tuple[float, float], saturation: tuple[float, float],
+         value: tuple[float, float]) -> RGB:  # fmt: skip
+    """Random sRGB colour from ranges of hue, saturation and value."""
+    return colorsys.hsv_to_rgb(
+        rng.uniform(*hue) % 1.0, rng.uniform(*saturation), rng.uniform(*value)
+    )
+
+
+def paint(rng: Random) -> Material:
+    """Wall paint, mostly pale and warm; now and then wallpaper or a strong colour."""
+    colour = tone(rng, (0.05, 0.17), (0.04, 0.35), (0.62, 0.93))
+    if rng.random() < 0.25:
+        colour = tone(rng, (0.0, 1.0), (0.15, 0.55), (0.4, 0.85))
+    plain = Material(colour, grain=(90, 90), grain_gain=0.05, blotch=1.5, blotch_gain=0.08)
+    if rng.random() < 0.15:
+        width = rng.uniform(0.06, 0.2)
+        return plain._replace(cell=(width, WIDE), accent=(1, 1, 1), mix=0.4, shade=0.1)
+    if rng.random() < 0.12:
+        brick = plain._replace(cell=(0.22, 0.072), stagger=0.5, shade=0.25)
+        return brick._replace(seam=0.005, seam_gain=0.7)
+    return plain
+
+
+def wood(rng: Random, value: tuple[float, float] = (0.22, 0.72)) -> Material:
+    """Furniture wood: grain along s."""
+    colour = tone(rng, (0.02, 0.1), (0.35, 0.8), value)
+    return Material(colour, grain=(5, 130), grain_gain=0.45, blotch_gain=0.12,
+                    gloss=rng.uniform(0.02, 0.15))  # fmt: skip
+
+
+def lacquer(rng: Random) -> Material:
+    """Painted furniture: white, grey, black or one colour."""
+    value = rng.choice([(0.82, 0.95), (0.82, 0.95), (0.3, 0.6), (0.05, 0.15)])
+    saturation = (0.0, 0.12) if rng.random() < 0.75 else (0.4, 0.8)
+    return Material(tone(rng, (0.0, 1.0), saturation, value), blotch_gain=0.05, gloss=0.1)
+
+
+def stone(rng: Random) -> Material:
+    """Counter tops and ceramics."""
+    return Material(tone(rng, (0.0, 0.15), (0.0, 0.2), (0.25, 0.92)), grain=(45, 45),
+                    grain_gain=0.25, blotch=9, blotch_gain=0.15, gloss=0.35)  # fmt: skip
+
+
+def ceramic() -> Material:
+    """White sanitary ware."""
+    return Material((0.93, 0.92, 0.9), blotch_gain=0.02, gloss=0.5)
+
+
+def fabric(rng: Random, saturation: tuple[float, float] = (0.1, 0.75)) -> Material:
+    """Upholstery, bedding and clothes: plain, striped, checked or patterned."""
+    colour = tone(rng, (0.0, 1.0) if rng.random() < 0.5 else (0.0, 0.15), saturation, (0.12, 0.85))
+    plain = Material(colour, grain=(150, 150), grain_gain=0.35, blotch=6, blotch_gain=0.3)
+    pattern = rng.random()
+    if pattern < 0.15:
+        return plain._replace(cell=(rng.uniform(0.02, 0.1), WIDE), mix=0.7)
+    if pattern < 0.35:
+        side = rng.uniform(0.03, 0.12)
+        return plain._replace(cell=(side, side), mix=0.6, shade=0.5, stagger=0.5)
+    return plain
+
+
+def curtain(rng: Random) -> Material:
+    """Cloth with vertical folds."""
+    return fabric(rng)._replace(cell=(rng.uniform(0.05, 0.1), WIDE), shade=0.8, mix=0.0)
+
+
+def floor(rng: Random) -> Material:
+    """Planks, tiles or carpet."""
+    kind = rng.random()
+    if kind < 0.4:
+        size = (rng.uniform(0.8, 1.4), rng.uniform(0.07, 0.15))
+        return wood(rng, (0.3, 0.75))._replace(
+            cell=size, stagger=0.37, shade=0.4, seam=0.0025, seam_gain=0.35, gloss=0.2
+        )
+    if kind < 0.65:
+        side = rng.choice([0.2, 0.3, 0.33, 0.45])
+        return stone(rng)._replace(
+            cell=(side, side), shade=0.2, mix=rng.choice([0.1, 0.6]), seam=0.006,
+            seam_gain=rng.choice([0.55, 1.3]),
+        )  # fmt: skip
+    return Material(tone(rng, (0.0, 0.17), (0.05, 0.5), (0.3, 0.8)), grain=(120, 120),
+                    grain_gain=0.45, blotch=14, blotch_gain=0.3)  # fmt: skip
+
+
+def rug(rng: Random) -> Material:
+    """A patterned carpet."""
+    accent = tone(rng, (0.0, 0.2), (0.1, 0.6), (0.5, 0.9))
+    side = rng.uniform(0.08, 0.3)
+    return fabric(rng, (0.3, 0.8))._replace(cell=(side, side), accent=accent, mix=0.9, shade=0.4)
+
+
+def wall_tiles(rng: Random) -> Material:
+    """Glazed tiles of kitchens and bathrooms."""
+    side = rng.choice([0.1, 0.15, 0.2])
+    return stone(rng)._replace(
+        colour=tone(rng, (0.05, 0.6), (0.02, 0.2), (0.7, 0.93)), cell=(side, side), shade=0.12,
+        seam=0.004, seam_gain=0.6, grain_gain=0.05,
+    )  # fmt: skip
+
+
+def books(rng: Random, height: float) -> Material:
+    """A row of book spines `height` metres tall."""
+    return Material((0.5, 0.45, 0.42), cell=(rng.uniform(0.02, 0.045), height), shade=1.0, hue=1.5,
+                    seam=0.003, seam_gain=0.15, grain=(4, 25), grain_gain=0.5)  # fmt: skip
+
+
+def picture(rng: Random) -> Material:
+    """A painting, photograph or poster."""
+    return Material(tone(rng, (0.0, 1.0), (0.1, 0.6), (0.25, 0.8)), hue=1.2, shade=1.0,
+                    cell=(rng.uniform(0.05, 0.3), rng.uniform(0.05, 0.3)), stagger=0.5,
+                    blotch=12, blotch_gain=1.0, grain=(30, 30), grain_gain=0.6)  # fmt: skip
+
+
+def pane(rng: Random) -> Material:
+    """A window: bright sky, or dark at night, behind muntins or blinds."""
+    colour = tone(rng, (0.5, 0.62), (0.0, 0.25), (0.85, 1.0))
+    glow = rng.choice([0.05, 0.6, 1.2, 2.0, 3.0])
+    glass = Material(colour, blotch=4, blotch_gain=0.5, glow=glow, gloss=0.3)
+    if rng.random() < 0.4:
+        return glass._replace(cell=(WIDE, 0.05), seam=0.011, seam_gain=0.45, hue=0.0, glow=glow / 2)
+    return glass._replace(cell=(rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.8)), seam=0.02,
+                          seam_gain=0.3 if glow > 0.5 else 6.0)  # fmt: skip
+
+
+def screen() -> Material:
+    """A switched-off display."""
+    return Material((0.1, 0.1, 0.11), gloss=0.6, blotch_gain=0.02)
+
+
+def metal(rng: Random) -> Material:
+    """Steel, chrome or aluminium."""
+    return Material(tone(rng, (0.55, 0.65), (0.0, 0.06), (0.35, 0.8)), gloss=0.5, grain=(3, 200),
+                    grain_gain=0.1)  # fmt: skip
+
+
+def leaves(rng: Random) -> Material:
+    """Foliage seen from far enough."""
+    return Material(tone(rng, (0.22, 0.38), (0.4, 0.8), (0.15, 0.5)), grain=(40, 40),
+                    grain_gain=1.2, blotch=25, blotch_gain=1.2)  # fmt: skip
+
+
+def lit_shade(rng: Random) -> Material:
+    """A lamp shade with the lamp on."""
+    return Material(tone(rng, (0.08, 0.14), (0.1, 0.4), (0.9, 1.0)), glow=rng.uniform(0.6, 2.5))
+
+
+def thing(rng: Random) -> Material:
+    """Clutter of any colour."""
+    colour = tone(rng, (0.0, 1.0), (0.0, 0.9), (0.08, 0.95))
+    plain = Material(colour, gloss=rng.uniform(0, 0.3))
+    if rng.random() < 0.4:
+        return plain._replace(cell=(0.05, 0.04), hue=0.8, shade=0.8, stagger=0.3)
+    return plain
+
+
+@lru_cache(maxsize=4)
+def noise_tables(device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Fine and coarse periodic noise [1, 1, 257, 257], unit variance, and cell colours [65536, 3].
+
+    Made on the CPU, so that every device shows the same surfaces.
+    """
+    generator = torch.Generator().manual_seed(0)
+    frequency = torch.fft.fftfreq(NOISE_SIZE) * NOISE_SIZE
+    radius = torch.hypot(frequency[:, None], frequency[None, :]).clamp(min=1)
+    white = torch.fft.fft2(torch.randn(NOISE_SIZE, NOISE_SIZE, generator=generator))
+    tables = []
+    for slope in (0.35, 1.1):
+        field = torch.fft.ifft2(white * radius**-slope).real
+        field = functional.pad((field / field.std())[None, None], (0, 1, 0, 1), mode="circular")
+        tables.append(field.to(device))
+    cells = torch.rand(65536, 3, generator=generator).to(device)
+    return tables[0], tables[1], cells
+
+
+def read_noise(table: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """Periodic noise at texel coordinates s, t [N], bilinear."""
+    grid = torch.stack([s, t], -1).remainder(NOISE_SIZE) * (2 / NOISE_SIZE) - 1
+    return functional.grid_sample(
+        table, grid[None, None], mode="bilinear", padding_mode="border", align_corners=True
+    )[0, 0, 0]
+
+
+def seam_cover(position: Tensor, cell: Tensor, seam: Tensor, footprint: Tensor) -> Tensor:
+    """Share [N] of a pixel that a seam covers; `position` is the fraction of a cell, 0..1."""
+    distance = (0.5 - (position - 0.5).abs()) * cell
+    width = torch.maximum(footprint, seam)
+    return ((seam + width / 2 - distance) / width).clamp(0, 1) * torch.minimum(
+        2 * seam / width, torch.ones_like(seam)
+    )
+
+
+def shade(rows: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:
+    """Reflectance of surfaces in linear light.
+
+    Args:
+        rows: [22, N] parameters: columns of `Material.row`, then an integer that differs between
+            surfaces, 0..65535.
+        s: [N] first surface coordinate in metres.
+        t: [N] second surface coordinate in metres.
+        footprint: [N] size of a pixel on the surface in metres.
+
+    Returns:
+        [3, N], may exceed 1 where a surface is bright.
+    """
+    fine, coarse, cell_colours = noise_tables(str(s.device))
+    (cell_s, cell_t, stagger, mix, vary, hue, seam, seam_gain, grain_s, grain_t, grain_gain,
+     blotch, blotch_gain) = rows[6:19]  # fmt: skip
+    row = t / cell_t
+    row_index = row.floor()
+    column = s / cell_s + stagger * row_index.remainder(2)
+    column_index = column.floor()
+    key = (column_index * 17 + row_index * 293 + rows[-1]).remainder(65536)
+    random = cell_colours.index_select(0, key.long()).T  # [3, N]
+    seen = (torch.minimum(cell_s, cell_t) / footprint / 2).clamp(max=1)  # cells resolved by pixels
+    base = torch.lerp(rows[:3], rows[3:6], mix * random[0])
+    colour = base * (1 + seen * (hue * (random - 0.5) + vary * (random[1] - 0.5)))
+    cover = torch.maximum(
+        seam_cover(column - column_index, cell_s, seam, footprint),
+        seam_cover(row - row_index, cell_t, seam, footprint),
+    )
+    resolved = (0.7 / (torch.maximum(grain_s, grain_t) * footprint)).clamp(max=1)
+    place = key.remainder(251)  # no two cells show the same piece of noise
+    gain = 1 + grain_gain * resolved * read_noise(fine, s * grain_s + place, t * grain_t)
+    gain = gain + blotch_gain * read_noise(coarse, s * blotch + place, t * blotch)
+    return (colour * gain * torch.lerp(torch.ones_like(cover), seam_gain, cover)).clamp(min=0.004)

@@ -1,0 +1,194 @@
+"""Training samples: frame, augmentation and query points, reproducible one by one (decisions 9).
+
+Everything random about a sample derives from (seed, epoch, index), so a resumed run needs no state
+of the workers, and the number of workers changes nothing.
+
+Size policy: with `crop="fit"` the frame is scaled, keeping its aspect, until it just covers
+`image_size`, and the small rest is cut off; with `crop="native"` a window is cut from the unscaled
+frame. Either way the image is never squashed, and the camera in the sample carries the effective
+focal length in pixels (suspected fault F1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from spdlib.data.augment import AugmentConfig, augment
+from spdlib.data.frames import Frames
+from spdlib.data.queries import edge_aware_points, seeded_generator, uniform_points
+from spdlib.errors import ConfigError, DataError
+
+SUPERVISIONS = ("points", "lattice", "dense")
+SAMPLERS = {"uniform": uniform_points, "edge_aware": edge_aware_points}
+
+Position = tuple[int, int]
+"""Epoch and index of one sample."""
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """What one training sample holds.
+
+    Attributes:
+        image_size: height, width of the image in pixels.
+        points: K, query points per frame with `supervision="points"`.
+        seed: seed of every random choice.
+        augment: changes of image, depth and camera.
+        sampling: "uniform" or "edge_aware" (30 % near depth edges).
+        jitter: sub-pixel points; False gives integer pixels.
+        supervision: "points" draws query points; "lattice" and "dense" leave them out, as the loss
+            reads the depth map.
+        truth: name of the depth to learn; None takes in-painted, raw, exact in this order.
+
+    Raises:
+        ConfigError: a size or count below 1, or an unknown name.
+    """
+
+    image_size: tuple[int, int]
+    points: int = 256
+    seed: int = 0
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    sampling: str = "uniform"
+    jitter: bool = True
+    supervision: str = "points"
+    truth: str | None = None
+
+    def __post_init__(self) -> None:
+        if min(self.image_size) < 1:
+            raise ConfigError(f"image_size must be at least 1x1; got {self.image_size}")
+        if self.points < 1:
+            raise ConfigError(f"points must be at least 1; got {self.points}")
+        if self.sampling not in SAMPLERS:
+            raise ConfigError(f"sampling must be one of {list(SAMPLERS)}; got {self.sampling!r}")
+        if self.supervision not in SUPERVISIONS:
+            raise ConfigError(
+                f"supervision must be one of {SUPERVISIONS}; got {self.supervision!r}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return asdict(self)
+
+
+class TrainingSamples(Dataset[dict[str, Tensor]]):
+    """Map data set over (epoch, index).
+
+    A sample is a dictionary of tensors that the default collation stacks:
+        image: float32 [3, h, w] in 0..1.
+        depth: float32 [h, w] metres, 0 where nothing was measured.
+        camera: float64 [7] (`Camera.to_tensor`).
+        index: int64, position of the frame.
+        points, truth, valid: `PointSample` of K points, with `supervision="points"` only.
+    """
+
+    def __init__(self, frames: Frames, config: SampleConfig) -> None:
+        self.frames = frames
+        self.config = config
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, position: Position) -> dict[str, Tensor]:
+        """Make sample (epoch, index); the same position always gives the same sample.
+
+        Raises:
+            DataError: `position` is not a pair, or the frame lacks the asked truth.
+        """
+        if not isinstance(position, tuple):
+            raise DataError(f"training samples are asked by (epoch, index); got {position!r}")
+        epoch, index = position
+        frame, config = self.frames[index], self.config
+        generator = seeded_generator("sample", config.seed, epoch, index)
+        image, depth, camera = augment(
+            _tensor(frame.image).permute(2, 0, 1),
+            _tensor(frame.truth(config.truth)),
+            frame.camera,
+            config.augment,
+            generator,
+            config.image_size,
+        )
+        sample = {
+            "image": image,
+            "depth": depth,
+            "camera": camera.to_tensor(),
+            "index": torch.tensor(index),
+        }
+        if config.supervision == "points":
+            draw_points = SAMPLERS[config.sampling]
+            sample |= draw_points(depth, config.points, generator, config.jitter)._asdict()
+        return sample
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    # torch warns about arrays it could not write to, such as decoded images
+    return torch.from_numpy(np.require(array, requirements="W"))
+
+
+class EpochBatches(Sampler[list[Position]]):
+    """Batches of (epoch, index) in a new random order each epoch, startable at any step.
+
+    The frames left over at an epoch's end are dropped for that epoch. With several processes every
+    one takes its own equal part of each batch.
+
+    Args:
+        n: number of frames.
+        batch_size: frames of a batch, all processes together.
+        seed: seed of the orders.
+        start_step: steps already done by an earlier run.
+        steps: step at which to end.
+        rank, world: this process's number and how many there are.
+
+    Raises:
+        ConfigError: the batch is larger than the data, or cannot be shared out evenly.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        *,
+        steps: int,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if not 1 <= batch_size <= n:
+            raise ConfigError(f"batch size {batch_size} must lie between 1 and the {n} frames")
+        if batch_size % world or not 0 <= rank < world:
+            raise ConfigError(
+                f"batch size {batch_size} cannot be shared by process {rank} of {world}"
+            )
+        self.n, self.batch_size, self.seed = n, batch_size, seed
+        self.start_step, self.steps = start_step, steps
+        self.rank, self.world = rank, world
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Full batches in one pass over the frames."""
+        return self.n // self.batch_size
+
+    def __len__(self) -> int:
+        return max(0, self.steps - self.start_step)
+
+    def __iter__(self) -> Iterator[list[Position]]:
+        """Yield this process's part of every batch from `start_step` to `steps`."""
+        share = self.batch_size // self.world
+        order: list[int] = []
+        for step in range(self.start_step, self.steps):
+            epoch, batch = divmod(step, self.steps_per_epoch)
+            if batch == 0 or not order:
+                order = self._order(epoch)
+            first = batch * self.batch_size + self.rank * share
+            yield [(epoch, index) for index in order[first : first + share]]
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = seeded_generator("order", self.seed, epoch)
+        return torch.randperm(self.n, generator=generator).tolist()

@@ -1,0 +1,473 @@
+"""The packed store: one HDF5 file, written once, read fast by many workers (decisions 6).
+
+Layout, for N frames of one size H x W (all arrays have one frame per chunk):
+
+    image        uint8   [N, H, W, 3]  RGB
+    depth/NAME   uint16  [N, H, W]     millimetres, where that is exact for every frame
+                 float32 [N, H, W]     metres, otherwise
+    labels       uint8   [N, H, W]     if the source has them
+    camera       float64 [N, 7]        fx, fy, cx, cy, skew, width, height
+    valid_box    int32   [N, 4]        top, left, bottom, right (inclusive); -1 for none
+    id, split    text    [N]
+    checksum     uint8   [N, 32]       SHA-256 of everything above, frame by frame
+
+Attributes: `format`, `version`, and `provenance` (JSON). Depth comes back bit for bit as the
+source gave it. A store is written under a temporary name, synced and renamed, so a failure leaves
+the file that was there before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from spdlib.data.disk import Disk, replacing
+from spdlib.data.files import (
+    LazyHDF5,
+    check_frame,
+    metres_to_millimetres,
+    millimetres_to_metres,
+    open_hdf5,
+    scaled_box,
+)
+from spdlib.data.frames import Frame, Frames
+from spdlib.errors import ConfigError, DataError
+from spdlib.geometry import Camera
+
+FORMAT, VERSION = "spd-store", 1
+COMPRESSIONS = ("none", "lzf", "gzip")
+_NO_BOX = (-1, -1, -1, -1)
+_ARRAYS = ("image", "camera", "valid_box", "id", "split", "checksum")
+
+
+# -------------------- writing
+
+
+def pack(
+    source: Frames,
+    path: str | Path,
+    split_of: str | Mapping[str, str] | Callable[[str], str],
+    provenance: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
+    compression: str = "none",
+    progress: bool = False,
+) -> None:
+    """Writes every frame of `source` into one HDF5 file.
+
+    Args:
+        source: the frames; all of one size unless `size` is given, all with the same truths.
+        path: the store to write; an existing one is replaced only when the new one is complete.
+        split_of: the split of all frames, or of each frame by its id.
+        provenance: what the source was; counts, date and version are added.
+        size: height, width to resize to (`resize_frame`); None keeps the frames as they are.
+        compression: "none" (fastest to train from), "lzf" or "gzip" (smallest).
+        progress: show a progress bar.
+
+    Raises:
+        DataError: bad or duplicate frame, no frames, unwritable folder, full disk.
+        ConfigError: unknown compression.
+    """
+    path = Path(path)
+    if compression not in COMPRESSIONS:
+        raise ConfigError(f"compression is {compression!r}; choose one of {COMPRESSIONS}")
+    if len(source) == 0:
+        raise DataError(f"{path}: nothing to pack, the source is empty")
+    with replacing(path) as temporary, _created(temporary) as (file, disk):
+        writer = _Writer(file, len(source), compression)
+        for index in tqdm(range(len(source)), desc="packing", disable=not progress, mininterval=2):
+            frame = source[index]
+            frame = frame if size is None else resize_frame(frame, size)
+            writer.add(frame, _split(split_of, frame.id))
+            disk.check()
+            if index == 0 and compression == "none":
+                _check_space(path, writer.frame_bytes * len(source))
+        file.attrs["provenance"] = json.dumps(_provenance(file, provenance, size, compression))
+
+
+def _split(split_of: str | Mapping[str, str] | Callable[[str], str], name: str) -> str:
+    if isinstance(split_of, str):
+        return split_of
+    return split_of[name] if isinstance(split_of, Mapping) else split_of(name)
+
+
+@contextmanager
+def _created(temporary: Path) -> Iterator[tuple[h5py.File, Disk]]:
+    """A new store at `temporary`, and the disk below it; OSError if a write failed."""
+    with Disk(temporary) as disk:
+        with h5py.File(disk, "w", libver=("earliest", "v110")) as file:
+            file.attrs.update({"format": FORMAT, "version": VERSION})
+            yield file, disk
+        disk.check()
+
+
+def _check_space(path: Path, needed: int) -> None:
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise DataError(
+            f"{path}: needs {needed / 1e9:.1f} GB but its disk has {free / 1e9:.1f} GB free; "
+            "free space, choose another folder, or pack smaller frames (size, compression)"
+        )
+
+
+class _Writer:
+    """Fills a store frame by frame, refusing what does not fit the frames before."""
+
+    def __init__(self, file: h5py.File, count: int, compression: str) -> None:
+        self.file, self.count = file, count
+        self.filters: dict[str, Any] = {}
+        if compression != "none":
+            self.filters = {"compression": compression, "shuffle": True}
+        if compression == "gzip":
+            self.filters["compression_opts"] = 4
+        self.seen: set[str] = set()
+        self.frame_bytes = 0
+
+    def add(self, frame: Frame, split: str) -> None:
+        """Writes one frame; DataError if it is bad, a duplicate, or of another kind."""
+        check_frame(frame, f"frame {frame.id!r}")
+        if frame.id in self.seen:
+            raise DataError(f"frame id {frame.id!r} occurs twice; ids in a store are unique")
+        if not split:
+            raise DataError(f"frame {frame.id!r} has no split; name one, for example 'train'")
+        arrays = _arrays(frame, split)
+        if self.seen:
+            self._check_like_first(frame, arrays)
+        for name, value in arrays.items():
+            stored = self._depth(name, value) if name.startswith("depth/") else value
+            data = self.file[name] if name in self.file else self._create(name, stored)
+            data[len(self.seen)] = stored
+        self.seen.add(frame.id)
+
+    def _check_like_first(self, frame: Frame, arrays: Mapping[str, Any]) -> None:
+        expected = self.file["image"].shape[1:3]
+        if frame.image.shape[:2] != expected:
+            raise DataError(
+                f"frame {frame.id!r} is {frame.image.shape[0]}x{frame.image.shape[1]}, the ones "
+                f"before {expected[0]}x{expected[1]}; give a size to pack them all at"
+            )
+        have, want = set(arrays), set(_names(self.file))
+        if have != want:
+            raise DataError(
+                f"frame {frame.id!r} has {sorted(have - want) or 'no'} arrays that others lack "
+                f"and lacks {sorted(want - have) or 'none'} of theirs; pack such frames apart"
+            )
+
+    def _depth(self, name: str, depth: np.ndarray) -> np.ndarray:
+        """The depth in the type of its array, which becomes float32 when millimetres lose."""
+        if name in self.file and self.file[name].dtype == np.float32:
+            return depth
+        values = metres_to_millimetres(depth)
+        if values is not None:
+            return values
+        if name in self.file:
+            self._to_float(name, depth)
+        return depth
+
+    def _to_float(self, name: str, like: np.ndarray) -> None:
+        """Rewrites the millimetres stored so far as metres; happens once per array at most."""
+        self.file.move(name, "millimetres")
+        old = self.file["millimetres"]
+        new = self._create(name, like)
+        for index in range(len(self.seen)):
+            new[index] = millimetres_to_metres(old[index])
+        del self.file["millimetres"]
+
+    def _create(self, name: str, like: Any) -> h5py.Dataset:
+        if isinstance(like, str):
+            return self.file.create_dataset(name, (self.count,), h5py.string_dtype())
+        shape = (self.count, *like.shape)
+        if like.ndim < 2:
+            return self.file.create_dataset(name, shape, like.dtype)
+        self.frame_bytes += like.nbytes
+        chunks = (1, *like.shape)
+        return self.file.create_dataset(name, shape, like.dtype, chunks=chunks, **self.filters)
+
+
+def _arrays(frame: Frame, split: str) -> dict[str, Any]:
+    """Everything that is stored of a frame, by the name of its array."""
+    arrays: dict[str, Any] = {"image": frame.image}
+    for kind in sorted(frame.depths):
+        arrays[f"depth/{kind}"] = np.ascontiguousarray(frame.depths[kind], dtype=np.float32)
+    if frame.labels is not None:
+        arrays["labels"] = frame.labels
+    arrays["camera"] = frame.camera.to_tensor().numpy()
+    arrays["valid_box"] = np.array(frame.valid_box or _NO_BOX, dtype=np.int32)
+    arrays["id"], arrays["split"] = frame.id, split
+    arrays["checksum"] = _checksum(arrays)
+    return arrays
+
+
+def _checksum(arrays: Mapping[str, Any]) -> np.ndarray:
+    """SHA-256 [32] over names, shapes and contents; depth counts as float32 metres."""
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        data = np.frombuffer(value.encode(), np.uint8) if isinstance(value, str) else value
+        digest.update(f"{name}{data.shape}".encode())
+        digest.update(data.data if data.flags.c_contiguous else data.tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)
+
+
+def _provenance(
+    file: h5py.File, given: Mapping[str, Any] | None, size: tuple[int, int] | None, compression: str
+) -> dict[str, Any]:
+    try:
+        release = version("spdlib")
+    except PackageNotFoundError:
+        release = "not installed"
+    return {
+        **dict(given or {}),
+        "counts": dict(Counter(_texts(file, "split"))),
+        "spdlib": release,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "resized_to": list(size) if size else None,
+        "compression": compression,
+    }
+
+
+# -------------------- resizing
+
+
+def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
+    """The frame at another size; its camera and valid box follow.
+
+    The image is filtered (antialiased bilinear) and labels take the nearest pixel. Depth takes the
+    measurement nearest to the new pixel's centre among those it covers, so that holes do not spread
+    and depths never mix.
+
+    Args:
+        frame: any frame.
+        size: new height and width.
+
+    Raises:
+        ConfigError: a size below 1x1.
+    """
+    height, width = size
+    if height < 1 or width < 1:
+        raise ConfigError(f"size is {height}x{width}; give a height and width of at least 1")
+    image = Image.fromarray(frame.image).resize((width, height), Image.Resampling.BILINEAR)
+    old = frame.camera.size
+    box = frame.valid_box
+    return Frame(
+        frame.id,
+        np.asarray(image),
+        {kind: _pick(depth, size) for kind, depth in frame.depths.items()},
+        frame.camera.resized(height, width),
+        None if frame.labels is None else _nearest(frame.labels, size),
+        None if box is None else scaled_box(box, old, size),
+    )
+
+
+def _pick(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Nearest non-zero value [h, w] under each new pixel; 0 where it covers none."""
+    rows, columns = (_covered(old, new) for old, new in zip(values.shape, size, strict=True))
+    result = np.zeros(size, values.dtype)
+    offsets = [(dy, dx) for dy in range(len(rows)) for dx in range(len(columns))]
+    for dy, dx in sorted(offsets, key=lambda o: (o[0] + 1) // 2 + (o[1] + 1) // 2):
+        candidate = values[np.ix_(rows[dy], columns[dx])]
+        result = np.where(result == 0, candidate, result)
+    return result
+
+
+def _nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The pixel [h, w] under each new pixel's centre."""
+    rows, columns = (_covered(old, new)[0] for old, new in zip(values.shape, size, strict=True))
+    return values[np.ix_(rows, columns)]
+
+
+def _covered(old: int, new: int) -> list[np.ndarray]:
+    """Old indices [new] under each new pixel along one axis, nearest to its centre first."""
+    scale = old / new
+    centre = np.floor((np.arange(new) + 0.5) * scale).astype(int)
+    first = np.floor(np.arange(new) * scale).astype(int)
+    last = np.ceil(np.arange(1, new + 1) * scale).astype(int) - 1
+    reach = int(scale // 2)
+    steps = [0] + [sign * k for k in range(1, reach + 1) for sign in (-1, 1)]
+    return [np.clip(centre + step, first, np.minimum(last, old - 1)) for step in steps]
+
+
+# -------------------- reading
+
+
+class PackedFrames:
+    """Frames of a packed store.
+
+    Safe in data-loader workers (fork and spawn): the index is read when it is made, the file is
+    opened by each process when it first asks for a frame. Pickling keeps the index only.
+
+    Args:
+        path: the store.
+        split: the split to read; None for all frames.
+
+    Raises:
+        DataError: not a store, truncated, or without frames of this split.
+    """
+
+    def __init__(self, path: str | Path, split: str | None = None) -> None:
+        self.path, self.split = Path(path), split
+        with _opened(self.path) as file:
+            splits = np.array(_texts(file, "split"))
+            chosen = splits == split if split is not None else np.ones(len(splits), bool)
+            if not chosen.any():
+                raise DataError(
+                    f"{path}: no frames in split {split!r}; it has {sorted(set(splits.tolist()))}"
+                )
+            self._rows = np.flatnonzero(chosen)
+            ids = _texts(file, "id")
+            self._ids = [ids[row] for row in self._rows]
+            self._cameras = torch.from_numpy(file["camera"][:])
+            self._boxes: list[list[int]] = file["valid_box"][:].tolist()
+            self.truths = sorted(file["depth"])
+            self.has_labels = "labels" in file
+            self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
+        self._file = LazyHDF5(self.path)
+
+    @property
+    def ids(self) -> list[str]:
+        """Frame names in order."""
+        return list(self._ids)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def camera(self, index: int) -> Camera:
+        """Camera of one frame, without reading its pixels."""
+        return Camera.from_tensor(self._cameras[self._rows[index]])
+
+    def __getitem__(self, index: int) -> Frame:
+        row = int(self._rows[index])
+        file = self._file.get()
+        try:
+            image = file["image"][row]
+            depths = {kind: _metres(file[f"depth/{kind}"][row]) for kind in self.truths}
+            labels = file["labels"][row] if self.has_labels else None
+        except OSError as error:
+            raise DataError(
+                f"{self.path}: frame {self._ids[index]!r} cannot be read ({error}); run data "
+                "verify and pack it again"
+            ) from error
+        return Frame(self._ids[index], image, depths, self.camera(index), labels, self._box(row))
+
+    def _box(self, row: int) -> tuple[int, int, int, int] | None:
+        top, left, bottom, right = self._boxes[row]
+        return None if top < 0 else (top, left, bottom, right)
+
+
+def _metres(values: np.ndarray) -> np.ndarray:
+    return millimetres_to_metres(values) if values.dtype == np.uint16 else values
+
+
+def _texts(file: h5py.File, name: str) -> list[str]:
+    return list(file[name].asstr()[:])
+
+
+def _names(file: h5py.File) -> list[str]:
+    """Names of all arrays, in the form of `_arrays`."""
+    return [name for name in file if name != "depth"] + [f"depth/{kind}" for kind in file["depth"]]
+
+
+def is_store(path: str | Path) -> bool:
+    """Whether the file is an HDF5 file that says it is a packed store."""
+    if not h5py.is_hdf5(path):
+        return False
+    with open_hdf5(path) as file:
+        return bool(file.attrs.get("format") == FORMAT)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """A store open for reading; DataError if it is not one, or not a complete one."""
+    with open_hdf5(path) as file:
+        if file.attrs.get("format") != FORMAT:
+            raise DataError(f"{path}: not a packed store; make one with: data pack SOURCE {path}")
+        if file.attrs.get("version") != VERSION:
+            raise DataError(
+                f"{path}: store version {file.attrs.get('version')}, this SPD reads {VERSION}; "
+                "pack it again"
+            )
+        missing = [name for name in (*_ARRAYS, "depth") if name not in file]
+        counts = {name: len(file[name]) for name in _names(file)} if not missing else {}
+        if missing or len(set(counts.values())) != 1 or "provenance" not in file.attrs:
+            raise DataError(
+                f"{path}: incomplete store (missing {missing}, counts {counts}); pack it again"
+            )
+        yield file
+
+
+# -------------------- inspecting
+
+
+def verify(path: str | Path, progress: bool = False) -> dict[str, Any]:
+    """Reads every frame of a store, recomputes its checksum and judges it as the readers do.
+
+    Returns:
+        What `info` returns.
+
+    Raises:
+        DataError: one report of all damaged or implausible frames, and duplicate ids.
+    """
+    frames = PackedFrames(path)
+    with _opened(Path(path)) as file:
+        splits, stored = _texts(file, "split"), file["checksum"][:]
+    problems = [f"id {name!r} occurs {n} times" for name, n in Counter(frames.ids).items() if n > 1]
+    for index in tqdm(range(len(frames)), desc="verifying", disable=not progress, mininterval=2):
+        problem = _problem(frames, index, splits[index], stored[index])
+        problems += [problem] if problem else []
+    if problems:
+        shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
+        raise DataError(f"{path}: {len(problems)} problems: {shown}. Pack it again")
+    return info(path)
+
+
+def _problem(frames: PackedFrames, index: int, split: str, stored: np.ndarray) -> str:
+    """What is wrong with one stored frame; empty if nothing is."""
+    try:
+        frame = check_frame(frames[index], f"frame {frames.ids[index]!r}")
+    except DataError as error:
+        return str(error)
+    arrays = _arrays(frame, split)
+    if not np.array_equal(arrays["checksum"], stored):
+        return f"frame {frame.id!r} differs from its checksum"
+    return ""
+
+
+def info(path: str | Path) -> dict[str, Any]:
+    """What a store holds, without reading its pixels.
+
+    Returns:
+        `frames`, `splits` (name -> count), `size` (height, width), `truths` (name -> stored type),
+        `labels`, `focal` (smallest and largest, pixels), `megabytes`, `compression`,
+        `fingerprint` (SHA-256 over all checksums: equal stores hold equal frames), `provenance`.
+
+    Raises:
+        DataError: not a complete store.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        camera = file["camera"][:]
+        focal = np.sqrt(camera[:, 0] * camera[:, 1])
+        return {
+            "frames": len(camera),
+            "splits": dict(Counter(_texts(file, "split"))),
+            "size": tuple(int(n) for n in file["image"].shape[1:3]),
+            "truths": {kind: str(file["depth"][kind].dtype) for kind in sorted(file["depth"])},
+            "labels": "labels" in file,
+            "focal": (float(focal.min()), float(focal.max())),
+            "megabytes": round(path.stat().st_size / 1e6, 1),
+            "compression": file["image"].compression or "none",
+            "fingerprint": hashlib.sha256(file["checksum"][:].tobytes()).hexdigest(),
+            "provenance": json.loads(file.attrs["provenance"]),
+        }

@@ -1,0 +1,27 @@
+"""Errors a caller can cause. Each message names the offending value or file and the remedy."""
+
+from __future__ import annotations
+
+
+class SPDError(ValueError):
+    """Base of every error that SPD raises on purpose."""
+
+
+class DataError(SPDError):
+    """A frame, file or data set cannot be used as it is."""
+
+
+class ModelError(SPDError):
+    """A network, its weights or its input size cannot be used as asked."""
+
+
+class QueryError(SPDError):
+    """Points or an image cannot be answered."""
+
+
+class ConfigError(SPDError):
+    """A configuration contradicts itself or names something unknown."""
+
+
+class RunError(SPDError):
+    """A training or evaluation run cannot start, continue or be read."""

@@ -1,0 +1,203 @@
+"""Pixels, map cells and cameras (decisions 1 and 6).
+
+A point is `(u, v)` in pixels, u to the right, v down; integers are pixel centres, so an image of
+width W covers u from -0.5 to W - 0.5. One rule links pixels to the cells of every feature map:
+index = (u + 0.5) * w / W - 0.5.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, replace
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spdlib.errors import DataError
+
+Size = tuple[int, int]
+"""Height and width in pixels or cells."""
+
+
+class GridRule(str, Enum):
+    """How a pixel finds its place on a feature map.
+
+    HALF_PIXEL is the correct rule and the default everywhere. RECORDED is the rule of the recorded
+    v13 and v14 networks (index u * w / W, zeros outside), kept so that its damage can be measured
+    (suspected fault F9).
+    """
+
+    HALF_PIXEL = "half_pixel"
+    RECORDED = "recorded"
+
+    @property
+    def padding_mode(self) -> str:
+        """What reads outside the map return, in `grid_sample`'s words."""
+        return "border" if self is GridRule.HALF_PIXEL else "zeros"
+
+
+def pixels_to_cells(
+    points: Tensor, image_size: Size, map_size: Size, rule: GridRule = GridRule.HALF_PIXEL
+) -> Tensor:
+    """Fractional map indices (x, y) [..., 2] of pixel points [..., 2].
+
+    Args:
+        points: (u, v) in pixels of an image of `image_size`.
+        image_size: height, width of the image in pixels.
+        map_size: height, width of the feature map in cells.
+        rule: decisions 1.
+    """
+    scale = points.new_tensor([map_size[1] / image_size[1], map_size[0] / image_size[0]])
+    if rule is GridRule.RECORDED:
+        return points * scale
+    return (points + 0.5) * scale - 0.5
+
+
+def cells_to_pixels(cells: Tensor, image_size: Size, map_size: Size) -> Tensor:
+    """Pixel points (u, v) [..., 2] of fractional map indices [..., 2]; inverse of the default rule."""
+    scale = cells.new_tensor([image_size[1] / map_size[1], image_size[0] / map_size[0]])
+    return (cells + 0.5) * scale - 0.5
+
+
+def nearest_cell(points: Tensor, image_size: Size, map_size: Size) -> Tensor:
+    """Integer cell (x, y) [..., 2] that a point [..., 2] falls into: floor((u + 0.5) * w / W)."""
+    scale = points.new_tensor([map_size[1] / image_size[1], map_size[0] / image_size[0]])
+    last = torch.tensor([map_size[1] - 1, map_size[0] - 1], device=points.device)
+    cells = torch.floor((points + 0.5) * scale).long()
+    return torch.minimum(cells.clamp(min=0), last)
+
+
+def lattice_points(
+    map_size: Size, image_size: Size, *, dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Pixel points [h * w, 2] of all cell centres of a map, row by row."""
+    y, x = torch.meshgrid(
+        torch.arange(map_size[0], dtype=dtype, device=device),
+        torch.arange(map_size[1], dtype=dtype, device=device),
+        indexing="ij",
+    )
+    return cells_to_pixels(torch.stack([x, y], -1).reshape(-1, 2), image_size, map_size)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Pinhole camera of one image; pixel = (fx X/Z + skew Y/Z + cx, fy Y/Z + cy).
+
+    Attributes:
+        fx, fy: focal lengths in pixels.
+        cx, cy: principal point in pixels (integers are pixel centres).
+        width, height: size of the image in pixels.
+        skew: shear in pixels; non-zero only after rotating a camera with fx != fy.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+    skew: float = 0.0
+
+    def __post_init__(self) -> None:
+        numbers = (self.fx, self.fy, self.cx, self.cy, self.skew)
+        if not all(math.isfinite(x) for x in numbers) or self.fx <= 0 or self.fy <= 0:
+            raise DataError(f"camera needs finite, positive focal lengths in pixels; got {self}")
+        if self.width < 1 or self.height < 1:
+            raise DataError(f"camera needs an image size of at least 1x1; got {self}")
+
+    @property
+    def focal(self) -> float:
+        """Geometric mean of fx and fy, in pixels."""
+        return math.sqrt(self.fx * self.fy)
+
+    @property
+    def size(self) -> Size:
+        """Height and width of the image."""
+        return self.height, self.width
+
+    def cropped(self, top: int, left: int, height: int, width: int) -> Camera:
+        """Camera of the window that starts at row `top`, column `left`."""
+        return replace(self, cx=self.cx - left, cy=self.cy - top, width=width, height=height)
+
+    def resized(self, height: int, width: int) -> Camera:
+        """Camera of the image resampled to height x width under the half-pixel rule."""
+        sx, sy = width / self.width, height / self.height
+        return Camera(
+            fx=self.fx * sx, fy=self.fy * sy, skew=self.skew * sx, width=width, height=height,
+            cx=(self.cx + 0.5) * sx - 0.5, cy=(self.cy + 0.5) * sy - 0.5,
+        )  # fmt: skip
+
+    def flipped(self) -> Camera:
+        """Camera of the left-right mirrored image; back-projected points have X negated."""
+        return replace(self, cx=self.width - 1 - self.cx, skew=-self.skew)
+
+    def rotated(self, degrees: float) -> Camera:
+        """Camera of the image turned counter-clockwise about its centre, size kept.
+
+        Back-projected points are the original ones turned about the optical axis by
+        `roll(degrees)`; the axis leaves the image centre with the principal point.
+        """
+        c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        # turn @ [[fx, skew], [0, fy]], then split into (upper triangular) @ (rotation)
+        m00, m01 = c * self.fx, c * self.skew + s * self.fy
+        m10, m11 = -s * self.fx, -s * self.skew + c * self.fy
+        fy = math.hypot(m10, m11)
+        r10, r11 = m10 / fy, m11 / fy
+        u0, v0 = (self.width - 1) / 2, (self.height - 1) / 2
+        du, dv = self.cx - u0, self.cy - v0
+        return replace(
+            self, fx=m00 * r11 - m01 * r10, fy=fy, skew=m00 * r10 + m01 * r11,
+            cx=u0 + c * du + s * dv, cy=v0 - s * du + c * dv,
+        )  # fmt: skip
+
+    def roll(self, degrees: float) -> Tensor:
+        """Rotation [3, 3] (float64) that takes this camera's points to those of `rotated(degrees)`."""
+        c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        m10, m11 = -s * self.fx, -s * self.skew + c * self.fy
+        norm = math.hypot(m10, m11)
+        r10, r11 = m10 / norm, m11 / norm
+        rows = [[r11, -r10, 0.0], [r10, r11, 0.0], [0.0, 0.0, 1.0]]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    def back_project(self, points: Tensor, depth: Tensor) -> Tensor:
+        """3-D points [..., 3] in metres (x right, y down, z forward) of pixels at given depths.
+
+        Args:
+            points: (u, v) [..., 2] in pixels.
+            depth: [...] metres along the optical axis.
+        """
+        y = (points[..., 1] - self.cy) / self.fy
+        x = (points[..., 0] - self.cx - self.skew * y) / self.fx
+        return torch.stack([x * depth, y * depth, depth], -1)
+
+    def project(self, xyz: Tensor) -> Tensor:
+        """Pixels (u, v) [..., 2] of 3-D points [..., 3] in front of the camera."""
+        x, y = xyz[..., 0] / xyz[..., 2], xyz[..., 1] / xyz[..., 2]
+        return torch.stack([self.fx * x + self.skew * y + self.cx, self.fy * y + self.cy], -1)
+
+    def to_tensor(self) -> Tensor:
+        """float64 [7]: fx, fy, cx, cy, skew, width, height."""
+        values = [self.fx, self.fy, self.cx, self.cy, self.skew, self.width, self.height]
+        return torch.tensor(values, dtype=torch.float64)
+
+    @classmethod
+    def from_tensor(cls, values: Tensor) -> Camera:
+        """Inverse of `to_tensor`."""
+        fx, fy, cx, cy, skew, width, height = values.tolist()
+        return cls(fx, fy, cx, cy, round(width), round(height), skew)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Camera:
+        """Inverse of `to_dict`."""
+        return cls(**values)
+
+
+NYU_CAMERA = Camera(518.8579, 519.4696, 325.5824, 253.7362, 640, 480)
+"""Camera of NYU Depth V2's RGB frames."""

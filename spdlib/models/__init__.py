@@ -1,0 +1,89 @@
+"""The registry: `create_model`, `list_models`, `load` (decisions 3)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spdlib.errors import ModelError
+from spdlib.geometry import Size
+from spdlib.models.base import DepthModel, ModelConfig, Prediction, load_weights, read_config
+from spdlib.models.encoders import Encoder, EncoderConfig
+from spdlib.models.v15 import V152
+
+__all__ = [
+    "DepthModel", "Encoder", "EncoderConfig", "ModelConfig", "Prediction", "create_model",
+    "list_models", "load",
+]  # fmt: skip
+
+
+class _Entry(NamedTuple):
+    network: type[DepthModel]
+    encoder: str
+    image_size: Size
+
+
+_REGISTRY = {
+    "v15_2": _Entry(V152, "vit_small_patch14_dinov2", (350, 476)),
+}
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` takes."""
+    return sorted(_REGISTRY)
+
+
+def create_model(
+    name: str,
+    encoder: str | EncoderConfig | None = None,
+    *,
+    pretrained: bool = False,
+    image_size: Size | None = None,
+    focal: float | None = None,
+    **options: Any,
+) -> DepthModel:
+    """Build a network with fresh decoder weights.
+
+    Args:
+        name: one of `list_models()`.
+        encoder: timm name or configuration; None takes the sheet's.
+        pretrained: load timm's encoder weights; nothing is fetched otherwise.
+        image_size: height, width of training images; None takes the sheet's.
+        focal: focal length in pixels of training images.
+        options: the network's own settings.
+
+    Raises:
+        ModelError: unknown network or encoder, or unreachable weights.
+        ConfigError: contradictory settings.
+    """
+    entry = _entry(name)
+    if not isinstance(encoder, EncoderConfig):
+        encoder = EncoderConfig(encoder or entry.encoder, pretrained=pretrained)
+    return build(ModelConfig(name, encoder, image_size or entry.image_size, focal, options))
+
+
+def build(config: ModelConfig) -> DepthModel:
+    """The network of a configuration, its encoder loaded as the configuration says."""
+    return _entry(config.network).network(config)
+
+
+def load(folder: str | Path) -> DepthModel:
+    """A saved network, in evaluation mode; nothing is fetched and no encoder file is needed.
+
+    Raises:
+        ModelError: a missing or damaged file, or weights of another network.
+    """
+    folder = Path(folder)
+    config = read_config(folder)
+    random_encoder = replace(config.encoder, pretrained=False, weights=None)
+    model = build(replace(config, encoder=random_encoder))
+    load_weights(model, folder)
+    model.config = config
+    return model.eval()
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _REGISTRY:
+        raise ModelError(f"no network {name!r}; there are {list_models()}")
+    return _REGISTRY[name]

@@ -1,0 +1,330 @@
+"""What every network shares: its configuration, input door, checkpoints and parameter table."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spdlib.errors import ConfigError, ModelError, QueryError
+from spdlib.geometry import Camera, Size
+from spdlib.models.encoders import Encoder, EncoderConfig, padded_size
+from spdlib.scene import Maps, Scene
+
+MAX_SIDE = 4096
+"""Longest side, in pixels, that `encode` resizes an image to before it doubts the camera."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build a network again.
+
+    Attributes:
+        network: registered name, for instance "v15_2".
+        encoder: the encoder and its input.
+        image_size: height, width in pixels of the images it is trained on.
+        focal: focal length in pixels of those images; None until it is known.
+        options: the network's own settings, for instance {"init": "recorded"}.
+    """
+
+    network: str
+    encoder: EncoderConfig
+    image_size: Size
+    focal: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if min(self.image_size) < 1:
+            raise ConfigError(f"image_size must be positive; got {self.image_size}")
+        if self.focal is not None and not self.focal > 0:
+            raise ConfigError(f"focal must be a positive length in pixels; got {self.focal}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ModelConfig:
+        """Inverse of `to_dict` after a trip through JSON."""
+        encoder = EncoderConfig.from_dict(values["encoder"])
+        return cls(**{**values, "encoder": encoder, "image_size": tuple(values["image_size"])})
+
+
+class Prediction(NamedTuple):
+    """What `forward` returns: depth in metres (float32) and auxiliary maps by name."""
+
+    depth: Tensor
+    auxiliary: dict[str, Tensor]
+
+
+class DepthModel(nn.Module, ABC):
+    """An encoder, a neck and a decoder that fill and read a `Scene`.
+
+    A network implements `maps` (once per image), `decode` (per query) and, if it has one,
+    `decode_lattice` (its own dense path).
+    """
+
+    has_dense: ClassVar[bool] = False
+    queries_are_independent: ClassVar[bool] = True
+    encoder: Encoder
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.encoder = Encoder(config.encoder)
+        self.config = replace(config, encoder=self.encoder.config)
+
+    @abstractmethod
+    def maps(self, images: Tensor) -> Maps:
+        """Padded images [B, 3, H, W] in 0..1 -> channels-last maps by name."""
+
+    @abstractmethod
+    def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
+        """Depth [B, K] in metres at points [B, K, 2] in pixels of the padded image."""
+
+    def decode_lattice(self, maps: Maps) -> Tensor:
+        """Depth [B, h, w] in metres at the network's own dense sites."""
+        raise ModelError(f"{self.config.network} has no dense path; ask its points instead")
+
+    def forward(self, images: Tensor, points: Tensor | None = None) -> Prediction:
+        """Training's path: encode and decode without a scene.
+
+        Args:
+            images: [B, 3, H, W] in 0..1, H and W multiples of the encoder's (`pad` them).
+            points: [B, K, 2] pixels of these images; None asks the network's dense sites.
+
+        Returns:
+            Prediction with depth [B, K], or [B, h, w] without points; metres, float32.
+
+        Raises:
+            ModelError: a size that is not a multiple of the encoder's.
+        """
+        size = (images.shape[-2], images.shape[-1])
+        if size != padded_size(size, self.encoder.multiple):
+            raise ModelError(
+                f"{self.config.network} with {self.config.encoder.name} takes sizes that are "
+                f"multiples of {self.encoder.multiple}; got {size[0]}x{size[1]}. Use `pad` or `encode`"
+            )
+        maps = self.maps(images)
+        depth = self.decode_lattice(maps) if points is None else self.decode(maps, points, size)
+        return Prediction(depth, {})
+
+    def pad(self, images: Tensor) -> Tensor:
+        """Images [B, 3, H, W] replicate-padded right and bottom to the encoder's multiple."""
+        height, width = padded_size((images.shape[-2], images.shape[-1]), self.encoder.multiple)
+        padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
+        return F.pad(images, padding, mode="replicate") if any(padding) else images
+
+    @torch.no_grad()
+    def encode(self, image: Any, camera: Camera | None = None) -> Scene:
+        """Encode an image, or a batch of equal size, once; the scene answers depth queries.
+
+        The aspect is kept. With a camera the image is resized so that its focal length in pixels
+        matches the one this network was trained with; without, so that its height does
+        (`scene.camera_assumed` says what that assumes). Points stay in the caller's pixels.
+
+        Args:
+            image: PIL image, uint8 [H, W, 3], float [3, H, W] or [B, 3, H, W] in 0..1; RGB.
+            camera: the image's pinhole camera.
+
+        Raises:
+            QueryError: a grey or RGBA image, values outside 0..1, a camera of another size.
+        """
+        images = as_images(image).to(self.device, self.dtype)
+        size = (images.shape[-2], images.shape[-1])
+        resized, assumed = self._network_size(size, camera)
+        images = F.interpolate(images, size=resized, mode="bilinear", antialias=True) if resized != size else images  # fmt: skip
+        padded = self.pad(images)
+        with evaluating(self):
+            maps = self.maps(padded.contiguous(memory_format=torch.channels_last))
+        padded_hw = (padded.shape[-2], padded.shape[-1])
+        return Scene(self, maps, size, resized, padded_hw, camera, assumed)
+
+    def _network_size(self, size: Size, camera: Camera | None) -> tuple[Size, str | None]:
+        """Size to resize an image to, and what had to be assumed about its camera."""
+        if camera is not None and camera.size != size:
+            raise QueryError(
+                f"the camera is of a {camera.height}x{camera.width} image, the image is "
+                f"{size[0]}x{size[1]}; use camera.resized or camera.cropped as the image was"
+            )
+        focal, scale = self.config.focal, self.config.image_size[0] / size[0]
+        assumed: str | None = "scale unknown: the network was not told its training focal length"
+        if camera is not None and focal is not None:
+            scale, assumed = focal / camera.focal, None
+        elif focal is not None:
+            assumed = f"focal length {focal / scale:.1f} px, as in training at this height"
+        resized = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
+        if max(resized) > MAX_SIDE:
+            raise QueryError(
+                f"matching the training focal length would make the image {resized[0]}x{resized[1]}; "
+                f"is the camera's focal length in pixels? It says {camera}"
+            )
+        return resized, assumed
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating type of the parameters."""
+        return next(self.parameters()).dtype
+
+    def components(self) -> dict[str, nn.Module]:
+        """Named parts of the network, in order of use."""
+        return dict(self.named_children())
+
+    def parameter_table(self) -> pd.DataFrame:
+        """DataFrame with columns component, parameters; the last row is the total."""
+        counts = {name: count_parameters(part) for name, part in self.components().items()}
+        counts["total"] = count_parameters(self)
+        return pd.DataFrame({"component": list(counts), "parameters": list(counts.values())})
+
+    def parameter_groups(
+        self, encoder_lr: float, decoder_lr: float, weight_decay: float
+    ) -> list[dict[str, Any]]:
+        """Optimiser groups "encoder" and "decoder" of the trainable parameters."""
+        inside = {id(p) for p in self.encoder.parameters()}
+        encoder = [p for p in self.encoder.parameters() if p.requires_grad]
+        decoder = [p for p in self.parameters() if id(p) not in inside and p.requires_grad]
+        common = {"weight_decay": weight_decay}
+        return [
+            {"name": "encoder", "params": encoder, "lr": encoder_lr, **common},
+            {"name": "decoder", "params": decoder, "lr": decoder_lr, **common},
+        ]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the configuration and all weights, in hexadecimal."""
+        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def save(self, folder: str | Path) -> None:
+        """Write `model.safetensors` and `config.json` into a folder, each by rename.
+
+        Raises:
+            ModelError: the folder cannot be written; files already there stay as they were.
+        """
+        folder = Path(folder)
+        config = json.dumps(self.config.to_dict(), indent=2)
+        state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / "model.safetensors", safetensors.torch.save(state, {"config": config}))
+            write_atomically(folder / "config.json", config.encode())
+        except OSError as error:
+            raise ModelError(f"cannot write the model to {folder}: {error.strerror}; free space or choose another folder") from error  # fmt: skip
+
+
+def load_weights(model: DepthModel, folder: Path) -> None:
+    """Load `model.safetensors` strictly; ModelError if it belongs to another network."""
+    path = folder / "model.safetensors"
+    try:
+        state = safetensors.torch.load_file(path)
+        model.load_state_dict(state, strict=True)
+    except FileNotFoundError:
+        raise ModelError(f"no model.safetensors in {folder}; is it a saved model?") from None
+    except SafetensorError as error:
+        raise ModelError(f"{path} is damaged ({error}); take another checkpoint") from None
+    except RuntimeError as error:
+        reason = str(error).splitlines()[1].strip()[:160]
+        raise ModelError(f"{path} belongs to another network than {model.config.network!r}: {reason}") from None  # fmt: skip
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The `config.json` of a saved model; ModelError names the file if it cannot be used."""
+    path = folder / "config.json"
+    try:
+        return ModelConfig.from_dict(json.loads(path.read_text()))
+    except FileNotFoundError:
+        raise ModelError(f"no config.json in {folder}; is it a saved model?") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ModelError(f"{path} is not a model configuration ({error})") from None
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file under a temporary name, sync it, rename it; on failure the old one survives."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of parameters, trainable or not."""
+    return sum(p.numel() for p in module.parameters())
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode for the length of a block."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def as_images(image: Any) -> Tensor:
+    """Any accepted image -> float [B, 3, H, W] in 0..1.
+
+    Raises:
+        QueryError: wrong shape, channels, type or range; the message says what was given.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode != "RGB":
+            raise QueryError(f"the image is {image.mode}, not RGB; use image.convert('RGB')")
+        image = np.asarray(image)
+    tensor = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image
+    if not isinstance(tensor, Tensor):
+        raise QueryError(f"an image is a PIL image, an array or a tensor; got {type(image).__name__}")
+    if tensor.dtype == torch.uint8:
+        tensor = _bytes_to_float(tensor)
+    elif not tensor.is_floating_point():
+        raise QueryError(f"images are uint8 or float in 0..1; got {tensor.dtype}")
+    if tensor.dim() == 3:
+        tensor = tensor.unsqueeze(0)
+    if tensor.dim() != 4 or tensor.shape[1] != 3 or 0 in tensor.shape:
+        raise QueryError(
+            f"images are RGB: uint8 [H, W, 3], float [3, H, W] or [B, 3, H, W]; got shape "
+            f"{list(tensor.shape)}. Convert grey or RGBA images to RGB"
+        )
+    low, high = tensor.min().item(), tensor.max().item()
+    if not (low >= 0 and high <= 1):
+        raise QueryError(f"float images lie in 0..1; this one spans {low:.3g}..{high:.3g}")
+    return tensor
+
+
+def _bytes_to_float(tensor: Tensor) -> Tensor:
+    """uint8 [H, W, 3] or [B, 3, H, W] -> float [3, H, W] or [B, 3, H, W] in 0..1."""
+    if tensor.dim() == 3 and tensor.shape[-1] == 3:
+        tensor = tensor.permute(2, 0, 1)
+    elif tensor.dim() != 4:
+        raise QueryError(
+            f"uint8 images are RGB [H, W, 3] or [B, 3, H, W]; got shape {list(tensor.shape)}. "
+            "Convert grey or RGBA images to RGB"
+        )
+    return tensor.float() / 255

@@ -1,0 +1,302 @@
+"""Encoders: timm networks -> four feature levels (decisions 1 and 3, sheet v15).
+
+Hierarchical networks give their levels at strides 4, 8, 16 and 32; plain ViTs give four taps at the
+patch stride. Weights come from timm by name or from a local safetensors file. The input mean, std
+and convolution padding belong to the weights: wrong ones load without a word and shift or rescale
+every map, so they are part of `EncoderConfig` and must be said for a file that does not carry them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from safetensors import SafetensorError
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spdlib.errors import ConfigError, ModelError
+from spdlib.geometry import Size
+
+STRIDES = (4, 8, 16, 32)
+PADDINGS = ("same", "symmetric", "patch")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_PATCHIFYING = ("vit_", "convnext", "swin", "deit", "beit", "eva", "hiera")
+_HEAD_PREFIXES = ("head.", "classifier.", "fc.", "conv_head.", "bn2.", "norm_head.", "norm.", "mask_token")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which encoder, with which weights, and the input those weights were trained on.
+
+    Attributes:
+        name: timm name, for instance "vit_small_patch14_dinov2" or "mobilenetv2_100".
+        pretrained: load timm's own weights for `name` (needs a network or timm's cache).
+        weights: local safetensors file with timm keys; excludes `pretrained`.
+        mean, std: RGB statistics of 0..1 images; None takes timm's for `name`.
+        padding: where strided convolutions centre their windows. "same": TensorFlow's padding;
+            "symmetric": PyTorch's; "patch": windows that do not overlap (ViT, ConvNeXt).
+            None takes the usual one for `name`.
+        taps: blocks a plain ViT is read after (0-based).
+        train_batchnorm: update BatchNorm statistics in training; off unless asked (decisions 3).
+        weights_sha256: hash of the file `weights` was read from; filled in when it is loaded.
+    """
+
+    name: str
+    pretrained: bool = False
+    weights: str | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    padding: str | None = None
+    taps: tuple[int, ...] = (2, 5, 8, 11)
+    train_batchnorm: bool = False
+    weights_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.pretrained and self.weights:
+            raise ConfigError(
+                f"encoder {self.name!r}: pretrained=True and weights={self.weights!r} exclude each "
+                "other; keep one"
+            )
+        if self.padding not in (None, *PADDINGS):
+            raise ConfigError(f"encoder padding {self.padding!r} is not one of {PADDINGS}")
+        if self.std is not None and min(self.std) <= 0:
+            raise ConfigError(f"encoder std must be positive; got {self.std}")
+        if len(self.taps) != 4:
+            raise ConfigError(f"a ViT is read at four taps; got {self.taps}")
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
+        """Inverse of `dataclasses.asdict` after a trip through JSON."""
+        tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+        return cls(**{**values, **tuples})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return asdict(self)
+
+
+class Encoder(nn.Module):
+    """Four feature levels of a timm network, with its input normalisation.
+
+    Attributes:
+        config: the completed configuration (mean, std, padding and weights hash filled in).
+        channels: channels of the four levels.
+        multiple: image sizes must be multiples of this (largest stride, or twice the patch's
+            finest fraction: the patch itself).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        file = _read_weights(config) if config.weights else None
+        self.config = _complete(config, file)
+        self.body, self.channels, self.multiple = _build(self.config)
+        self.is_vit = isinstance(self.body, VisionTransformer)
+        if file is not None:
+            _load_strictly(self.body, file[0], str(config.weights))
+        for name, value in (("mean", self.config.mean), ("std", self.config.std)):
+            self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """RGB images [B, 3, H, W] in 0..1 -> four levels [B, C_l, h_l, w_l], finest first."""
+        images = (images - self.mean) / self.std
+        if self.is_vit:
+            return vit_taps(self.body, images, self.config.taps)
+        return list(self.body(images))
+
+    def train(self, mode: bool = True) -> Encoder:
+        """Switch to training; BatchNorm stays in eval mode unless `train_batchnorm`."""
+        super().train(mode)
+        if not self.config.train_batchnorm:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    @property
+    def displacement(self) -> list[float]:
+        """Pixels by which each level's receptive fields are centred off the grid rule (decisions 1).
+
+        With stride s the rule expects cell i at s i + (s - 1)/2. TensorFlow padding centres it at
+        s i + s - 1, symmetric padding at s i; windows that do not overlap sit on the rule.
+        """
+        sign = {"same": 0.5, "symmetric": -0.5, "patch": 0.0}[str(self.config.padding)]
+        strides = STRIDES if not self.is_vit else (self.multiple,) * 4
+        return [sign * (stride - 1) for stride in strides]
+
+
+def vit_taps(vit: nn.Module, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
+    """Feature maps [B, C, h, w] after the blocks `taps` of a timm ViT, through its final norm.
+
+    The position table is resized bicubically to the token grid, half-pixel rule, no antialiasing,
+    as `transformers` does for DINOv2 (decisions 3; timm itself would antialias).
+    """
+    patch = vit.patch_embed.patch_size
+    h, w = images.shape[-2] // patch[0], images.shape[-1] // patch[1]
+    tokens = vit.patch_embed.proj(images).flatten(2).transpose(1, 2)
+    tokens = vit.norm_pre(_add_positions(vit, tokens, (h, w)))
+    levels = {}
+    for number, layer in enumerate(vit.blocks[: max(taps) + 1]):
+        tokens = layer(tokens)
+        if number in taps:
+            spatial = vit.norm(tokens)[:, vit.num_prefix_tokens :]
+            levels[number] = spatial.transpose(1, 2).unflatten(2, (h, w))
+    return [levels[tap] for tap in taps]
+
+
+def _add_positions(vit: nn.Module, tokens: Tensor, grid: Size) -> Tensor:
+    prefix = vit.num_prefix_tokens
+    embed = vit.pos_embed.float()
+    count = 0 if vit.no_embed_class else prefix
+    table = embed[:, count:].unflatten(1, vit.patch_embed.grid_size).permute(0, 3, 1, 2)
+    if table.shape[-2:] != grid:
+        table = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
+    spatial = table.flatten(2).transpose(1, 2).to(tokens.dtype)
+    start = [t.expand(len(tokens), -1, -1) for t in (vit.cls_token, vit.reg_token) if t is not None]
+    if not start:
+        return tokens + spatial
+    head = torch.cat(start, 1)
+    if count:
+        head = head + embed[:, :count].to(tokens.dtype)
+    return torch.cat([head, tokens + spatial], 1)
+
+
+def _build(config: EncoderConfig) -> tuple[nn.Module, list[int], int]:
+    """Body, channels of its levels, and the multiple that image sizes must keep."""
+    if not timm.is_model(config.name):
+        near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
+        raise ModelError(f"timm knows no encoder {config.name!r}; near ones are {near}")
+    if config.name.startswith("vit_"):
+        return _build_vit(config)
+    options: dict[str, Any] = {"features_only": True, "out_indices": (-4, -3, -2, -1)}
+    if config.padding in ("same", "symmetric") and config.name.startswith(_PAD_TYPE_FAMILIES):
+        options["pad_type"] = "same" if config.padding == "same" else ""
+    elif config.padding == "same":
+        raise ConfigError(f"encoder {config.name!r} has no TensorFlow padding; use 'symmetric'")
+    body = _create(config, **options)
+    strides = tuple(body.feature_info.reduction())
+    if strides != STRIDES:
+        raise ModelError(f"encoder {config.name!r} has levels at strides {strides}, not {STRIDES}")
+    return body, body.feature_info.channels(), STRIDES[-1]
+
+
+_PAD_TYPE_FAMILIES = ("mobilenet", "efficientnet", "tf_", "mnasnet", "fbnet", "tinynet", "lcnet")
+
+
+def _build_vit(config: EncoderConfig) -> tuple[nn.Module, list[int], int]:
+    body = _create(config, num_classes=0)
+    if not isinstance(body, VisionTransformer) or body.pos_embed is None:
+        raise ModelError(f"encoder {config.name!r} is not a plain ViT with a position table")
+    if max(config.taps) >= len(body.blocks):
+        raise ModelError(
+            f"encoder {config.name!r} has {len(body.blocks)} blocks; taps {config.taps} need more"
+        )
+    return body, [body.embed_dim] * 4, body.patch_embed.patch_size[0]
+
+
+def _create(config: EncoderConfig, **options: Any) -> nn.Module:
+    try:
+        return timm.create_model(config.name, pretrained=config.pretrained, **options)
+    except Exception as error:
+        if not config.pretrained:
+            raise ModelError(f"timm cannot build encoder {config.name!r}: {error}") from error
+        hub = getattr(timm.get_pretrained_cfg(config.name), "hf_hub_id", None) or config.name
+        raise ModelError(
+            f"the weights of {config.name!r} could not be fetched ({type(error).__name__}). Download "
+            f"'model.safetensors' of '{hub}' where there is a network, and pass "
+            "EncoderConfig(weights='model.safetensors', mean=..., std=..., padding=...)"
+        ) from error
+
+
+def _complete(config: EncoderConfig, file: tuple[Any, dict[str, str]] | None) -> EncoderConfig:
+    """Fill in mean, std and padding: from the config, the file's metadata, or timm's own record."""
+    if config.weights and file is not None:
+        said = file[1]
+        missing = [k for k in ("mean", "std", "padding") if getattr(config, k) is None and k not in said]
+        if missing:
+            raise ConfigError(
+                f"{config.weights} does not say which {', '.join(missing)} its weights were trained "
+                "with; pass them in EncoderConfig (wrong ones load silently and spoil every map)"
+            )
+        read = {k: _numbers(said[k]) for k in ("mean", "std") if k in said}
+        known = {**read, "padding": said.get("padding"), "weights_sha256": said["sha256"]}
+        config = replace(config, weights=Path(config.weights).name)  # records hold no local paths
+    else:
+        cfg = timm.get_pretrained_cfg(config.name, allow_unregistered=True)
+        padding = "patch" if config.name.startswith(_PATCHIFYING) else "symmetric"
+        known = {
+            "mean": tuple(cfg.mean) if cfg else IMAGENET_MEAN,
+            "std": tuple(cfg.std) if cfg else IMAGENET_STD,
+            "padding": "same" if config.name.startswith("tf_") else padding,
+        }
+    fill = {k: v for k, v in known.items() if getattr(config, k) is None}
+    return replace(config, **fill)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(x) for x in text.strip("[]() ").split(","))
+
+
+def _read_weights(config: EncoderConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors of the weights file, and its metadata with the file's hash added."""
+    path = Path(str(config.weights))
+    if not path.is_file():
+        raise ModelError(
+            f"no encoder weights at {path}; place a safetensors file with timm keys for "
+            f"{config.name!r} there or correct the path"
+        )
+    data = path.read_bytes()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = dict(file.metadata() or {})
+        tensors = safetensors.torch.load(data)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is not a readable safetensors file ({error}); fetch it again") from None
+    return tensors, {**metadata, "sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _load_strictly(body: nn.Module, tensors: dict[str, Tensor], path: str) -> None:
+    """Load every parameter and buffer of `body`; only a classifier's keys may be left over."""
+    own = body.state_dict()
+    renamed = {_feature_key(key, own): value for key, value in tensors.items()}
+    counters = {key for key in own if key.endswith("num_batches_tracked")}
+    missing = sorted(own.keys() - renamed.keys() - counters)
+    extra = sorted(k for k in renamed.keys() - own.keys() if not k.startswith(_HEAD_PREFIXES))
+    wrong = sorted(k for k in own.keys() & renamed.keys() if own[k].shape != renamed[k].shape)
+    if missing or extra or wrong:
+        raise ModelError(
+            f"{path} does not fit this encoder: {len(missing)} tensors missing {missing[:3]}, "
+            f"{len(extra)} unknown {extra[:3]}, {len(wrong)} of another shape {wrong[:3]}; "
+            "give the file of the same timm network"
+        )
+    for key, tensor in own.items():
+        if key in renamed:
+            if not torch.isfinite(renamed[key].float()).all():
+                raise ModelError(f"{path}: tensor {key!r} holds NaN or infinity; fetch it again")
+            tensor.copy_(renamed[key])
+
+
+def _feature_key(key: str, own: dict[str, Tensor]) -> str:
+    """timm's feature extractors rename `stages.0.x` to `stages_0.x`; accept both."""
+    if key in own:
+        return key
+    start, _, rest = key.partition(".")
+    number, _, tail = rest.partition(".")
+    flat = f"{start}_{number}.{tail}"
+    return flat if number.isdigit() and flat in own else key
+
+
+def padded_size(size: Size, multiple: int) -> Size:
+    """The smallest size that holds `size` and is a multiple of `multiple` both ways."""
+    return math.ceil(size[0] / multiple) * multiple, math.ceil(size[1] / multiple) * multiple

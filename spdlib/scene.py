@@ -1,0 +1,227 @@
+"""Scene: an encoded image that answers depth queries (house.md, decisions 4 and 6)."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from spdlib.errors import QueryError
+from spdlib.geometry import Camera, Size
+
+Maps = Mapping[str, Tensor]
+"""Feature maps by name, channels-last [B, h, w, C]."""
+
+GROUP = 256
+"""Queries that networks with dependent queries answer together (decisions 7)."""
+
+
+class Decoder(Protocol):
+    """The part of a network that a scene needs."""
+
+    has_dense: bool
+    queries_are_independent: bool
+
+    def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
+        """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
+        ...
+
+    def decode_lattice(self, maps: Maps) -> Tensor:
+        """Depth [B, h, w] at the network's dense sites."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Hash of configuration and weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One encoded image, or a batch of equal size. Immutable.
+
+    Attributes:
+        model: the network that encoded it and answers.
+        maps: its feature maps, computed once.
+        image_size: height, width of the image as the caller gave it.
+        resized: height, width the image was resized to.
+        padded: height, width after padding right and bottom; what the maps cover.
+        camera: the caller's camera, if given.
+        camera_assumed: what was assumed about the camera, if it was not given.
+    """
+
+    model: Decoder
+    maps: Maps
+    image_size: Size
+    resized: Size
+    padded: Size
+    camera: Camera | None = None
+    camera_assumed: str | None = None
+
+    @property
+    def batch(self) -> int:
+        """Number of images."""
+        return len(next(iter(self.maps.values())))
+
+    @torch.no_grad()
+    def depth_at(self, points: Any, chunk: int = 4096) -> Tensor:
+        """Metric depth at pixels of the given image.
+
+        Args:
+            points: (u, v), [K, 2] for a scene of one image or [B, K, 2]; u to the right, v down,
+                integers are pixel centres, fractions allowed.
+            chunk: queries decoded at a time; changes memory, not results.
+
+        Returns:
+            [K] or [B, K] metres, float32 (float64 from a float64 network).
+
+        Raises:
+            QueryError: no points, wrong shape, NaN, or a point outside the image.
+        """
+        asked = self._check(points)
+        inside = self._to_network(asked.view(-1, *asked.shape[-2:]))
+        size = chunk if self.model.queries_are_independent else GROUP
+        parts = [self.model.decode(self.maps, part, self.padded) for part in inside.split(size, 1)]
+        return torch.cat(parts, 1).view(asked.shape[:-1])
+
+    def points_3d(self, points: Any, chunk: int = 4096) -> Tensor:
+        """3-D points [K, 3] or [B, K, 3] in metres (x right, y down, z forward).
+
+        Raises:
+            QueryError: the scene has no camera, or `depth_at` refuses the points.
+        """
+        if self.camera is None:
+            raise QueryError("3-D points need a camera; encode the image with camera=Camera(...)")
+        depth = self.depth_at(points, chunk)
+        return self.camera.back_project(self._check(points).to(depth), depth)
+
+    @torch.no_grad()
+    def dense(self, stride: int = 1) -> Tensor:
+        """Depth map [B, ceil(H / stride), ceil(W / stride)] in metres at every stride-th pixel.
+
+        The network's dense path computes its lattice, read bilinearly at the pixels. Networks
+        without one are asked pixel by pixel, which costs a query each and warns.
+
+        Raises:
+            QueryError: a stride below 1.
+        """
+        if stride < 1:
+            raise QueryError(f"stride must be at least 1 pixel; got {stride}")
+        height, width = self.image_size
+        rows, columns = torch.arange(0, height, stride), torch.arange(0, width, stride)
+        if not self.model.has_dense:
+            return self._dense_by_queries(rows, columns)
+        lattice = self.model.decode_lattice(self.maps)
+        size = (lattice.shape[1], lattice.shape[2])
+        y = _cells(rows.to(lattice), height, self.resized[0], self.padded[0], size[0])
+        x = _cells(columns.to(lattice), width, self.resized[1], self.padded[1], size[1])
+        return _lerp_axis(_lerp_axis(lattice, y, 1), x, 2)
+
+    def _dense_by_queries(self, rows: Tensor, columns: Tensor) -> Tensor:
+        count = len(rows) * len(columns)
+        warnings.warn(f"this network has no dense path: asking {count} queries an image", stacklevel=3)
+        v, u = torch.meshgrid(rows, columns, indexing="ij")
+        points = torch.stack([u, v], -1).reshape(1, -1, 2).expand(self.batch, -1, -1)
+        return self.depth_at(points).view(self.batch, len(rows), len(columns))
+
+    def save(self, path: str | Path) -> None:
+        """Write the scene to one safetensors file, by rename.
+
+        Raises:
+            QueryError: the file cannot be written.
+        """
+        path = Path(path)
+        record = {
+            "image_size": self.image_size, "resized": self.resized, "padded": self.padded,
+            "camera": self.camera.to_dict() if self.camera else None,
+            "camera_assumed": self.camera_assumed, "model": self.model.fingerprint(),
+        }  # fmt: skip
+        maps = {name: tensor.contiguous().cpu() for name, tensor in self.maps.items()}
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        try:
+            safetensors.torch.save_file(maps, temporary, {"scene": json.dumps(record)})
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            raise QueryError(f"cannot write the scene to {path}: {error}; choose another file") from error
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any) -> Scene:
+        """Read a saved scene for the network that encoded it.
+
+        Raises:
+            QueryError: no such scene, a damaged file, or another network or other weights.
+        """
+        try:
+            with safe_open(path, framework="pt") as file:
+                record = json.loads((file.metadata() or {})["scene"])
+                maps = {name: file.get_tensor(name).to(model.device) for name in file.keys()}
+        except (OSError, SafetensorError, KeyError) as error:
+            raise QueryError(f"{path} is not a readable scene ({error})") from None
+        if record["model"] != model.fingerprint():
+            raise QueryError(
+                f"{path} was encoded by another network or other weights "
+                f"({record['model'][:12]}, not {model.fingerprint()[:12]}); encode the image again"
+            )
+        sizes = [tuple(record[name]) for name in ("image_size", "resized", "padded")]
+        camera = Camera.from_dict(record["camera"]) if record["camera"] else None
+        return cls(model, maps, *sizes, camera, record["camera_assumed"])
+
+    def _check(self, points: Any) -> Tensor:
+        """Points as a tensor like the maps, [K, 2] or [B, K, 2], all finite and inside."""
+        like = next(iter(self.maps.values()))
+        try:
+            asked = torch.as_tensor(np.asarray(points) if isinstance(points, list | tuple) else points)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise QueryError(f"points are numbers [K, 2] or [B, K, 2]; {error}") from None
+        shape = list(asked.shape)
+        if asked.dim() not in (2, 3) or asked.shape[-1] != 2 or asked.is_complex():
+            raise QueryError(f"points are (u, v) pixels [K, 2] or [B, K, 2]; got shape {shape}")
+        if asked.numel() == 0:
+            raise QueryError("no points were asked; give at least one (u, v)")
+        if (asked.dim() == 2 and self.batch != 1) or (asked.dim() == 3 and len(asked) != self.batch):
+            raise QueryError(f"the scene holds {self.batch} images; give points [{self.batch}, K, 2]")
+        asked = asked.to(like.device, like.dtype if like.dtype == torch.float64 else torch.float32)
+        self._refuse_outside(asked)
+        return asked
+
+    def _refuse_outside(self, points: Tensor) -> None:
+        limit = points.new_tensor([self.image_size[1] - 0.5, self.image_size[0] - 0.5])
+        inside = ((points >= -0.5) & (points <= limit)).all(-1)  # NaN compares false
+        if not inside.all():
+            u, v = points[~inside][0].tolist()
+            raise QueryError(
+                f"point ({u:g}, {v:g}) lies outside the {self.image_size[0]}x{self.image_size[1]} "
+                f"image: u in [-0.5, {self.image_size[1] - 0.5}], v in [-0.5, {self.image_size[0] - 0.5}]"
+            )
+
+    def _to_network(self, points: Tensor) -> Tensor:
+        """Pixels of the caller's image -> pixels of the resized (and padded) one."""
+        ratio = [self.resized[1] / self.image_size[1], self.resized[0] / self.image_size[0]]
+        return (points + 0.5) * points.new_tensor(ratio) - 0.5
+
+
+def _cells(pixels: Tensor, image: int, resized: int, padded: int, cells: int) -> Tensor:
+    """Lattice index along one axis of the caller's pixel centres."""
+    return (pixels + 0.5) * (resized / image) * (cells / padded) - 0.5
+
+
+def _lerp_axis(maps: Tensor, index: Tensor, axis: int) -> Tensor:
+    """Linear interpolation of [B, h, w] along an axis at fractional indices, border outside."""
+    last = maps.shape[axis] - 1
+    index = index.clamp(0, last)
+    low = index.floor().long()
+    fraction = (index - low).view(-1, *[1] * (2 - axis))
+    first = maps.index_select(axis, low)
+    second = maps.index_select(axis, (low + 1).clamp(max=last))
+    return torch.lerp(first, second, fraction.to(maps.dtype).expand_as(first))

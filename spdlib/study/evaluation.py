@@ -1,0 +1,698 @@
+"""`evaluate`: both protocols, the baselines, bins, edges and the K sweep (decisions 7).
+
+Everything that answers points is scored alike: a `Predictor` is given a view (an image with its
+camera) and returns something with `depth_at`. A network answers through `encode`, an image-free
+baseline from its map. Protocols are always named with their truth, for instance "eigen/inpainted":
+
+* eigen: the frame as it is, its fixed 1,024 points in groups of 256, and all pixels of `dense()`;
+* recorded: the frame at the network's size, 128 seeded points with replacement, and all pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import pandas as pd
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm import tqdm
+
+from spdlib.data.augment import AugmentConfig, augment
+from spdlib.data.frames import TRUTHS, Frame, Frames
+from spdlib.data.queries import (
+    EIGEN_POINTS,
+    PointSample,
+    edge_mask,
+    eigen_mask,
+    evaluation_points,
+    recorded_points,
+    seeded_generator,
+)
+from spdlib.errors import RunError
+from spdlib.geometry import Camera, Size
+from spdlib.models import DepthModel
+from spdlib.scene import GROUP, Scene
+from spdlib.study.image_free import PixelMap
+from spdlib.study.metrics import (
+    Comparison,
+    EigenMetrics,
+    RecordedMetrics,
+    merge_processes,
+    paired_bootstrap,
+)
+from spdlib.study.runs import Run, describe_frames, write_bytes
+
+SWEEP = (1, 64, 256, 1024)
+SWEEP_SINGLES = 64
+"""How many of a frame's points are asked one by one."""
+SWEEP_FRAMES = 64
+"""Frames, evenly spread, that are enough where queries are independent by construction."""
+RECORDED_POINTS = 128
+"""Points a frame of the recorded protocol for v15; earlier networks took 256."""
+POOLED_EIGEN = (
+    "s_star", "scaled_abs_rel", "scale_gap", "pred_mean", "pred_std", "pred_min", "pred_median",
+    "pred_max", "gt_mean", "gt_std", "gt_min", "gt_median", "gt_max", "within_2x", "log_std",
+)  # fmt: skip
+"""Scores pooled over the eigen points, reported beside the per-image means."""
+SUMMARY = ("abs_rel", "rmse", "delta1", "silog", "s_star", "scaled_abs_rel")
+EXAMPLES_FILE = "examples.safetensors"
+
+Key = tuple[str, str, str]
+"""Model, protocol, sites."""
+
+
+@dataclass(frozen=True)
+class View:
+    """One image to be asked about.
+
+    Attributes:
+        image: uint8 [H, W, 3] or float [3, H, W] in 0..1.
+        camera: the image's camera.
+        frame_camera: camera of the whole frame that the image shows, or shows a part of.
+    """
+
+    image: np.ndarray | Tensor
+    camera: Camera
+    frame_camera: Camera
+
+
+class Answers(Protocol):
+    """Depth of one view."""
+
+    def depth_at(self, points: Tensor) -> Tensor:
+        """Depth [K] in metres at points [K, 2] in pixels of the view."""
+        ...
+
+    def dense(self) -> Tensor | None:
+        """Depth [H, W] in metres of every pixel; None where there is no dense path."""
+        ...
+
+
+class Predictor(Protocol):
+    """Anything that can be scored."""
+
+    def __call__(self, view: View) -> Answers:
+        """Look at a view."""
+        ...
+
+
+@dataclass(frozen=True)
+class SceneAnswers:
+    """Answers of one scene, or the mean of a scene and its mirror image."""
+
+    scene: Scene
+    mirrored: Scene | None = None
+
+    def depth_at(self, points: Tensor) -> Tensor:
+        """Depth [K] in metres on the CPU at points [K, 2]."""
+        depth = self.scene.depth_at(points)
+        if self.mirrored is not None:
+            last = self.scene.image_size[1] - 1
+            other = torch.stack([last - points[..., 0], points[..., 1]], -1)
+            depth = (depth + self.mirrored.depth_at(other)) / 2
+        return depth.cpu()
+
+    def dense(self) -> Tensor | None:
+        """Depth [H, W] in metres on the CPU."""
+        if not self.scene.model.has_dense:
+            return None
+        depth = self.scene.dense()[0]
+        if self.mirrored is not None:
+            depth = (depth + self.mirrored.dense()[0].flip(-1)) / 2
+        return depth.cpu()
+
+
+@dataclass(frozen=True)
+class ModelPredictor:
+    """A network behind the predictor's interface.
+
+    Attributes:
+        model: in evaluation mode, on any device.
+        flip: average with the answers to the mirrored image.
+    """
+
+    model: DepthModel
+    flip: bool = False
+
+    def __call__(self, view: View) -> SceneAnswers:
+        """Encode the view, and its mirror image if asked."""
+        scene = self.model.encode(view.image, view.camera)
+        if not self.flip:
+            return SceneAnswers(scene)
+        image = view.image
+        width_axis = 1 if isinstance(image, np.ndarray) else 2
+        flipped = (
+            np.ascontiguousarray(np.flip(image, width_axis))
+            if isinstance(image, np.ndarray)
+            else image.flip(width_axis)
+        )
+        return SceneAnswers(scene, self.model.encode(flipped, view.camera.flipped()))
+
+
+@dataclass(frozen=True)
+class _MapAnswers:
+    depth_map: PixelMap
+    view: View
+
+    def depth_at(self, points: Tensor) -> Tensor:
+        """Read the map where the whole frame shows what the view shows at the points."""
+        camera, frame = self.view.camera, self.view.frame_camera
+        rays = camera.back_project(points.double(), torch.ones(points.shape[:-1]).double())
+        return self.depth_map.depth_at(frame.project(rays), frame.size).float()
+
+    def dense(self) -> Tensor | None:
+        """Depth [H, W] in metres of every pixel."""
+        if self.view.camera == self.view.frame_camera:
+            return self.depth_map.dense(self.view.camera.size)
+        height, width = self.view.camera.size
+        v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        return self.depth_at(torch.stack([u, v], -1).reshape(-1, 2)).view(height, width)
+
+
+@dataclass(frozen=True)
+class MapPredictor:
+    """An image-free baseline behind the predictor's interface."""
+
+    depth_map: PixelMap
+
+    def __call__(self, view: View) -> _MapAnswers:
+        """Remember the view's place in its frame; its image is never looked at."""
+        return _MapAnswers(self.depth_map, view)
+
+
+class Processes(Protocol):
+    """What `accelerate.Accelerator` says about the processes at work."""
+
+    @property
+    def num_processes(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def process_index(self) -> int:
+        """Number of this one."""
+        ...
+
+
+class _Alone(NamedTuple):
+    num_processes: int = 1
+    process_index: int = 0
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Tables of one evaluation.
+
+    Attributes:
+        metrics: model, protocol, sites, metric, value, frames.
+        bins: model, protocol, sites, bin, abs_rel, delta1, count.
+        frames: model, protocol, sites, frame and the eigen scores of each frame.
+        k_sweep: k, points, abs_rel, rmse, delta1, max_abs_difference (metres, to groups of 256),
+            frames, independent. With independent queries all rows are one line: the same answers.
+        notes: protocol name -> what was done, in words.
+        examples: arrays of a few frames for figures, by frame id; see `load_examples`.
+    """
+
+    metrics: pd.DataFrame
+    bins: pd.DataFrame
+    frames: pd.DataFrame
+    k_sweep: pd.DataFrame
+    notes: Mapping[str, str]
+    examples: Mapping[str, Mapping[str, np.ndarray]]
+
+    def value(self, model: str, protocol: str, metric: str, sites: str = "points") -> float:
+        """One score.
+
+        Raises:
+            RunError: there is no such score.
+        """
+        table = self.metrics
+        chosen = table[
+            (table["model"] == model)
+            & (table["protocol"] == protocol)
+            & (table["sites"] == sites)
+            & (table["metric"] == metric)
+        ]
+        if len(chosen) != 1:
+            raise RunError(f"no score {metric!r} of {model!r} under {protocol!r} at {sites!r}")
+        return float(chosen["value"].iloc[0])
+
+    def summary(self, metrics: Sequence[str] = SUMMARY) -> pd.DataFrame:
+        """One row per protocol, sites and model; one column per metric."""
+        table = self.metrics[self.metrics["metric"].isin(metrics)]
+        keys = ["protocol", "sites", "model"]
+        wide = table.pivot_table(index=keys, columns="metric", values="value", sort=False)
+        return wide[[m for m in metrics if m in wide]].rename_axis(columns=None).reset_index()
+
+    def compare(
+        self, first: str, second: str, protocol: str, metric: str = "abs_rel", sites: str = "points"
+    ) -> Comparison:
+        """Paired bootstrap of two models over the frames of one eigen protocol."""
+        return compare_frames(self.frames, first, second, protocol, metric, sites)
+
+    def save(self, run: Run) -> None:
+        """Write metrics.csv, bins.csv, frames.csv, k_sweep.csv and the examples into a run."""
+        for name in ("metrics", "bins", "frames", "k_sweep"):
+            run.write_table(name, getattr(self, name))
+        save_examples(run.folder / EXAMPLES_FILE, self.examples)
+
+
+def compare_frames(
+    frames: pd.DataFrame,
+    first: str,
+    second: str,
+    protocol: str,
+    metric: str = "abs_rel",
+    sites: str = "points",
+) -> Comparison:
+    """Paired bootstrap of two models in a table of frames, over the frames that both have.
+
+    Raises:
+        RunError: the table lacks one of them.
+    """
+    chosen = frames[(frames["protocol"] == protocol) & (frames["sites"] == sites)]
+    scores = {model: chosen[chosen["model"] == model] for model in (first, second)}
+    pair = [table.set_index("frame")[metric] for table in scores.values()]
+    if not len(pair[0]) or not len(pair[1]):
+        have = sorted(set(chosen["model"]))
+        raise RunError(f"{protocol}/{sites} has frames of {have}, not of both {first}, {second}")
+    both = pd.concat(pair, axis=1, keys=["first", "second"], join="inner").dropna()
+    higher = metric.startswith("delta")
+    return paired_bootstrap(both["first"].to_numpy(), both["second"].to_numpy(), higher)
+
+
+def evaluate(
+    model: DepthModel,
+    frames: Frames,
+    *,
+    name: str | None = None,
+    baselines: Mapping[str, PixelMap] | None = None,
+    truths: Sequence[str] | None = None,
+    dense: bool = True,
+    k_sweep: bool = True,
+    flip: bool = False,
+    crop: str = "fit",
+    recorded_k: int = RECORDED_POINTS,
+    examples: int = 6,
+    processes: Processes | None = None,
+    progress: bool = True,
+) -> Evaluation:
+    """Score a network and the image-free baselines on the same frames and points.
+
+    Args:
+        model: the network, on the device that shall compute.
+        frames: test frames.
+        name: of the network in the tables; default its registered name.
+        baselines: of `fit_image_free` on training frames; scored in the same tables.
+        truths: which depths count; default all that the frames have.
+        dense: also score every pixel, where there is a dense path.
+        k_sweep: also ask the same points in groups of 1 (64 of them), 64, 256 and 1,024.
+        flip: average the network's answers with those to the mirrored image.
+        crop: how the recorded protocol brings a frame to the network's size, "fit" or "native".
+        recorded_k: points a frame of the recorded protocol.
+        examples: frames, evenly spread, whose predictions are kept for figures.
+        processes: an accelerator, to share the frames out; every process gets all tables.
+        progress: show a bar on terminals.
+
+    Raises:
+        RunError: no frames.
+        DataError: the frames lack a truth that was asked for.
+    """
+    if not len(frames):
+        raise RunError("there are no frames to evaluate; check the split's name")
+    was_training = model.training
+    model.eval()
+    first = frames[0]
+    names = list(truths or [kind for kind in TRUTHS if kind in first.depths])
+    named = name or model.config.network
+    predictors: dict[str, Predictor] = {named: ModelPredictor(model, flip)}
+    predictors |= {label: MapPredictor(each) for label, each in (baselines or {}).items()}
+    board = _Board(list(predictors), names, dense)
+    recorded = _Recorded(model.config.image_size, crop, recorded_k)
+    independent = model.queries_are_independent
+    sweep = _Sweep(len(frames), SWEEP_FRAMES if independent else None) if k_sweep else None
+    kept: dict[str, dict[str, np.ndarray]] = {}
+    wanted = _spread(len(frames), examples)
+    who = processes or _Alone()
+    for index in _progress(range(who.process_index, len(frames), who.num_processes), progress):
+        frame = frames[index]
+        answers = _score_frame(board, predictors, frame, index, names, dense)
+        _score_recorded(board, predictors, frame, names, dense, recorded)
+        if sweep is not None and index in sweep.wanted:
+            sweep.add(answers[named], frame, index, names[0])
+        if index in wanted:
+            kept[frame.id] = _example(answers[named], frame, names[0])
+    model.train(was_training)
+    tables = board.merged(who).tables(frames.ids)
+    swept = sweep.table(who, independent) if sweep else pd.DataFrame()
+    return Evaluation(*tables, swept, _notes(first, names, flip, recorded), kept)
+
+
+@torch.no_grad()
+def selection_scores(
+    model: DepthModel, frames: Frames, truth: str | None, processes: Processes
+) -> dict[str, float]:
+    """Scores on the selection set, in the history's names; frames are shared out over processes.
+
+    AbsRel, RMSE and delta1 follow the eigen protocol at its fixed 1,024 points a frame; s* and the
+    ranges are pooled over the same points.
+    """
+    eigen, pooled = EigenMetrics(), RecordedMetrics()
+    for index in range(processes.process_index, len(frames), processes.num_processes):
+        frame = frames[index]
+        sample = _eigen_points(frame, truth)
+        depth = model.encode(frame.image, frame.camera).depth_at(sample.points).cpu()
+        batch = depth[None], sample.truth[None].to(depth), sample.valid[None]
+        eigen.update(*batch, [index])
+        pooled.update(*batch)
+    scores = merge_processes(eigen, processes).compute()
+    ranges = merge_processes(pooled, processes).compute()
+    return {
+        "sel_abs_rel": scores["abs_rel"],
+        "sel_rmse": scores["rmse"],
+        "sel_delta1": scores["delta1"],
+        "sel_s_star": ranges["s_star"],
+        **{name: ranges[name] for name in ("pred_min", "pred_max", "gt_min", "gt_max")},
+    }
+
+
+def _spread(count: int, wanted: int) -> set[int]:
+    """Positions spread evenly over `count` frames."""
+    return {int(i) for i in np.linspace(0, count - 1, min(count, wanted))}
+
+
+def _progress(indices: range, show: bool) -> Iterator[int]:
+    quiet = not (show and sys.stderr.isatty())
+    yield from tqdm(indices, desc="evaluating", unit="frame", disable=quiet)
+
+
+def _eigen_points(frame: Frame, truth: str | None) -> PointSample:
+    return evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id)
+
+
+def _in_groups(answers: Answers, points: Tensor, size: int) -> Tensor:
+    return torch.cat([answers.depth_at(part) for part in points.split(size)])
+
+
+# --------------------------------------------------------------------------------------- protocols
+
+
+class _Board:
+    """Accumulators of every model, protocol and kind of site."""
+
+    def __init__(self, models: Sequence[str], truths: Sequence[str], dense: bool) -> None:
+        sites = ("points", "dense") if dense else ("points",)
+        keys = [(truth, site, model) for truth in truths for site in sites for model in models]
+        self.eigen: dict[Key, EigenMetrics] = {
+            (model, f"eigen/{truth}", site): EigenMetrics() for truth, site, model in keys
+        }
+        self.pooled: dict[Key, RecordedMetrics] = {
+            (model, f"{protocol}/{truth}", site): RecordedMetrics()
+            for protocol in ("eigen", "recorded")
+            for truth, site, model in keys
+            if not (protocol == "eigen" and site == "dense")
+        }
+
+    def merged(self, processes: Processes) -> _Board:
+        """All processes' numbers."""
+        for accumulators in (self.eigen, self.pooled):
+            for key, mine in accumulators.items():
+                accumulators[key] = merge_processes(mine, processes)  # type: ignore[assignment]
+        return self
+
+    def tables(self, ids: list[str]) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+        """The tables metrics, bins and frames; models without a dense path have no dense rows."""
+        metrics: list[tuple[Any, ...]] = []
+        bins, frames = [], []
+        for key, eigen in self.eigen.items():
+            if not len(eigen.frame_table()):
+                continue
+            scores = eigen.compute()
+            pooled = self.pooled[key].compute() if key in self.pooled else {}
+            scores |= {name: pooled[name] for name in POOLED_EIGEN if name in pooled}
+            metrics += _metric_rows(key, scores)
+            bins.append(_keyed(eigen.bin_table(), key))
+            frames.append(_keyed(eigen.frame_table(ids), key))
+        for key, recorded in self.pooled.items():
+            scores = recorded.compute()
+            if key[1].startswith("recorded") and scores["points"]:
+                metrics += _metric_rows(key, scores)
+                bins.append(_keyed(recorded.bin_table(), key))
+        columns = ["model", "protocol", "sites", "metric", "value", "frames"]
+        return (
+            pd.DataFrame(metrics, columns=columns),
+            pd.concat(bins, ignore_index=True),
+            pd.concat(frames, ignore_index=True),
+        )
+
+
+def _metric_rows(key: Key, scores: Mapping[str, float]) -> list[tuple[Any, ...]]:
+    frames = int(scores["frames"])
+    return [(*key, name, value, frames) for name, value in scores.items() if name != "frames"]
+
+
+def _keyed(table: pd.DataFrame, key: Key) -> pd.DataFrame:
+    for name, value in zip(("sites", "protocol", "model"), reversed(key), strict=True):
+        table.insert(0, name, value)
+    return table
+
+
+def _score_frame(
+    board: _Board,
+    predictors: Mapping[str, Predictor],
+    frame: Frame,
+    index: int,
+    truths: Sequence[str],
+    dense: bool,
+) -> dict[str, Answers]:
+    """Add one frame to the eigen protocol; the answers, for further questions."""
+    answers = {
+        name: predictor(View(frame.image, frame.camera, frame.camera))
+        for name, predictor in predictors.items()
+    }
+    maps = {name: each.dense() if dense else None for name, each in answers.items()}
+    for truth in truths:
+        depth = torch.from_numpy(frame.truth(truth))
+        sample = evaluation_points(depth, frame.id)
+        edges = edge_mask(depth)
+        columns, rows = sample.points.long().unbind(-1)
+        for name, each in answers.items():
+            predicted = _in_groups(each, sample.points, GROUP)[None]
+            scored = predicted, sample.truth[None].to(predicted), sample.valid[None]
+            key = (name, f"eigen/{truth}", "points")
+            board.eigen[key].update(*scored, [index], edges[rows, columns][None])
+            board.pooled[key].update(*scored)
+            full = maps[name]
+            if full is not None:
+                batch = full[None], depth[None].to(full), eigen_mask(depth)[None]
+                board.eigen[name, f"eigen/{truth}", "dense"].update(*batch, [index], edges[None])
+    return answers
+
+
+class _Recorded(NamedTuple):
+    """How the recorded protocol looks at a frame."""
+
+    size: Size
+    crop: str
+    points: int
+
+
+def _network_view(frame: Frame, size: Size, crop: str, truth: str) -> tuple[View, Tensor]:
+    """The frame as the recorded protocol sees it: at the network's size, with its depth [h, w]."""
+    image, depth, camera = augment(
+        torch.from_numpy(frame.image).permute(2, 0, 1),
+        torch.from_numpy(frame.truth(truth)),
+        frame.camera,
+        AugmentConfig(crop=crop),
+        torch.Generator(),
+        size,
+    )
+    return View(image, camera, frame.camera), depth
+
+
+def _score_recorded(
+    board: _Board,
+    predictors: Mapping[str, Predictor],
+    frame: Frame,
+    truths: Sequence[str],
+    dense: bool,
+    options: _Recorded,
+) -> None:
+    """Add one frame to the recorded protocol."""
+    for truth in truths:
+        view, depth = _network_view(frame, options.size, options.crop, truth)
+        generator = seeded_generator("recorded", frame.id)
+        sample = recorded_points(depth, options.points, generator)
+        for name, predictor in predictors.items():
+            answers = predictor(view)
+            predicted = _in_groups(answers, sample.points, GROUP)[None]
+            key = f"recorded/{truth}"
+            board.pooled[name, key, "points"].update(
+                predicted, sample.truth[None].to(predicted), sample.valid[None]
+            )
+            full = answers.dense() if dense else None
+            if full is not None:
+                board.pooled[name, key, "dense"].update(
+                    full[None], depth[None].to(full), depth[None] > 0
+                )
+
+
+def _notes(frame: Frame, truths: Sequence[str], flip: bool, recorded: _Recorded) -> dict[str, str]:
+    height, width = frame.camera.size
+    scaled = "" if (height, width) == (480, 640) else f", scaled to {height}x{width}"
+    flips = "averaged with the mirrored image" if flip else "no flip"
+    h, w = recorded.size
+    notes = {}
+    for truth in truths:
+        notes[f"eigen/{truth}"] = (
+            f"truth: {truth}, {height}x{width}; rows 45-470, columns 41-600{scaled}; 1e-3 < g < "
+            f"10 m, prediction clamped to that; per image, then the mean; SILog factor 1, x100; "
+            f"points: {EIGEN_POINTS} fixed a frame in groups of {GROUP}; {flips}"
+        )
+        notes[f"recorded/{truth}"] = (
+            f"truth: {truth}; frame brought to {h}x{w} ({recorded.crop}); {recorded.points} seeded "
+            f"points a frame with replacement, pooled; SILog factor 1/2; clamped from below only; {flips}"
+        )
+    return notes
+
+
+# ----------------------------------------------------------------------------------------- K sweep
+
+
+class _Sweep:
+    """The same points of every frame, asked in groups of different size."""
+
+    def __init__(self, frames: int, limit: int | None) -> None:
+        self.wanted = _spread(frames, frames if limit is None else limit)
+        self.scores = {k: EigenMetrics() for k in SWEEP}
+        self.difference = dict.fromkeys(SWEEP, 0.0)
+
+    def add(self, answers: Answers, frame: Frame, index: int, truth: str) -> None:
+        """Ask one frame's points in all groupings."""
+        sample = _eigen_points(frame, truth)
+        reference = _in_groups(answers, sample.points, GROUP)
+        for k in SWEEP:
+            asked = slice(SWEEP_SINGLES if k == 1 else len(sample.points))
+            depth = _in_groups(answers, sample.points[asked], k)
+            change = float((depth - reference[asked]).abs().max())
+            self.difference[k] = max(self.difference[k], change)
+            batch = depth[None], sample.truth[None, asked].to(depth), sample.valid[None, asked]
+            self.scores[k].update(*batch, [index])
+
+    def table(self, processes: Processes, independent: bool) -> pd.DataFrame:
+        """One row per group size."""
+        rows = []
+        for k in SWEEP:
+            scores = merge_processes(self.scores[k], processes).compute()
+            rows.append(
+                {
+                    "k": k,
+                    "points": SWEEP_SINGLES if k == 1 else EIGEN_POINTS,
+                    **{name: scores[name] for name in ("abs_rel", "rmse", "delta1")},
+                    "max_abs_difference": _largest(self.difference[k], processes),
+                    "frames": int(scores["frames"]),
+                    "independent": independent,
+                }
+            )
+        return pd.DataFrame(rows)
+
+
+def _largest(value: float, processes: Any) -> float:
+    """Largest of the values that the processes hold."""
+    if processes.num_processes == 1:
+        return value
+    mine = torch.tensor([value], dtype=torch.float64, device=processes.device)
+    return float(processes.gather(mine).max())
+
+
+# ---------------------------------------------------------------------------------------- examples
+
+
+def _example(answers: Answers, frame: Frame, truth: str) -> dict[str, np.ndarray]:
+    sample = _eigen_points(frame, truth)
+    arrays = {
+        "image": frame.image,
+        "truth": frame.truth(truth).astype(np.float32),
+        "points": sample.points.numpy(),
+        "point_truth": sample.truth.numpy(),
+        "point_depth": _in_groups(answers, sample.points, GROUP).float().numpy(),
+    }
+    full = answers.dense()
+    return arrays | ({"dense": full.float().numpy()} if full is not None else {})
+
+
+def save_examples(path: str | Path, examples: Mapping[str, Mapping[str, np.ndarray]]) -> None:
+    """Write examples to one safetensors file, by rename. RunError if that is impossible."""
+    ids = list(examples)
+    tensors = {
+        f"{number}.{name}": torch.from_numpy(np.ascontiguousarray(array))
+        for number, frame_id in enumerate(ids)
+        for name, array in examples[frame_id].items()
+    }
+    write_bytes(path, safetensors.torch.save(tensors, {"ids": json.dumps(ids)}))
+
+
+def load_examples(run: Run) -> dict[str, dict[str, np.ndarray]]:
+    """Examples of a run's evaluation, by frame id.
+
+    Each holds image (uint8 [H, W, 3]), truth [H, W] metres, points [K, 2], point_truth [K] and
+    point_depth [K] metres, and dense [H, W] metres for networks with a dense path.
+
+    Raises:
+        RunError: the run was not evaluated, or the file is damaged.
+    """
+    path = run.folder / EXAMPLES_FILE
+    if not path.is_file():
+        raise RunError(f"{run.folder} has no {EXAMPLES_FILE}; evaluate the run first")
+    try:
+        with safe_open(path, framework="np") as file:
+            ids = json.loads((file.metadata() or {})["ids"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RunError(f"{path} is damaged ({error}); evaluate the run again") from error
+    examples: dict[str, dict[str, np.ndarray]] = {frame_id: {} for frame_id in ids}
+    for name, array in arrays.items():
+        number, field = name.split(".", 1)
+        examples[ids[int(number)]][field] = array
+    return examples
+
+
+def evaluate_run(
+    run: Run,
+    model: DepthModel,
+    test: Frames,
+    baselines: Mapping[str, PixelMap] | None = None,
+    **options: Any,
+) -> Evaluation:
+    """Evaluate a run's network, write the tables into its folder and a note into its record.
+
+    Args:
+        run: a finished run.
+        model: usually `spdlib.load(run.best)`, on the device that shall compute.
+        test: test frames.
+        baselines: see `evaluate`.
+        options: further arguments of `evaluate`.
+    """
+    options.setdefault("crop", run.config.get("augment", {}).get("crop", "fit"))
+    result = evaluate(model, test, baselines=baselines, **options)
+    who = options.get("processes") or _Alone()
+    if who.process_index == 0:
+        result.save(run)
+        run.update_record(
+            {
+                "evaluation": {
+                    "test": describe_frames(test),
+                    "weights": model.fingerprint(),
+                    "protocols": dict(result.notes),
+                }
+            }
+        )
+    return result

@@ -1,0 +1,222 @@
+"""Checks before the first step of every run: one table; a violation stops it (decisions 6).
+
+Depth in the wrong unit, a validation set seen through another focal length, or frames that are in
+both sets spoil a run without any error message; here they show in a second.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from spdlib.data.frames import Frames
+from spdlib.data.samples import TrainingSamples
+from spdlib.errors import RunError
+from spdlib.models import DepthModel
+from spdlib.study.experiments import RunConfig
+from spdlib.study.losses import silog
+
+FRAMES = 8
+"""Frames of each set that are looked at."""
+POINTS = 256
+FOCAL_TOLERANCE = 0.02
+DEPTH_MEDIAN = (0.3, 30.0)
+"""Medians outside mean another unit: millimetres read as metres, or the reverse."""
+DEPTH_LIMIT = 100.0
+VALID_SHARE = 0.05
+PREDICTION = (0.05, 100.0)
+
+
+class Check(NamedTuple):
+    """One row of the table; `ok` None marks information that stops nothing."""
+
+    check: str
+    value: str
+    allowed: str
+    ok: bool | None
+
+
+def check(model: DepthModel, train: Frames, selection: Frames, config: RunConfig) -> pd.DataFrame:
+    """Look at a few frames of both sets and at a first prediction.
+
+    Args:
+        model: the network before its first step.
+        train: frames to learn from.
+        selection: held-out frames.
+        config: of the run.
+
+    Returns:
+        DataFrame with columns check, value, allowed, ok ("yes" or "info").
+
+    Raises:
+        RunError: a check fails; the message holds the table.
+    """
+    samples = _samples(train, config)
+    rows = [
+        *_target_rows(samples["depth"]),
+        *_image_rows(samples["image"]),
+        *_focal_rows(model, samples["camera"], selection, config),
+        *_prediction_rows(model, samples, config),
+        _displacement_row(model),
+        *_set_rows(train, selection),
+    ]
+    words = {True: "yes", False: "NO", None: "info"}
+    table = pd.DataFrame(
+        [(row.check, row.value, row.allowed, words[row.ok]) for row in rows],
+        columns=["check", "value", "allowed", "ok"],
+    )
+    failed = [row.check for row in rows if row.ok is False]
+    if failed:
+        raise RunError(
+            f"pre-flight stopped the run: {', '.join(failed)}.\n{table.to_string(index=False)}"
+        )
+    return table
+
+
+def _spread(count: int, wanted: int = FRAMES) -> list[int]:
+    """Positions spread evenly over `count` frames."""
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, wanted))})
+
+
+def _samples(frames: Frames, config: RunConfig) -> dict[str, Tensor]:
+    samples = TrainingSamples(frames, config.sample_config())
+    parts = [samples[(0, index)] for index in _spread(len(frames))]
+    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+
+def _target_rows(depth: Tensor) -> list[Check]:
+    measured = depth[depth > 0]
+    share = measured.numel() / depth.numel()
+    valid = Check("valid share", f"{share:.3f}", f"> {VALID_SHARE}", share > VALID_SHARE)
+    if not measured.numel():
+        return [valid]
+    low, middle, high = measured.min(), measured.median(), measured.max()
+    inside = bool(DEPTH_MEDIAN[0] < middle < DEPTH_MEDIAN[1])
+    return [
+        valid,
+        Check(
+            "target median",
+            f"{middle:.3f} m",
+            f"{DEPTH_MEDIAN[0]:g}..{DEPTH_MEDIAN[1]:g} m (else: another unit)",
+            inside,
+        ),
+        Check(
+            "target range",
+            f"{low:.3f}..{high:.3f} m",
+            f"0..{DEPTH_LIMIT:g} m, finite",
+            bool(torch.isfinite(measured).all() and high < DEPTH_LIMIT),
+        ),
+        _constant_row(depth),
+    ]
+
+
+def _constant_row(depth: Tensor) -> Check:
+    """SILog (lambda 0) of the best constant: what a network must beat."""
+    measured = torch.where(depth > 0, depth, 1.0).log()
+    centre = measured[depth > 0].mean().exp()
+    loss = silog(torch.full_like(depth, float(centre)), depth, None, 0.0, "pooled")
+    value = f"{float(loss.value):.4f}"
+    return Check("SILog of the constant predictor", value, "to be beaten", None)
+
+
+def _image_rows(image: Tensor) -> list[Check]:
+    low, high = float(image.min()), float(image.max())
+    spread = float(image.std())
+    return [
+        Check("image range", f"{low:.3f}..{high:.3f}", "0..1", low >= 0 and high <= 1),
+        Check("image spread", f"{spread:.3f}", "> 0.01 (else: blank)", spread > 0.01),
+    ]
+
+
+def _focal_rows(
+    model: DepthModel, cameras: Tensor, selection: Frames, config: RunConfig
+) -> list[Check]:
+    trained = float((cameras[:, 0] * cameras[:, 1]).sqrt().median())
+    frame = selection[0]
+    scene = model.encode(frame.image, frame.camera)
+    seen = frame.camera.focal * scene.resized[0] / scene.image_size[0]
+    ratio = seen / trained
+    close = abs(math.log(ratio)) <= math.log1p(FOCAL_TOLERANCE)
+    limit = f"within {100 * FOCAL_TOLERANCE:g} %"
+    return [
+        Check("focal length in training", f"{trained:.1f} px", "", None),
+        Check("focal length in validation", f"{seen:.1f} px", "", None),
+        Check(
+            "focal ratio validation / training",
+            f"{ratio:.4f}",
+            f"{limit} (the experiment allows more)" if config.focal_mismatch else limit,
+            None if config.focal_mismatch else close,
+        ),
+    ]
+
+
+@torch.no_grad()
+def _prediction_rows(
+    model: DepthModel, samples: dict[str, Tensor], config: RunConfig
+) -> list[Check]:
+    depth = samples["depth"]
+    truth, points = _valid_points(depth)
+    images = samples["image"].to(model.device, model.dtype)
+    asked = points.to(model.device, model.dtype)
+    was_training = model.training
+    model.eval()
+    first = model(model.pad(images), asked).depth.cpu()
+    model.train(was_training)
+    low, high = float(first.min()), float(first.max())
+    inside = math.isfinite(low + high) and PREDICTION[0] <= low and high <= PREDICTION[1]
+    start = silog(first, truth.to(first), None, config.silog_lambda, config.reduction)
+    order = _rank_correlation(first, truth)
+    return [
+        Check(
+            "first prediction",
+            f"{low:.3f}..{high:.3f} m",
+            f"{PREDICTION[0]:g}..{PREDICTION[1]:g} m",
+            inside,
+        ),
+        Check("loss before training", f"{float(start.value):.4f}", "", None),
+        Check("order (rank correlation)", f"{order:+.3f}", "about 0 before training", None),
+    ]
+
+
+def _valid_points(depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Truth [B, K] and integer points [B, K, 2] on a regular grid."""
+    height, width = depth.shape[-2:]
+    side = math.isqrt(POINTS)
+    rows = ((torch.arange(side) + 0.5) * height / side).long()
+    columns = ((torch.arange(side) + 0.5) * width / side).long()
+    v, u = torch.meshgrid(rows, columns, indexing="ij")
+    points = torch.stack([u, v], -1).reshape(1, -1, 2).float().expand(len(depth), -1, -1)
+    return depth[:, v, u].flatten(1), points
+
+
+def _rank_correlation(prediction: Tensor, truth: Tensor) -> float:
+    valid = truth > 0
+    ranks = [pd.Series(x[valid].double().numpy()).rank() for x in (prediction, truth)]
+    return float(ranks[0].corr(ranks[1])) if len(ranks[0]) > 1 else math.nan
+
+
+def _displacement_row(model: DepthModel) -> Check:
+    shifts: Any = model.encoder.displacement
+    return Check(
+        "encoder displacement per level",
+        " ".join(f"{shift:+g}" for shift in shifts) + " px",
+        "declared, not corrected",
+        None,
+    )
+
+
+def _set_rows(train: Frames, selection: Frames) -> list[Check]:
+    ours, theirs = set(train.ids), set(selection.ids)
+    both = len(ours & theirs)
+    twice = len(train) - len(ours) + len(selection) - len(theirs)
+    sizes = f"{len(train)} / {len(selection)}"
+    return [
+        Check("frames training / selection", sizes, "at least 1 each", bool(ours and theirs)),
+        Check("frames in both sets", str(both), "0", both == 0),
+        Check("ids that occur twice", str(twice), "0", twice == 0),
+    ]

@@ -1,0 +1,1 @@
+"""How people see it: figures for notebooks and the strict notebook runner."""

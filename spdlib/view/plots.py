@@ -1,0 +1,631 @@
+"""Figures for notebooks. Each takes tables or arrays and returns a matplotlib Figure.
+
+Depth is drawn in metres with one perceptually even colour map (bright is near), errors with
+another, models with colours that colour-blind readers tell apart, image-free baselines in greys.
+Figures are not registered with pyplot: a cell shows one when it is the cell's last value.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ParamSpec
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
+
+WIDTH = 10.5
+"""Inches that fill a notebook's column."""
+INK, FAINT = "#2b2b2b", "#8c8c8c"
+BASELINE_GREYS = {"constant": "#b8b8b8", "pixel_map": "#828282"}
+NAMES = {"constant": "best constant", "pixel_map": "best per-pixel map"}
+"""How figures call the image-free baselines."""
+DEPTH_COLOURS, ERROR_COLOURS = "viridis_r", "rocket_r"
+UNMEASURED = "#dcdcdc"
+ERROR_LIMIT = 0.5
+"""AbsRel at which error maps end; above it the colour stays."""
+DELTA = 1.25
+
+P = ParamSpec("P")
+
+
+def style() -> dict[str, Any]:
+    """The matplotlib settings of every figure here; give them to `plt.rcParams.update` for more."""
+    return {
+        **sns.axes_style("whitegrid"),
+        **sns.plotting_context("notebook", font_scale=0.85),
+        "axes.prop_cycle": mpl.cycler(color=sns.color_palette("colorblind").as_hex()),
+        "axes.edgecolor": "#c4c4c4",
+        "axes.labelcolor": INK,
+        "axes.spines.right": False,
+        "axes.spines.top": False,
+        "axes.titlelocation": "left",
+        "axes.titlepad": 9.0,
+        "axes.titleweight": "bold",
+        "figure.dpi": 110,
+        "grid.color": "#ececec",
+        "legend.frameon": False,
+        "legend.fontsize": "small",
+        "lines.linewidth": 2.0,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+    }
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw under `style()` without changing the caller's settings."""
+
+    @functools.wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with plt.rc_context(style()):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+def figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Any]:
+    """A figure as wide as a notebook and its axes; pyplot forgets it, so that it shows only once.
+
+    Args:
+        rows, columns: of axes.
+        height: of the figure in inches.
+        options: of `plt.subplots`.
+    """
+    options = {"figsize": (WIDTH, height), "layout": "constrained", **options}
+    fig, axes = plt.subplots(rows, columns, **options)
+    plt.close(fig)
+    return fig, axes
+
+
+def model_colours(models: Sequence[str]) -> dict[str, Any]:
+    """One colour a model: greys for image-free baselines, the palette in order for the rest."""
+    palette = iter(sns.color_palette("colorblind", max(1, len(models))))
+    return {name: BASELINE_GREYS.get(name) or next(palette) for name in models}
+
+
+def model_name(model: str) -> str:
+    """A model's name for people."""
+    return NAMES.get(model, model)
+
+
+# -- training ---------------------------------------------------------------------------------
+
+
+@styled
+def learning_curves(history: pd.DataFrame, protocol: str = "eigen") -> Figure:
+    """Training loss, and AbsRel and delta1 on the selection set, over epochs.
+
+    Args:
+        history: history.csv of a run.
+        protocol: of the selection scores, for the titles.
+    """
+    fig, axes = figure(1, 3, 3.1)
+    epochs = history["epoch"]
+    marker = "o" if len(history) <= 30 else ""
+    best = history.loc[history["sel_abs_rel"].idxmin()]
+    columns = (
+        ("train_loss", "training loss", "SILog"),
+        ("sel_abs_rel", f"selection AbsRel, best {best['sel_abs_rel']:.3f}", "AbsRel"),
+        ("sel_delta1", f"selection δ1, {best['sel_delta1']:.3f} there", "share with δ < 1.25"),
+    )
+    for ax, (column, title, label) in zip(axes, columns, strict=True):
+        ax.plot(epochs, history[column], marker=marker, markersize=4, color=_colour(0))
+        ax.set(title=title, xlabel="epoch", ylabel=label)
+        _few_ticks(ax)
+    axes[0].set_ylim(bottom=0)
+    for ax, column in ((axes[1], "sel_abs_rel"), (axes[2], "sel_delta1")):
+        ax.plot(best["epoch"], best[column], "o", markersize=10, markerfacecolor="none",
+                markeredgecolor=_colour(1), markeredgewidth=2)  # fmt: skip
+    fig.supxlabel(f"selection frames: {protocol} protocol, at points", fontsize="small", color=FAINT)
+    return fig
+
+
+@styled
+def depth_ranges(history: pd.DataFrame) -> Figure:
+    """Predicted depth range against the true one, and s*, over epochs (pooled selection points).
+
+    Args:
+        history: history.csv of a run.
+    """
+    fig, (left, right) = figure(1, 2, 3.2, width_ratios=(1.6, 1))
+    epochs = history["epoch"]
+    for name, label, colour in (("gt", "truth", FAINT), ("pred", "prediction", _colour(0))):
+        low, high = history[f"{name}_min"], history[f"{name}_max"]
+        left.fill_between(epochs, low, high, color=colour, alpha=0.22, linewidth=0, label=label)
+        left.plot(epochs, low, color=colour, linewidth=1.6)
+        left.plot(epochs, high, color=colour, linewidth=1.6)
+    left.set(title="smallest to largest depth", xlabel="epoch", ylabel="depth [m]")
+    left.set_ylim(bottom=0)
+    left.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
+    right.axhline(1.0, color=FAINT, linestyle="--", linewidth=1.2)
+    right.plot(epochs, history["sel_s_star"], color=_colour(0))
+    right.set(title="s*: factor the predictions lack", xlabel="epoch", ylabel="median of truth / prediction")
+    for ax in (left, right):
+        _few_ticks(ax)
+    return fig
+
+
+@styled
+def recorded_beside(history: pd.DataFrame, recorded: pd.DataFrame, names: Sequence[str]) -> Figure:
+    """AbsRel and s* of this run beside a recorded one, epoch by epoch.
+
+    Two panels, as the numbers are on different pixels: one scale, no common curve.
+
+    Args:
+        history: history.csv of a run.
+        recorded: epoch, abs_rel, s_star of the recorded run.
+        names: what each of the two was measured on, in this order.
+    """
+    fig, axes = figure(1, 2, 3.2, sharey=True)
+    ours = history.rename(columns={"sel_abs_rel": "abs_rel", "sel_s_star": "s_star"})
+    for ax, table, name, colour in zip(axes, (ours, recorded), names, (0, 1), strict=True):
+        marker = "o" if len(table) <= 30 else ""
+        options: dict[str, Any] = {"marker": marker, "markersize": 4, "color": _colour(colour)}
+        ax.plot(table["epoch"], table["abs_rel"], label="AbsRel", **options)
+        ax.plot(table["epoch"], (table["s_star"] - 1).abs(), linestyle=":", label="|s* − 1|", **options)
+        ax.set(title=name, xlabel="epoch")
+        ax.legend()
+        _few_ticks(ax)
+    axes[0].set_ylabel("AbsRel, |s* − 1|")
+    axes[0].set_ylim(bottom=0)
+    return fig
+
+
+# -- scores -----------------------------------------------------------------------------------
+
+
+@styled
+def score_bars(metrics: pd.DataFrame, metric: str = "abs_rel", label: str = "AbsRel") -> Figure:
+    """One score of every model, a panel per protocol and sites.
+
+    Args:
+        metrics: metrics.csv of a run.
+        metric: which score.
+        label: its name for people.
+    """
+    rows = metrics[metrics["metric"] == metric]
+    panels = list(rows.groupby(["protocol", "sites"], sort=False))
+    fig, axes = figure(1, len(panels), 2.7, squeeze=False, sharex=True)
+    colours = model_colours(list(dict.fromkeys(metrics["model"])))
+    for ax, ((protocol, sites), part) in zip(axes[0], panels, strict=True):
+        bars = ax.barh(
+            [model_name(m) for m in part["model"]], part["value"], height=0.65,
+            color=[colours[m] for m in part["model"]],
+        )  # fmt: skip
+        ax.bar_label(bars, fmt="%.3f", padding=3, fontsize="small", color=INK)
+        ax.set(title=f"{protocol}, {sites}", xlabel=label)
+        ax.invert_yaxis()
+        ax.grid(False, axis="y")
+        ax.margins(x=0.18)
+    for ax in axes[0, 1:]:
+        ax.set_yticklabels([])
+    return fig
+
+
+@styled
+def bin_bars(bins: pd.DataFrame, score: str = "abs_rel", label: str = "AbsRel") -> Figure:
+    """A score per depth bin of every model, a panel per protocol and sites.
+
+    Args:
+        bins: bins.csv of a run.
+        score: "abs_rel" or "delta1".
+        label: its name for people.
+    """
+    panels = list(bins.groupby(["protocol", "sites"], sort=False))
+    fig, axes = figure(1, len(panels), 3.4, squeeze=False, sharey=True)
+    models = list(dict.fromkeys(bins["model"]))
+    for ax, ((protocol, sites), part) in zip(axes[0], panels, strict=True):
+        _grouped_bars(ax, part, score, models)
+        ax.set_title(f"{protocol}, {sites}")
+    axes[0, 0].set_ylabel(label)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(models))
+    return fig
+
+
+def _grouped_bars(ax: Axes, part: pd.DataFrame, score: str, models: Sequence[str]) -> None:
+    names = list(dict.fromkeys(part["bin"]))
+    colours, width = model_colours(models), 0.8 / len(models)
+    for i, model in enumerate(models):
+        row = part[part["model"] == model].set_index("bin").reindex(names)
+        places = np.arange(len(names)) + (i - (len(models) - 1) / 2) * width
+        bars = ax.bar(places, row[score], width * 0.94, color=colours[model], label=model_name(model))
+        ax.bar_label(bars, fmt="%.2f", padding=1, fontsize="x-small", color=INK)
+    counts = part.groupby("bin", sort=False)["count"].max()
+    ax.set_xticks(range(len(names)), [f"{name} m\nn = {_thousands(counts[name])}" for name in names])
+    ax.set_xlabel("true depth")
+    ax.grid(False, axis="x")
+
+
+@styled
+def improvement_intervals(table: pd.DataFrame, wanted: float | None = None) -> Figure:
+    """How much better than each baseline, with 95 % intervals.
+
+    Args:
+        table: baseline, protocol, sites, improvement, low, high (percent of the baseline's AbsRel).
+        wanted: improvement asked for, drawn as a line.
+    """
+    fig, ax = figure(1, 1, 0.9 + 0.42 * len(table))
+    places = np.arange(len(table))
+    ax.axvline(0, color=FAINT, linewidth=1.2)
+    if wanted is not None:
+        ax.axvline(wanted, color=_colour(1), linestyle="--", linewidth=1.4)
+        ax.text(wanted, -0.62, f" asked for: {wanted:g} %", color=_colour(1), fontsize="small", va="center")
+    ax.hlines(places, table["low"], table["high"], color=_colour(0), linewidth=3, alpha=0.45)
+    ax.plot(table["improvement"], places, "o", color=_colour(0), markersize=7)
+    for place, row in zip(places, table.itertuples(), strict=True):
+        ax.text(row.high, place, f"   {row.improvement:.1f} %", va="center", fontsize="small")
+    labels = [f"{model_name(r.baseline)}\n{r.protocol}, {r.sites}" for r in table.itertuples()]
+    ax.set_yticks(places, labels, fontsize="small")
+    ax.set(title="AbsRel below the image-free baselines", xlabel="improvement [%], 95 % bootstrap interval")
+    ax.set_ylim(len(table) - 0.5, -0.9)
+    ax.grid(False, axis="y")
+    ax.margins(x=0.12)
+    return fig
+
+
+@styled
+def predicted_against_true(prediction: Any, truth: Any, title: str) -> Figure:
+    """Two-dimensional histogram of predicted over true depth, with diagonal and the δ1 band.
+
+    Args:
+        prediction, truth: equally shaped, metres; only positive finite pairs count.
+        title: names model and protocol.
+    """
+    p, g = np.asarray(prediction, float).ravel(), np.asarray(truth, float).ravel()
+    keep = (p > 0) & (g > 0) & np.isfinite(p) & np.isfinite(g)
+    p, g = p[keep], g[keep]
+    low, high = _depth_limits(np.concatenate([p, g]))
+    edges = np.geomspace(low, high, 90)
+    fig, ax = figure(1, 1, 5.2, figsize=(6.6, 5.2))
+    counts, _, _ = np.histogram2d(g, p, (edges, edges))
+    mesh = ax.pcolormesh(
+        edges, edges, np.where(counts > 0, counts, np.nan).T, cmap="mako_r",
+        norm=LogNorm(1, max(2.0, counts.max())), rasterized=True,
+    )  # fmt: skip
+    line = np.array([low, high])
+    ax.plot(line, line, color=INK, linewidth=1.2, label="prediction = truth")
+    for factor in (DELTA, 1 / DELTA):
+        label = f"factor {DELTA:g} (δ1)" if factor > 1 else None
+        ax.plot(line, factor * line, color=INK, linewidth=1.0, linestyle=":", label=label)
+    ax.plot(*_running_median(g, p, edges), color=_colour(1), linewidth=2.2, label="median prediction")
+    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal",
+           title=title, xlabel="true depth [m]", ylabel="predicted depth [m]")  # fmt: skip
+    for axis in (ax.xaxis, ax.yaxis):
+        _metre_ticks(axis, low, high)
+    ax.legend(loc="upper left")
+    fig.colorbar(mesh, ax=ax, label="points", shrink=0.85)
+    return fig
+
+
+@styled
+def sparse_against_dense(pairs: pd.DataFrame) -> Figure:
+    """Answers at points against the dense map at the same places, and how they differ.
+
+    Args:
+        pairs: where (a name such as "lattice sites"), sparse, dense (both metres).
+    """
+    groups = list(pairs.groupby("where", sort=False))
+    fig, axes = figure(1, 1 + len(groups), 3.3)
+    limits = _depth_limits(pairs[["sparse", "dense"]].to_numpy().ravel())
+    axes[0].plot(limits, limits, color=INK, linewidth=1.0)
+    for i, (name, part) in enumerate(groups):
+        axes[0].plot(part["dense"], part["sparse"], ".", markersize=3, alpha=0.5, color=_colour(i), label=name)
+        difference = part["sparse"] / part["dense"] - 1
+        _difference_histogram(axes[1 + i], difference, str(name), _colour(i))
+    axes[0].set(xscale="log", yscale="log", title="the same places, asked twice",
+                xlabel="dense path [m]", ylabel="sparse path [m]")  # fmt: skip
+    for axis in (axes[0].xaxis, axes[0].yaxis):
+        _metre_ticks(axis, *limits)
+    axes[0].legend(markerscale=3)
+    axes[1].set_ylabel("share of points [%]")
+    return fig
+
+
+def _difference_histogram(ax: Axes, relative: pd.Series, name: str, colour: Any) -> None:
+    tiny = relative.abs().max() < 1e-4
+    unit, shown = ("ppm", 1e6 * relative) if tiny else ("%", 100 * relative)
+    limit = max(float(shown.abs().quantile(0.995)), 1e-3)
+    weights = np.full(len(shown), 100 / len(shown))
+    edges = np.linspace(-limit, limit, 41).tolist()
+    ax.hist(shown.clip(-limit, limit), edges, weights=weights, color=colour, edgecolor="none")
+    ax.set(title=name, xlabel=f"(sparse − dense) / dense [{unit}]")
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.margins(y=0.3)
+    size = shown.abs()
+    ax.text(0.98, 0.96, f"median {size.median():.2g} {unit}\nlargest {size.max():.2g} {unit}",
+            transform=ax.transAxes, ha="right", va="top", fontsize="small")  # fmt: skip
+
+
+@styled
+def accuracy_at_k(k_sweep: pd.DataFrame) -> Figure:
+    """AbsRel of the same points asked in groups of K, and how far any answer moves.
+
+    Args:
+        k_sweep: k_sweep.csv of a run.
+    """
+    fig, (left, right) = figure(1, 2, 3.0)
+    places = np.arange(len(k_sweep))
+    left.plot(places, k_sweep["abs_rel"], "o-", color=_colour(0))
+    for place, value in zip(places, k_sweep["abs_rel"], strict=True):
+        left.annotate(f"{value:.4f}", (place, value), (0, 8), textcoords="offset points", ha="center", fontsize="small")
+    left.set(title="AbsRel", ylabel="AbsRel")
+    left.set_ylim(0, 1.35 * k_sweep["abs_rel"].max())
+    shift = 1e6 * k_sweep["max_abs_difference"]
+    bars = right.bar(places, shift, 0.55, color=_colour(2))
+    right.bar_label(bars, fmt="%.2g", padding=2, fontsize="small")
+    right.set(title="largest change of an answer", ylabel="µm, against groups of 256")
+    right.set_ylim(0, max(1.0, 1.25 * shift.max()))
+    for ax in (left, right):
+        ax.set_xticks(places, [f"{k:g}" for k in k_sweep["k"]])
+        ax.set_xlabel("K, queries asked together")
+        ax.set_xlim(-0.6, len(places) - 0.4)
+        ax.grid(False, axis="x")
+    return fig
+
+
+@styled
+def answer_times(times: pd.DataFrame) -> Figure:
+    """Time to encode an image once and to answer K queries from it.
+
+    Args:
+        times: queries, milliseconds; the row with 0 queries is the encoding.
+    """
+    encode = float(times.loc[times["queries"] == 0, "milliseconds"].iloc[0])
+    asked = times[times["queries"] > 0]
+    fig, ax = figure(1, 1, 3.2, figsize=(7.2, 3.2))
+    ax.axhline(encode, color=_colour(1), label=f"encode, once per image: {encode:.1f} ms")
+    ax.plot(asked["queries"], asked["milliseconds"], "o-", color=_colour(0), label="answer K queries")
+    for row in asked.itertuples():
+        ax.annotate(f"{row.milliseconds:.2g} ms", (row.queries, row.milliseconds), (0, 7),
+                    textcoords="offset points", ha="center", fontsize="small")  # fmt: skip
+    ax.set(xscale="log", yscale="log", xlabel="K, queries", ylabel="milliseconds",
+           title="encode once, ask often")  # fmt: skip
+    ax.set_xticks(asked["queries"], [_thousands(k) for k in asked["queries"]])
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.minorticks_off()
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.margins(0.09, 0.18)
+    ax.legend(loc="best")
+    return fig
+
+
+@styled
+def depth_histogram(depths: Mapping[str, Any]) -> Figure:
+    """How often each depth occurs, for one or more sets of frames.
+
+    Args:
+        depths: name -> metres of any shape, 0 where nothing was measured.
+    """
+    fig, ax = figure(1, 1, 2.9, figsize=(7.2, 2.9))
+    edges = np.linspace(0, 10, 51)
+    for i, (name, values) in enumerate(depths.items()):
+        metres = np.asarray(values, float).ravel()
+        metres = metres[metres > 0]
+        shares, _ = np.histogram(metres, edges, weights=np.full(metres.size, 100 / max(1, metres.size)))
+        label = f"{name}: median {np.median(metres):.2f} m" if metres.size else f"{name}: empty"
+        ax.stairs(shares, edges, fill=True, alpha=0.2, color=_colour(i))
+        ax.stairs(shares, edges, color=_colour(i), linewidth=2, label=label)
+    ax.set(title="depth of the pixels", xlabel="depth [m], steps of 0.2 m", ylabel="share of pixels [%]", xlim=(0, 10))
+    ax.legend()
+    return fig
+
+
+# -- pictures ---------------------------------------------------------------------------------
+
+
+@styled
+def contact_sheet(images: Sequence[Any], depths: Sequence[Any], columns: int = 6) -> Figure:
+    """Frames as pictures, each above its depth.
+
+    Args:
+        images: uint8 [H, W, 3], RGB.
+        depths: [H, W] metres, 0 where nothing was measured.
+        columns: pictures in a row.
+    """
+    rows = math.ceil(len(images) / columns)
+    shape = np.shape(depths[0])
+    height = 2 * rows * (0.92 * WIDTH / columns) * shape[0] / shape[1] + 0.2
+    fig, axes = figure(2 * rows, columns, height, squeeze=False, layout="compressed")
+    _tight(fig)
+    norm = _shared_depth(depths)
+    for ax in axes.flat:
+        ax.axis("off")
+    for i, (image, depth) in enumerate(zip(images, depths, strict=True)):
+        row, column = divmod(i, columns)
+        axes[2 * row, column].imshow(np.asarray(image), interpolation="antialiased")
+        _show_depth(axes[2 * row + 1, column], depth, norm)
+    _colour_bar(fig, axes, norm, _colours(DEPTH_COLOURS), "depth [m]")
+    return fig
+
+
+@styled
+def error_maps(
+    images: Sequence[Any], truths: Sequence[Any], predictions: Sequence[Any], title: str = ""
+) -> Figure:
+    """A row per frame: image, truth, prediction and relative error, with shared colour scales.
+
+    Args:
+        images: uint8 [H, W, 3], RGB.
+        truths: [H, W] metres, 0 where nothing was measured.
+        predictions: [H, W] metres.
+        title: names model and protocol.
+    """
+    count, shape = len(images), np.shape(truths[0])
+    height = count * (WIDTH / 4) * shape[0] / shape[1] + 1.2
+    fig, axes = figure(count, 4, height, squeeze=False, layout="compressed")
+    _tight(fig)
+    norm, error_norm = _shared_depth([*truths, *predictions]), Normalize(0, ERROR_LIMIT)
+    for row, image, truth, prediction in zip(axes, images, truths, predictions, strict=True):
+        error = relative_error(prediction, truth)
+        row[0].imshow(np.asarray(image), interpolation="antialiased")
+        _show_depth(row[1], truth, norm)
+        _show_depth(row[2], prediction, norm)
+        row[3].imshow(error, cmap=_colours(ERROR_COLOURS), norm=error_norm, interpolation="nearest")
+        _corner(row[3], f"AbsRel {np.nanmean(error):.3f}")
+    for ax, name in zip(axes[0], ("image", "truth", "prediction", "|p − g| / g"), strict=True):
+        ax.set_title(name)
+    for ax in axes.flat:
+        ax.axis("off")
+    _colour_bar(fig, axes[:, 1:3], norm, _colours(DEPTH_COLOURS), "depth [m]", "bottom")
+    _colour_bar(fig, axes[:, 3:], error_norm, _colours(ERROR_COLOURS), "relative error", "bottom", "max")
+    if title:
+        fig.suptitle(title, fontsize="medium", x=0.01, ha="left")
+    return fig
+
+
+def relative_error(prediction: Any, truth: Any) -> np.ndarray:
+    """|p - g| / g [H, W]; NaN where nothing was measured."""
+    p, g = np.asarray(prediction, float), np.asarray(truth, float)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(g > 0, np.abs(p - g) / g, np.nan)
+
+
+@styled
+def query_picture(image: Any, points: Any, depth: Any, truth: Any = None, title: str = "") -> Figure:
+    """The image with the asked points and their answers.
+
+    Args:
+        image: uint8 [H, W, 3], RGB.
+        points: (u, v) [K, 2] in pixels.
+        depth: [K] metres, the answers.
+        truth: [K] metres in brackets behind them; 0 or None where unknown.
+        title: above the picture.
+    """
+    picture = np.asarray(image)
+    places, answers = np.asarray(points, float), np.asarray(depth, float)
+    known = np.zeros_like(answers) if truth is None else np.asarray(truth, float)
+    fig, ax = figure(1, 1, 5.0, figsize=(7.6, 7.6 * picture.shape[0] / picture.shape[1] * 0.9 + 0.3))
+    ax.imshow(picture, interpolation="antialiased")
+    norm = Normalize(0, max(1.0, float(np.max([answers, known]))))
+    ax.scatter(*places.T, s=70, c=answers, cmap=DEPTH_COLOURS, norm=norm, edgecolor="white", linewidth=1.6, zorder=3)
+    for (u, v), metres, real in zip(places, answers, known, strict=True):
+        text = f"{metres:.2f} m" + (f" ({real:.2f})" if real > 0 else "")
+        right = u < 0.8 * picture.shape[1]
+        ax.annotate(
+            text, (u, v), (9 if right else -9, 0), textcoords="offset points", va="center",
+            ha="left" if right else "right", fontsize="small", fontweight="bold", color="white",
+            path_effects=[withStroke(linewidth=2.6, foreground="#101010")], zorder=4,
+        )  # fmt: skip
+    ax.axis("off")
+    ax.set_title(title)
+    fig.colorbar(ScalarMappable(norm, DEPTH_COLOURS), ax=ax, label="answered depth [m]", shrink=0.85, pad=0.01)
+    return fig
+
+
+@styled
+def points_in_space(xyz: Any, colours: Any, title: str = "") -> Figure:
+    """3-D points with their colours: obliquely, and from above.
+
+    Args:
+        xyz: [K, 3] metres in the camera frame (x right, y down, z forward).
+        colours: [K, 3] uint8, RGB.
+        title: above the picture.
+    """
+    x, y, z = np.asarray(xyz, float).T
+    rgb = np.asarray(colours, float) / 255
+    fig = plt.figure(figsize=(WIDTH, 4.6), layout="constrained")
+    plt.close(fig)
+    space: Any = fig.add_subplot(1, 2, 1, projection="3d")
+    space.scatter(x, z, -y, c=rgb, s=5, depthshade=False, linewidth=0)
+    space.set(xlabel="right [m]", ylabel="forward [m]", zlabel="up [m]", title=title)
+    space.set_box_aspect([np.ptp(x) + 0.1, np.ptp(z) + 0.1, np.ptp(y) + 0.1], zoom=1.0)
+    space.view_init(elev=22, azim=-68)
+    for axis in (space.xaxis, space.yaxis, space.zaxis):
+        axis.set_major_locator(MaxNLocator(4))
+    above = fig.add_subplot(1, 2, 2)
+    above.scatter(x, z, c=rgb, s=6, linewidth=0)
+    above.plot(0, 0, marker="^", color=_colour(1), markersize=10)
+    above.annotate("camera", (0, 0), (8, -3), textcoords="offset points", fontsize="small")
+    above.set(aspect="equal", xlabel="right [m]", ylabel="forward [m]", title="from above")
+    return fig
+
+
+# -- pieces -----------------------------------------------------------------------------------
+
+
+def _colour(index: int) -> str:
+    return sns.color_palette("colorblind").as_hex()[index]
+
+
+def _colours(name: str) -> Colormap:
+    chosen = mpl.colormaps[name].copy()
+    chosen.set_bad(UNMEASURED)
+    return chosen
+
+
+def _few_ticks(ax: Axes) -> None:
+    ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    ax.margins(x=0.04)
+
+
+def _thousands(count: float) -> str:
+    return f"{count:,.0f}".replace(",", "\u2009")
+
+
+def _depth_limits(metres: np.ndarray) -> tuple[float, float]:
+    """Rounded ends of a logarithmic depth axis."""
+    known = metres[np.isfinite(metres) & (metres > 0)]
+    if not known.size:
+        return 0.5, 10.0
+    low, high = np.quantile(known, [0.0005, 0.9995])
+    return float(max(0.05, 0.9 * low)), float(max(1.1 * high, 1.5 * low))
+
+
+def _metre_ticks(axis: Any, low: float, high: float) -> None:
+    axis.set_ticks([t for t in (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 20, 50, 100) if low <= t <= high])
+    axis.set_major_formatter(ScalarFormatter())
+    axis.minorticks_off()
+
+
+def _running_median(g: np.ndarray, p: np.ndarray, edges: np.ndarray) -> tuple[list[float], list[float]]:
+    """Median prediction in each column of the histogram that holds at least 20 points."""
+    column = np.digitize(g, edges) - 1
+    groups = pd.Series(p).groupby(column).agg(["median", "size"])
+    groups = groups[(groups["size"] >= 20) & (groups.index >= 0) & (groups.index < len(edges) - 1)]
+    centres = np.sqrt(edges[:-1] * edges[1:])
+    return [float(centres[i]) for i in groups.index], groups["median"].tolist()
+
+
+def _shared_depth(depths: Sequence[Any]) -> Normalize:
+    """The range that holds 99 % of all measured pixels, in whole half metres."""
+    known = np.concatenate([np.asarray(d, float)[np.asarray(d) > 0].ravel() for d in depths])
+    low, high = np.quantile(known, [0.005, 0.995]) if known.size else (0.0, 1.0)
+    return Normalize(math.floor(2 * low) / 2, max(0.5, math.ceil(2 * high) / 2))
+
+
+def _show_depth(ax: Axes, depth: Any, norm: Normalize) -> None:
+    metres = np.asarray(depth, float)
+    masked = np.where(metres > 0, metres, np.nan)
+    ax.imshow(masked, cmap=_colours(DEPTH_COLOURS), norm=norm, interpolation="nearest")
+
+
+def _tight(fig: Figure) -> None:
+    engine: Any = fig.get_layout_engine()
+    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
+
+
+def _corner(ax: Axes, text: str) -> None:
+    ax.text(0.02, 0.97, text, transform=ax.transAxes, va="top", fontsize="small", color="white",
+            path_effects=[withStroke(linewidth=2.4, foreground="#101010")])  # fmt: skip
+
+
+def _colour_bar(
+    fig: Figure, axes: Any, norm: Normalize, colours: Colormap, label: str,
+    location: str = "right", extend: str = "both",
+) -> None:
+    fig.colorbar(
+        ScalarMappable(norm, colours), ax=list(np.ravel(axes)), label=label, extend=extend,
+        location=location, shrink=0.8, aspect=30, pad=0.02,
+    )  # fmt: skip

@@ -1,0 +1,399 @@
+"""Runs a notebook from the command line: `python -m spdlib run NOTEBOOK -p name value`.
+
+The work is papermill's. This runner adds what a long headless run needs: unknown parameters and
+values of the wrong kind are refused before anything starts, progress bars become single lines,
+streams are merged, the kernel is the interpreter that runs the command, and the output file only
+ever holds a complete run. Plain `papermill` executes the same notebooks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import difflib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from traitlets import default
+
+from spdlib.errors import ConfigError, RunError
+from spdlib.study.runs import DEFAULT_ROOT, write_bytes
+
+UNREADABLE = object()
+"""Default of a parameter whose value in the notebook is computed, not written out."""
+
+TRACEBACK_LINES = 12
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+class NotebookError(RunError):
+    """A cell of the notebook failed; `report` shows the cell and its traceback's last lines."""
+
+    def __init__(self, message: str, report: str = "") -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class RunningInterpreter(AsyncKernelManager):
+    """Starts the kernel in the interpreter that runs this process.
+
+    Kernels that the machine or the user registered under the same name are not looked at, and
+    the shell's choice of a matplotlib backend does not swallow the figures.
+    """
+
+    @default("kernel_spec_manager")
+    def _only_this_interpreter(self) -> KernelSpecManager:
+        return KernelSpecManager(parent=self, kernel_dirs=[])
+
+    def start_kernel(self, *positional: Any, **options: Any) -> Any:
+        """Start the kernel with inline figures; arguments and awaitable as in the base class."""
+        environment = dict(options.pop("env", None) or os.environ)
+        environment["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+        # the debugger's remark about frozen modules says nothing to a reader of the log
+        environment["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+        # nor do its warnings about the loopback connection; errors of cells arrive as outputs
+        arguments = [*options.pop("extra_arguments", []), "--IPKernelApp.log_level=CRITICAL"]
+        options |= {"env": environment, "extra_arguments": arguments}
+        return super().start_kernel(*positional, **options)
+
+
+class LineLog:
+    """Writes whole lines to a stream; of a line that was redrawn only its last state.
+
+    A progress bar redraws itself with carriage returns, which would fill a log. It becomes one
+    line when it ends.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self._open_line = ""
+
+    def write(self, text: str) -> None:
+        """Take any piece of text."""
+        *lines, self._open_line = (self._open_line + text).split("\n")
+        for line in lines:
+            self._emit(line)
+        self._open_line = _last_state(self._open_line)
+
+    def flush(self) -> None:
+        """Flush the stream; an unfinished line waits for its end."""
+        self.stream.flush()
+
+    def close(self) -> None:
+        """Write an unfinished line; the stream stays open."""
+        self._emit(self._open_line)
+        self._open_line = ""
+        self.stream.flush()
+
+    def _emit(self, line: str) -> None:
+        state = _last_state(line)
+        if state.strip():
+            self.stream.write(state + "\n")
+
+
+def _last_state(line: str) -> str:
+    """What a terminal shows of a line that was redrawn with carriage returns."""
+    return line.rstrip("\r").rpartition("\r")[2]
+
+
+def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
+    """Names and defaults in the cell tagged `parameters`, in order.
+
+    The cell is read as Python, since papermill's own line patterns miss annotations such as
+    `int | None`. A default that is not a literal is `UNREADABLE`.
+
+    Raises:
+        ConfigError: the file is missing, no notebook, or its parameters cell is not plain Python.
+    """
+    for cell in _read_notebook(notebook).cells:
+        if "parameters" in cell.metadata.get("tags", []):
+            return _assignments(cell.source, notebook)
+    return {}
+
+
+def _read_notebook(path: str | Path) -> nbformat.NotebookNode:
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        content = json.loads(text)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such notebook; check the path") from error
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: not a readable notebook ({_first_line(error)})") from error
+    if not (isinstance(content, dict) and content.get("nbformat") == 4 and "cells" in content):
+        raise ConfigError(f"{path}: not a readable notebook (needs nbformat 4; save it in Jupyter)")
+    return nbformat.reads(text, as_version=4)
+
+
+def _first_line(text: object) -> str:
+    return (str(text).strip().splitlines() or [""])[0]
+
+
+def _assignments(source: str, notebook: str | Path) -> dict[str, Any]:
+    try:
+        statements = ast.parse(source).body
+    except SyntaxError as error:
+        raise ConfigError(f"{notebook}: parameters cell is not plain Python: {error}") from error
+    found: dict[str, Any] = {}
+    for statement in statements:
+        if isinstance(statement, ast.Assign):
+            targets: list[ast.expr] = statement.targets
+        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+            targets = [statement.target]
+        else:
+            continue
+        names = [target.id for target in targets if isinstance(target, ast.Name)]
+        found |= dict.fromkeys(names, _literal(statement.value))
+    return found
+
+
+def _literal(node: ast.expr | None) -> Any:
+    try:
+        return ast.literal_eval(node) if node is not None else UNREADABLE
+    except ValueError:
+        return UNREADABLE
+
+
+def parse_parameters(
+    notebook: str | Path, given: Iterable[tuple[str, str]], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Values for a notebook's parameters from the command line's texts.
+
+    Args:
+        notebook: named in errors.
+        given: (name, text) pairs; a text is a Python or JSON literal, anything else a string.
+        known: names and defaults, from `notebook_parameters`.
+
+    Raises:
+        ConfigError: an unknown or repeated name, or a value of another kind than the default.
+    """
+    values: dict[str, Any] = {}
+    for name, text in given:
+        if name in values:
+            raise ConfigError(f"{notebook}: parameter {name!r} is given twice; give it once")
+        value = parse_value(text)
+        is_text = isinstance(known.get(name), str) and value is not None
+        values[name] = text if is_text else value
+    return check_parameters(notebook, values, known)
+
+
+def parse_value(text: str) -> Any:
+    """A Python literal (`1e-3`, `None`, `[1, 2]`) or a JSON one (`true`), else the text itself."""
+    for read in (ast.literal_eval, json.loads):
+        try:
+            return read(text.strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return text
+
+
+def check_parameters(
+    notebook: str | Path, values: Mapping[str, Any], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The values, each made the kind of its default; see `parse_parameters` for the errors."""
+    for name in values:
+        if name not in known:
+            raise ConfigError(f"{notebook}: {_unknown(name, list(known))}")
+    return {name: _of_kind(notebook, name, value, known[name]) for name, value in values.items()}
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    if not known:
+        return f"unknown parameter {name!r}: the notebook has no cell tagged 'parameters'"
+    closest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {closest[0]!r}? " if closest else ""
+    return f"unknown parameter {name!r}; {hint}It knows: {', '.join(known)}"
+
+
+def _of_kind(notebook: str | Path, name: str, value: Any, standard: Any) -> Any:
+    """The value as its default's kind; ConfigError where it is of another kind."""
+    if value is None or standard is None or standard is UNREADABLE:
+        return value
+    kinds = (type(value), type(standard))
+    if kinds == (int, float) or (kinds == (float, int) and value.is_integer()):
+        return type(standard)(value)
+    if kinds in ((list, tuple), (tuple, list)):
+        return type(standard)(value)
+    if type(value) is not type(standard):
+        raise ConfigError(
+            f"{notebook}: parameter {name!r} takes {type(standard).__name__} "
+            f"(default {standard!r}), not {value!r}"
+        )
+    return value
+
+
+def run_notebook(
+    notebook: str | Path,
+    parameters: Mapping[str, Any] | None = None,
+    output: str | Path | None = None,
+    html: bool = False,
+    log: TextIO | None = None,
+) -> Path:
+    """Execute a notebook in a kernel of the running interpreter and save the result.
+
+    Args:
+        notebook: path of the notebook; it is not changed.
+        parameters: values for names in its cell tagged `parameters`.
+        output: where the executed notebook goes; by default under `results/runs/`.
+        html: also write a page beside it, under the same name.
+        log: takes what the cells print, line by line; standard error by default.
+
+    Returns:
+        The path of the executed notebook. It replaces an earlier one only when every cell has
+        run. Of a failed run the cells so far lie beside it, as `NAME.failed.ipynb`.
+
+    Raises:
+        ConfigError: a parameter or path that cannot be used; nothing has run.
+        NotebookError: a cell failed or the kernel died.
+        RunError: the output cannot be written.
+    """
+    notebook = Path(notebook)
+    values = check_parameters(notebook, parameters or {}, notebook_parameters(notebook))
+    output = _usable_output(notebook, Path(output or DEFAULT_ROOT / notebook.name))
+    partial = output.with_name(f".{output.stem}.partial.ipynb")
+    try:
+        executed = _execute(notebook, partial, values, log or sys.stderr)
+    except (NotebookError, KeyboardInterrupt):
+        if partial.exists():
+            partial.replace(_failed(output))
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+    executed.metadata.papermill["output_path"] = str(output)
+    write_bytes(output, nbformat.writes(executed).encode())
+    _failed(output).unlink(missing_ok=True)
+    if html:
+        export_html(output)
+    return output
+
+
+def _failed(output: Path) -> Path:
+    return output.with_name(f"{output.stem}.failed.ipynb")
+
+
+def _usable_output(notebook: Path, output: Path) -> Path:
+    """The output path, its folder made and tried; refuses to overwrite the notebook itself."""
+    if output.suffix != ".ipynb":
+        raise ConfigError(f"{output}: the executed notebook's name must end in .ipynb")
+    if output.exists() and output.samefile(notebook):
+        raise ConfigError(f"{output}: is the notebook itself; choose another output with -o")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        probe = output.with_name(f".{output.name}.probe")
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise RunError(
+            f"{output.parent}: cannot be written ({error.strerror or error}); "
+            "choose another output with -o"
+        ) from error
+    return output
+
+
+def _execute(
+    notebook: Path, partial: Path, values: dict[str, Any], log: TextIO
+) -> nbformat.NotebookNode:
+    lines = LineLog(log)
+    try:
+        return papermill.execute_notebook(
+            _literal_path(notebook),
+            _literal_path(partial),
+            values,
+            kernel_name="python3",
+            language="python",
+            progress_bar=False,
+            stdout_file=lines,
+            stderr_file=lines,
+            kernel_manager_class=RunningInterpreter,
+            coalesce_streams=True,
+        )
+    except PapermillExecutionError as error:
+        raise NotebookError(
+            f"{notebook}: cell {error.exec_count} failed with {error.ename}: "
+            f"{_first_line(error.evalue)}",
+            _failure_report(error),
+        ) from error
+    except DeadKernelError as error:
+        raise NotebookError(
+            f"{notebook}: the kernel died; it may have run out of memory or been stopped"
+        ) from error
+    finally:
+        lines.close()
+
+
+def _literal_path(path: Path) -> str:
+    """The path for papermill, which would fill in `{name}` from the parameters."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _failure_report(error: PapermillExecutionError) -> str:
+    trace = _ANSI.sub("", "\n".join(error.traceback)).splitlines()
+    if len(trace) > TRACEBACK_LINES:
+        trace = ["...", *trace[-TRACEBACK_LINES:]]
+    source = [f"    {line}" for line in error.source.strip().splitlines()]
+    return "\n".join([f"In cell {error.exec_count}:", *source, "", *trace])
+
+
+def export_html(executed: str | Path) -> Path:
+    """Write an executed notebook as one page beside it, figures included; returns its path."""
+    from nbconvert import HTMLExporter  # takes a second to import and few runs ask for a page
+
+    path = Path(executed)
+    page = path.with_suffix(".html")
+    body, _ = HTMLExporter().from_notebook_node(
+        _read_notebook(path), resources={"metadata": {"name": path.stem}}
+    )
+    write_bytes(page, body.encode())
+    return page
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the `run` sub-command."""
+    parser = commands.add_parser(
+        "run",
+        help="execute a notebook headlessly",
+        description="Execute a notebook headlessly. Unknown parameters are refused.",
+    )
+    parser.add_argument("notebook", type=Path, help="the notebook; it is not changed")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="a value for a name in the notebook's parameters cell; may be repeated",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, help=f"executed notebook (default: under {DEFAULT_ROOT}/)"
+    )
+    parser.add_argument("--html", action="store_true", help="also write a page beside it")
+    parser.set_defaults(command=_command)
+
+
+def _command(arguments: argparse.Namespace) -> int:
+    start = time.monotonic()
+    known = notebook_parameters(arguments.notebook)
+    values = parse_parameters(arguments.notebook, arguments.parameter, known)
+    try:
+        output = run_notebook(
+            arguments.notebook, values, arguments.output, html=arguments.html, log=sys.stdout
+        )
+    except NotebookError as error:
+        print(error.report, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    shown = [output, output.with_suffix(".html")] if arguments.html else [output]
+    print(f"executed in {time.monotonic() - start:.0f} s: {' and '.join(map(str, shown))}")
+    return 0

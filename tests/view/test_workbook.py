@@ -1,0 +1,257 @@
+"""The strict notebook runner, on notebooks written here and executed for real."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import papermill
+import pytest
+
+from spdlib.__main__ import main
+from spdlib.errors import ConfigError, RunError
+from spdlib.view.workbook import (
+    UNREADABLE,
+    LineLog,
+    NotebookError,
+    notebook_parameters,
+    parse_parameters,
+    parse_value,
+    run_notebook,
+)
+
+PARAMETERS = """\
+name = "room"    # a text
+steps = 3
+rate: float = 1e-3
+limit: int | None = None
+sizes = [96, 128]
+fast = True
+"""
+
+
+def write_notebook(path: Path, *cells: str, parameters: str | None = PARAMETERS) -> Path:
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["kernelspec"] = {"name": "python3", "language": "python", "display_name": "P"}
+    if parameters is not None:
+        cell = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
+        notebook.cells.append(cell)
+    notebook.cells += [nbformat.v4.new_code_cell(source) for source in cells]
+    nbformat.write(notebook, str(path))
+    return path
+
+
+def outputs(path: Path, kind: str) -> list[Any]:
+    cells = nbformat.read(str(path), as_version=4).cells
+    return [o for c in cells if c.cell_type == "code" for o in c.outputs if o.output_type == kind]
+
+
+def printed(path: Path) -> str:
+    return "".join(output.text for output in outputs(path, "stream"))
+
+
+@pytest.fixture
+def notebook(tmp_path: Path) -> Path:
+    return write_notebook(
+        tmp_path / "tiny.ipynb",
+        "import sys\nprint(sys.executable)",
+        "for step in range(steps):\n    print(name, step, flush=True)\nrate, limit, sizes",
+    )
+
+
+def test_parameters_are_read_with_their_defaults(notebook: Path) -> None:
+    assert notebook_parameters(notebook) == {
+        "name": "room",
+        "steps": 3,
+        "rate": 1e-3,
+        "limit": None,
+        "sizes": [96, 128],
+        "fast": True,
+    }
+
+
+def test_a_computed_default_is_known_but_unreadable(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", parameters="import os\nseed = os.getpid()")
+    assert notebook_parameters(path) == {"seed": UNREADABLE}
+    assert parse_parameters(path, [("seed", "4")], {"seed": UNREADABLE}) == {"seed": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("1e-3", 1e-3),
+        ("None", None),
+        ("null", None),
+        ("true", True),
+        ("[240, 320]", [240, 320]),
+        ("'quoted'", "quoted"),
+        ("vit_small", "vit_small"),
+        ("a b", "a b"),
+        ("/data/nyu.h5", "/data/nyu.h5"),
+        ("", ""),
+    ],
+)
+def test_values_are_literals_or_text(text: str, value: Any) -> None:
+    assert parse_value(text) == value
+
+
+def test_values_take_the_kind_of_their_default(notebook: Path) -> None:
+    known = notebook_parameters(notebook)
+    given = [("name", "007"), ("steps", "2e3"), ("rate", "1"), ("limit", "5"), ("fast", "false")]
+    values = parse_parameters(notebook, given, known)
+    assert values == {"name": "007", "steps": 2000, "rate": 1.0, "limit": 5, "fast": False}
+    assert [type(value) for value in values.values()] == [str, int, float, int, bool]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            [("stepz", "4")],
+            r"unknown parameter 'stepz'; did you mean 'steps'\? .*name, steps",
+        ),
+        ([("zzz", "4")], "unknown parameter 'zzz'; It knows: name, steps"),
+        ([("steps", "many")], "'steps' takes int .default 3., not 'many'"),
+        ([("steps", "2.5")], "'steps' takes int"),
+        ([("fast", "1")], "'fast' takes bool"),
+        ([("steps", "1"), ("steps", "2")], "'steps' is given twice"),
+    ],
+)
+def test_bad_parameters_are_refused(
+    notebook: Path, given: list[tuple[str, str]], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        parse_parameters(notebook, given, notebook_parameters(notebook))
+    assert str(notebook) in str(caught.value)
+
+
+def test_a_parameters_cell_that_is_no_plain_python_is_refused(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", parameters="%matplotlib inline\nsteps = 1")
+    with pytest.raises(ConfigError, match=r"n\.ipynb: parameters cell is not plain Python"):
+        notebook_parameters(path)
+
+
+def test_parameters_of_a_notebook_without_such_a_cell_are_refused(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", "print(1)", parameters=None)
+    with pytest.raises(ConfigError, match="no cell tagged 'parameters'"):
+        run_notebook(path, {"steps": 1}, tmp_path / "out.ipynb")
+
+
+def test_an_unknown_parameter_starts_nothing(
+    notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new" / "out.ipynb"
+    assert main(["run", str(notebook), "-p", "stepz", "4", "-o", str(output)]) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1
+    assert "did you mean 'steps'?" in error
+    assert not output.parent.exists()
+
+
+def test_a_notebook_runs_with_its_parameters(
+    notebook: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    before = notebook.read_bytes()
+    output = tmp_path / "odd {name}" / "out.ipynb"
+    command = ["run", str(notebook), "-p", "name", "hall", "-p", "steps", "2"]
+    assert main([*command, "-o", str(output), "--html"]) == 0
+    assert notebook.read_bytes() == before
+    # the running interpreter, and one stream for what was printed piece by piece
+    assert printed(output).splitlines() == [sys.executable, "hall 0", "hall 1"]
+    assert len(outputs(output, "stream")) == 2
+    assert outputs(output, "execute_result")[0].data["text/plain"] == "(0.001, None, [96, 128])"
+    page = output.with_suffix(".html").read_text()
+    assert "hall 1" in page
+    assert sorted(path.name for path in output.parent.iterdir()) == ["out.html", "out.ipynb"]
+    log = capsys.readouterr().out.splitlines()
+    assert log[:3] == [sys.executable, "hall 0", "hall 1"]
+    assert log[-1].startswith("executed in ") and str(output) in log[-1]
+
+
+def test_figures_survive_the_shells_choice_of_backend(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    cell = "import matplotlib.pyplot as plt\n_ = plt.plot([0, 1])"
+    output = run_notebook(write_notebook(tmp_path / "n.ipynb", cell), output=tmp_path / "o.ipynb")
+    assert "image/png" in outputs(output, "display_data")[0].data
+
+
+def test_plain_papermill_runs_the_same_notebook(notebook: Path, tmp_path: Path) -> None:
+    output = tmp_path / "plain.ipynb"
+    papermill.execute_notebook(str(notebook), str(output), {"steps": 1}, progress_bar=False)
+    assert "room 0\n" in printed(output)
+
+
+def test_a_failing_cell_is_shown_and_the_previous_output_survives(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_notebook(
+        tmp_path / "n.ipynb", "print('so far')", "depth = 3\nraise OSError('no depth: ' + name)"
+    )
+    output = tmp_path / "out.ipynb"
+    output.write_text("previous")
+    assert main(["run", str(path), "-o", str(output)]) == 1
+    captured = capsys.readouterr()
+    assert "so far" in captured.out
+    assert "raise OSError('no depth: ' + name)" in captured.err
+    assert captured.err.splitlines()[-1].endswith("failed with OSError: no depth: room")
+    assert "\x1b" not in captured.err
+    assert output.read_text() == "previous"
+    assert "so far" in printed(tmp_path / "out.failed.ipynb")
+    assert not list(tmp_path.glob(".*partial*"))
+
+
+def test_a_kernel_that_dies_is_an_error(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", "import os, signal\nos.kill(os.getpid(), 9)")
+    with pytest.raises(NotebookError, match="kernel died"):
+        run_notebook(path, output=tmp_path / "out.ipynb")
+
+
+@pytest.mark.parametrize("content", [None, "{", '{"cells": 3}'])
+def test_unreadable_notebooks_are_refused(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "n.ipynb"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=r"n\.ipynb: (no such|not a readable) notebook"):
+        run_notebook(path, output=tmp_path / "out.ipynb")
+
+
+def test_outputs_that_cannot_be_are_refused(notebook: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="notebook itself"):
+        run_notebook(notebook, output=notebook)
+    with pytest.raises(ConfigError, match=r"must end in \.ipynb"):
+        run_notebook(notebook, output=tmp_path / "out")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot be written"):
+        run_notebook(notebook, output=tmp_path / "file" / "out.ipynb")
+
+
+def test_the_command_line_ends_with_the_status_of_the_run(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", "raise SystemExit(3)")
+    command = [sys.executable, "-m", "spdlib", "run", str(path), "-o", str(tmp_path / "o.ipynb")]
+    environment = dict(os.environ, OMP_NUM_THREADS="1")
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    assert done.returncode == 1
+    assert "SystemExit: 3" in done.stderr
+
+
+def test_a_redrawn_line_is_logged_once() -> None:
+    stream = io.StringIO()
+    log = LineLog(stream)
+    for piece in ("epoch", " 1\n", "\r10%", "\r50%\r", "\r100%\n", "\n", "end\r"):
+        log.write(piece)
+    assert stream.getvalue() == "epoch 1\n100%\n"
+    log.close()
+    assert stream.getvalue() == "epoch 1\n100%\nend\n"
+
+
+@pytest.mark.parametrize("name", ["decodee", "zzz"])
+def test_an_unknown_benchmark_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", name]) == 2
+    assert "benchmark" in capsys.readouterr().err
