@@ -12,6 +12,7 @@ READY_PYTHON ?=
 PYTEST_ARGS ?=
 DEMO_PROFILE ?= demo
 DEMO_OUT := results/runs/$(DEMO_PROFILE)
+GPU_OUT := results/runs/gpu_check
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -80,6 +81,9 @@ gpu-check: $(DEV_READY) $(BENCH_READY)  ## on a machine with a CUDA device: test
 	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check: PyTorch " + torch.__version__ + " sees no CUDA device on this machine; run it on one that has a GPU and its driver")'
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
 	$(PY) -m spdlib bench decode
-	$(PY) -m spdlib train v15_2 --profile demo --out results/runs/gpu_check/v15_2
-	$(PY) -m spdlib run notebooks/06_v15_2.ipynb -p profile demo -o results/runs/gpu_check/06_v15_2.ipynb --html
+	$(PY) -m spdlib bench data
+	rm -rf $(GPU_OUT)
+	$(PY) -m spdlib train v15_2 --profile demo --device cuda --out $(GPU_OUT)/v15_2
+	$(PY) -m spdlib evaluate $(GPU_OUT)/v15_2 --device cuda
+	$(PY) -m spdlib run notebooks/06_v15_2.ipynb -p profile smoke -o $(GPU_OUT)/06_v15_2.ipynb --html
 	@echo "gpu-check: passed"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, replace
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ Size = tuple[int, int]
 """Height and width in pixels or cells."""
 
 
-class GridRule(str, Enum):
+class GridRule(StrEnum):
     """How a pixel finds its place on a feature map.
 
     HALF_PIXEL is the correct rule and the default everywhere. RECORDED is the rule of the recorded
@@ -56,21 +56,25 @@ def pixels_to_cells(
 
 
 def cells_to_pixels(cells: Tensor, image_size: Size, map_size: Size) -> Tensor:
-    """Pixel points (u, v) [..., 2] of fractional map indices [..., 2]; inverse of the default rule."""
+    """Pixel points (u, v) [..., 2] of fractional map indices [..., 2]: the default rule's inverse."""
     scale = cells.new_tensor([image_size[1] / map_size[1], image_size[0] / map_size[0]])
     return (cells + 0.5) * scale - 0.5
 
 
 def nearest_cell(points: Tensor, image_size: Size, map_size: Size) -> Tensor:
     """Integer cell (x, y) [..., 2] that a point [..., 2] falls into: floor((u + 0.5) * w / W)."""
-    scale = points.new_tensor([map_size[1] / image_size[1], map_size[0] / image_size[0]])
-    last = torch.tensor([map_size[1] - 1, map_size[0] - 1], device=points.device)
-    cells = torch.floor((points + 0.5) * scale).long()
-    return torch.minimum(cells.clamp(min=0), last)
+    cells = points.new_tensor([map_size[1], map_size[0]])
+    pixels = points.new_tensor([image_size[1], image_size[0]])
+    # multiplied before divided: a pixel on the edge of a cell then falls where the fraction says
+    nearest = torch.floor((points + 0.5) * cells / pixels)
+    return torch.minimum(nearest.clamp(min=0), cells - 1).long()
 
 
 def lattice_points(
-    map_size: Size, image_size: Size, *, dtype: torch.dtype = torch.float32,
+    map_size: Size,
+    image_size: Size,
+    *,
+    dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Pixel points [h * w, 2] of all cell centres of a map, row by row."""
@@ -154,7 +158,7 @@ class Camera:
         )  # fmt: skip
 
     def roll(self, degrees: float) -> Tensor:
-        """Rotation [3, 3] (float64) that takes this camera's points to those of `rotated(degrees)`."""
+        """Rotation [3, 3] (float64) from this camera's points to those of `rotated(degrees)`."""
         c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         m10, m11 = -s * self.fx, -s * self.skew + c * self.fy
         norm = math.hypot(m10, m11)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import safetensors.torch
@@ -29,8 +30,8 @@ GROUP = 256
 class Decoder(Protocol):
     """The part of a network that a scene needs."""
 
-    has_dense: bool
-    queries_are_independent: bool
+    has_dense: ClassVar[bool]
+    queries_are_independent: ClassVar[bool]
 
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
@@ -85,8 +86,10 @@ class Scene:
             [K] or [B, K] metres, float32 (float64 from a float64 network).
 
         Raises:
-            QueryError: no points, wrong shape, NaN, or a point outside the image.
+            QueryError: no points, wrong shape, NaN, a point outside the image, or a chunk below 1.
         """
+        if chunk < 1:
+            raise QueryError(f"chunk must be at least 1 query; got {chunk}")
         asked = self._check(points)
         inside = self._to_network(asked.view(-1, *asked.shape[-2:]))
         size = chunk if self.model.queries_are_independent else GROUP
@@ -128,7 +131,8 @@ class Scene:
 
     def _dense_by_queries(self, rows: Tensor, columns: Tensor) -> Tensor:
         count = len(rows) * len(columns)
-        warnings.warn(f"this network has no dense path: asking {count} queries an image", stacklevel=3)
+        text = f"this network has no dense path: asking {count} queries an image"
+        warnings.warn(text, stacklevel=4)  # the caller of `dense`, past its no_grad wrapper
         v, u = torch.meshgrid(rows, columns, indexing="ij")
         points = torch.stack([u, v], -1).reshape(1, -1, 2).expand(self.batch, -1, -1)
         return self.depth_at(points).view(self.batch, len(rows), len(columns))
@@ -151,9 +155,12 @@ class Scene:
             safetensors.torch.save_file(maps, temporary, {"scene": json.dumps(record)})
             os.replace(temporary, path)
         except (OSError, SafetensorError) as error:
-            raise QueryError(f"cannot write the scene to {path}: {error}; choose another file") from error
+            raise QueryError(
+                f"cannot write the scene to {path}: {error}; free space or choose another file"
+            ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
     @classmethod
     def load(cls, path: str | Path, model: Any) -> Scene:
@@ -165,32 +172,42 @@ class Scene:
         try:
             with safe_open(path, framework="pt") as file:
                 record = json.loads((file.metadata() or {})["scene"])
-                maps = {name: file.get_tensor(name).to(model.device) for name in file.keys()}
-        except (OSError, SafetensorError, KeyError) as error:
-            raise QueryError(f"{path} is not a readable scene ({error})") from None
-        if record["model"] != model.fingerprint():
+                maps = {name: file.get_tensor(name).to(model.device) for name in file.keys()}  # noqa: SIM118
+            encoder, assumed = record["model"], record["camera_assumed"]
+            sizes = [tuple(record[name]) for name in ("image_size", "resized", "padded")]
+            camera = Camera.from_dict(record["camera"]) if record["camera"] else None
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise QueryError(
+                f"{path} is not a readable scene ({error}); encode the image again"
+            ) from None
+        own = model.fingerprint()
+        if encoder != own:
             raise QueryError(
                 f"{path} was encoded by another network or other weights "
-                f"({record['model'][:12]}, not {model.fingerprint()[:12]}); encode the image again"
+                f"({encoder[:12]}, not {own[:12]}); encode the image again"
             )
-        sizes = [tuple(record[name]) for name in ("image_size", "resized", "padded")]
-        camera = Camera.from_dict(record["camera"]) if record["camera"] else None
-        return cls(model, maps, *sizes, camera, record["camera_assumed"])
+        return cls(model, maps, *sizes, camera, assumed)
 
     def _check(self, points: Any) -> Tensor:
         """Points as a tensor like the maps, [K, 2] or [B, K, 2], all finite and inside."""
         like = next(iter(self.maps.values()))
         try:
-            asked = torch.as_tensor(np.asarray(points) if isinstance(points, list | tuple) else points)
+            asked = points if isinstance(points, Tensor) else torch.from_numpy(np.array(points))
         except (TypeError, ValueError, RuntimeError) as error:
             raise QueryError(f"points are numbers [K, 2] or [B, K, 2]; {error}") from None
-        shape = list(asked.shape)
-        if asked.dim() not in (2, 3) or asked.shape[-1] != 2 or asked.is_complex():
-            raise QueryError(f"points are (u, v) pixels [K, 2] or [B, K, 2]; got shape {shape}")
         if asked.numel() == 0:
             raise QueryError("no points were asked; give at least one (u, v)")
-        if (asked.dim() == 2 and self.batch != 1) or (asked.dim() == 3 and len(asked) != self.batch):
-            raise QueryError(f"the scene holds {self.batch} images; give points [{self.batch}, K, 2]")
+        if asked.dim() not in (2, 3) or asked.shape[-1] != 2:
+            shape = list(asked.shape)
+            raise QueryError(f"points are (u, v) pixels [K, 2] or [B, K, 2]; got shape {shape}")
+        if asked.is_complex() or asked.dtype == torch.bool:
+            raise QueryError(f"points are pixels (u, v); got {asked.dtype}")
+        images = len(asked) if asked.dim() == 3 else 1
+        if images != self.batch:
+            raise QueryError(
+                f"the scene holds {self.batch} images, the points are for {images}; "
+                f"give points [{self.batch}, K, 2]"
+            )
         asked = asked.to(like.device, like.dtype if like.dtype == torch.float64 else torch.float32)
         self._refuse_outside(asked)
         return asked
@@ -200,9 +217,10 @@ class Scene:
         inside = ((points >= -0.5) & (points <= limit)).all(-1)  # NaN compares false
         if not inside.all():
             u, v = points[~inside][0].tolist()
+            height, width = self.image_size
             raise QueryError(
-                f"point ({u:g}, {v:g}) lies outside the {self.image_size[0]}x{self.image_size[1]} "
-                f"image: u in [-0.5, {self.image_size[1] - 0.5}], v in [-0.5, {self.image_size[0] - 0.5}]"
+                f"point ({u:g}, {v:g}) lies outside the {height}x{width} image: "
+                f"u in [-0.5, {width - 0.5}], v in [-0.5, {height - 0.5}]"
             )
 
     def _to_network(self, points: Tensor) -> Tensor:

@@ -101,7 +101,8 @@ STYLES: dict[str, AugmentConfig] = {
     "bts": BTS,
     "bts_native": replace(BTS, crop="native"),
     "strong": replace(
-        BTS, zoom=(1.0, 1.5), zoom_p=0.7, brightness=(0.7, 1.3), saturation=(0.6, 1.4), colour_p=0.8
+        BTS, rotate_degrees=5.0, zoom=(1.0, 1.5), zoom_p=0.7, gamma=(0.8, 1.25),
+        brightness=(0.7, 1.3), saturation=(0.6, 1.4), colour_p=0.8,
     ),
 }
 """Augmentations by name. "strong" adds to BTS what the prototype found useful, and more."""

@@ -31,7 +31,7 @@ from spdlib.geometry import NYU_CAMERA, Camera, Size
 
 TILE = 8
 FAR = 1e9
-MEDIAN_DEPTH, MEDIAN_SPREAD, DEPTH_SPREAD = 2.7, 0.31, 0.36
+MEDIAN_DEPTH, MEDIAN_SPREAD, DEPTH_SPREAD = 2.66, 0.36, 0.41
 """What viewpoints aim at, near NYU's labelled frames: median over the frames of a frame's median
 depth, standard deviation of its logarithm, and that of log depth within a frame."""
 POSES = 10
@@ -43,7 +43,7 @@ MAP_SIZE, MAP_REACH, MAP_BLUR, MAP_RATE = 64, 2.2, 3, 12.0
 PIXELS_AT_ONCE = {"cpu": 2**16, "cuda": 2**22}
 """Rendered together: what fits a CPU's cache, or fills a GPU."""
 EXPOSURES = ((0.0, 0.0), (0.5, 0.5))
-"""Offsets in pixels of the two pictures of which a smooth one is made; depth comes from the first."""
+"""Offsets in pixels of the two pictures that make a smooth one; depth comes from the first."""
 
 
 class RoomBatch(NamedTuple):
@@ -194,7 +194,7 @@ def crossing(start: Tensor, direction: Tensor, shape: Tensor) -> tuple[Tensor, T
 
 
 def quadric(start: Tensor, direction: Tensor, ball: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave unit balls, or infinite upright cylinders where `ball` is False."""
+    """Where rays enter and leave unit balls, or endless upright cylinders where `ball` is False."""
     weight = torch.ones_like(start)
     weight[1] = ball.to(start).view(-1, *[1] * (start.ndim - 2))
     a = (weight * direction * direction).sum(0)
@@ -210,6 +210,7 @@ def tile_pairs(scene: View, x: Tensor, y: Tensor) -> Tensor:
     """Which tile may see which solid.
 
     Args:
+        scene: V views.
         x: [V, C, 8] horizontal direction of the tiles' columns.
         y: [V, R, 8] vertical direction of the tiles' rows.
 
@@ -303,7 +304,7 @@ def surfaces(scene: SceneBatch, rays: Tensor, depth: Tensor, owner: Tensor, foca
 
 
 def outward_axis(unit: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
-    """Outward direction [3, N] at points on unit solids, and the face met: 0, 1, 2, or 3 (round)."""
+    """Outward direction [3, N] at points on unit solids; the face met: 0, 1, 2, or 3 (round)."""
     size = unit.abs()
     longest = torch.where(size[2] > torch.maximum(size[0], size[1]), 2, (size[1] > size[0]).long())
     cap = (shape == CYLINDER) & (size[1] > torch.hypot(unit[0], unit[2]))
@@ -315,8 +316,8 @@ def outward_axis(unit: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
 
 def shadow_maps(lamps: View) -> Tensor:
     """Blurred exponential shadow maps [V, 1, S, S] (Annen et al. 2008) of V lights."""
-    steps = ((torch.arange(MAP_SIZE, device=lamps.turn.device) + 0.5) / MAP_SIZE * 2 - 1) * MAP_REACH
-    rays = steps.expand(len(lamps.turn), -1)
+    places = (torch.arange(MAP_SIZE, device=lamps.turn.device) + 0.5) / MAP_SIZE
+    rays = ((places * 2 - 1) * MAP_REACH).expand(len(lamps.turn), -1)
     depth, _ = trace(lamps, rays, rays)
     depth = untiled(depth, len(rays), MAP_SIZE // TILE).clamp(max=6.0)
     blur = functional.avg_pool2d((MAP_RATE * depth)[:, None].exp(), MAP_BLUR, 1, MAP_BLUR // 2,
@@ -338,7 +339,7 @@ def light_up(scene: SceneBatch, maps: Tensor, surface: Surface, albedo: Tensor) 
     gloss, glow = surface.rows[19].view(split), surface.rows[20].view(split)
     albedo = albedo.unflatten(1, split)
     back = -point / point.square().sum(0).sqrt()
-    total = albedo * (0.2 + 0.05 * (normal * scene.up.T[..., None]).sum(0) + glow)
+    total = albedo * (0.14 + 0.04 * (normal * scene.up.T[..., None]).sum(0) + glow)
     for i in range(lights):
         colour, reach, beam = scene.light[:, i].split([3, 1, 1], dim=1)
         path = scene.light_place[:, i].T[..., None] - point  # [3, B, N]
@@ -408,6 +409,7 @@ class Sensor(NamedTuple):
         balance: gains of red, green and blue.
         vignette: loss of light in the corners.
         noise: standard deviation of the noise at full brightness.
+        black: light below which pixels are black.
         gamma: exponent of the tone curve.
         seed: of the noise.
     """
@@ -416,16 +418,20 @@ class Sensor(NamedTuple):
     balance: tuple[float, float, float]
     vignette: float
     noise: float
+    black: float
     gamma: float
     seed: int
 
 
 def sample_sensor(rng: Random) -> Sensor:
     """Draws exposure, white balance and noise like those of NYU's camera."""
-    warm = rng.gauss(0.08, 0.1)
-    balance = (1 + warm, 1.0, 1 - warm + rng.gauss(0, 0.05))
-    return Sensor(rng.uniform(0.1, 0.28), balance, rng.uniform(0.05, 0.35),
-                  rng.uniform(0.004, 0.02), rng.uniform(0.42, 0.55), rng.getrandbits(40))  # fmt: skip
+    warm = rng.gauss(0.05, 0.1)
+    balance = (1 + warm, 1.0, 1.1 - warm + rng.gauss(0, 0.05))
+    return Sensor(
+        level=rng.uniform(0.13, 0.36), balance=balance, vignette=rng.uniform(0.05, 0.35),
+        noise=rng.uniform(0.004, 0.02), black=rng.uniform(0.0, 0.02),
+        gamma=rng.uniform(0.5, 0.66), seed=rng.getrandbits(40),
+    )  # fmt: skip
 
 
 def develop(radiance: Tensor, sensors: Sequence[Sensor]) -> Tensor:
@@ -449,7 +455,8 @@ def develop(radiance: Tensor, sensors: Sequence[Sensor]) -> Tensor:
     ]).to(device)  # fmt: skip
     noise = noise * column([sensor.noise for sensor in sensors]) * (0.02 + light).sqrt()
     gamma = column([sensor.gamma for sensor in sensors])
-    values = (light + noise).clamp(0, 1).pow(gamma) * 255
+    light = light + noise - column([sensor.black for sensor in sensors])
+    values = light.clamp(0, 1).pow(gamma) * 255
     return values.round().byte().permute(0, 2, 3, 1).contiguous()
 
 
@@ -462,7 +469,8 @@ def choose_pose(room: Room, rng: Random) -> Pose:
     depth, owner = trace(views, *directions(NYU_CAMERA.resized(TILE, TILE), POSES, (0, 0), "cpu"))
     inside = (views.start.abs() < 1.02).all(-1).any(-1)
     bare = torch.tensor([solid.label in BARE for solid in room.solids])[owner % len(room.solids)]
-    cost = (depth.median(1).values / median).log().abs() + 2 * (depth.log().std(1) - spread).abs()
+    cost = 1.5 * (depth.median(1).values / median).log().abs()
+    cost += 2.0 * (depth.log().std(1) - spread).abs()
     cost += 0.6 * bare.float().mean(1) + 10.0 * inside + 5.0 * (depth.amin(1) < 0.6)
     return poses[int(cost.argmin())]
 

@@ -141,7 +141,7 @@ def legs(width: float, depth: float, height: float, thick: float, material: Mate
     """Four legs under a rectangle whose back edge is at z."""
     x, front, back = width / 2 - thick, z + depth - thick, z + thick
     corners = [(-x, back), (x, back), (-x, front), (x, front)]
-    half = thick / 2
+    half, material = thick / 2, stuff.upright(material)
     return [box((cx - half, cx + half), (0, height), (cz - half, cz + half), material, label)
             for cx, cz in corners]  # fmt: skip
 
@@ -159,7 +159,8 @@ def chair(style: Style) -> Item:
                    post(0, d / 2, 0.28, (0.03, 0.08), stuff.screen(), "chair")]  # fmt: skip
     else:
         solids += legs(w, d, seat, 0.04, style.wood, "chair")
-        solids += [box((x - 0.02, x + 0.02), (seat, h), (0.0, 0.04), style.wood, "chair", -0.12)
+        rail = stuff.upright(style.wood)
+        solids += [box((x - 0.02, x + 0.02), (seat, h), (0.0, 0.04), rail, "chair", -0.12)
                    for x in (-w / 2 + 0.02, w / 2 - 0.02)]  # fmt: skip
     return Item(w, d, h, solids)
 
@@ -323,10 +324,10 @@ def bookshelf(style: Style) -> Item:
     w, d, shelves = style.size(0.7, 1.6), style.size(0.26, 0.36), style.rng.choice([2, 4, 5, 6])
     step = style.size(0.3, 0.38)
     h = shelves * step + 0.1
-    wood = style.body
-    solids = [box((-w / 2, w / 2), (0, h), (0, 0.02), wood, "bookshelf"),
-              box((-w / 2, -w / 2 + 0.025), (0, h), (0, d), wood, "bookshelf"),
-              box((w / 2 - 0.025, w / 2), (0, h), (0, d), wood, "bookshelf"),
+    wood, side = style.body, stuff.upright(style.body)
+    solids = [box((-w / 2, w / 2), (0, h), (0, 0.02), side, "bookshelf"),
+              box((-w / 2, -w / 2 + 0.025), (0, h), (0, d), side, "bookshelf"),
+              box((w / 2 - 0.025, w / 2), (0, h), (0, d), side, "bookshelf"),
               box((-w / 2, w / 2), (0, 0.08), (0, d), wood, "bookshelf")]  # fmt: skip
     for i in range(shelves):
         y = 0.08 + i * step
@@ -445,11 +446,13 @@ def plant(style: Style) -> Item:
     h, green = style.size(0.6, 1.5), stuff.leaves(style.rng)
     solids = [post(0, 0.25, 0.15, (0, 0.28), stuff.thing(style.rng), "other_prop"),
               post(0, 0.25, 0.02, (0.28, h * 0.8), style.wood, "other_prop")]  # fmt: skip
-    for _ in range(9):
-        centre = (style.size(-0.2, 0.2), style.size(0.4 * h + 0.1, h), 0.25 + style.size(-0.2, 0.2))
-        half = (style.size(0.04, 0.2), style.size(0.03, 0.14), style.size(0.04, 0.2))
-        solids.append(ball(centre, half, green, "other_prop", tilt=style.size(-1, 1)))
-    return Item(0.55, 0.55, h, moved(solids, 0, 0, 0))
+    for _ in range(18):
+        centre = (style.size(-0.22, 0.22), style.size(0.35 * h + 0.1, h), style.size(-0.2, 0.2))
+        leaf = ball((0, 0, 0), (style.size(0.03, 0.08), 0.015, style.size(0.08, 0.17)), green,
+                    "other_prop", tilt=style.size(-0.9, 0.4))  # fmt: skip
+        turned = moved([leaf], centre[0], centre[2], style.size(-math.pi, math.pi), centre[1])
+        solids += moved(turned, 0, 0.28, 0.0)
+    return Item(0.6, 0.6, h, solids)
 
 
 def stool(style: Style) -> Item:
@@ -478,7 +481,7 @@ def clutter(style: Style, top: Top, count: int) -> list[Solid]:
         x, z, y = style.size(*top.x), style.size(*top.z), top.y
         material, kind = stuff.thing(style.rng), style.rng.random()
         if kind < 0.4:
-            w, d, h = style.size(0.05, 0.16), style.size(0.05, 0.12), style.size(0.02, 0.2)
+            w, d, h = style.size(0.03, 0.13), style.size(0.03, 0.1), style.size(0.02, 0.2)
             things = [box((-w, w), (0, h), (-d, d), material, "other_prop")]
         elif kind < 0.6:
             things = [box((-0.11, 0.11), (0, style.size(0.01, 0.09)), (-0.15, 0.15),

@@ -25,7 +25,7 @@ KINDS = ["bedroom", "bedroom", "living", "living", "kitchen", "kitchen", "dining
 WALL_ITEMS: dict[str, Choices] = {
     "bedroom": [(shop.bed, 6), (shop.cabinet, 3), (shop.desk, 1.5), (shop.bookshelf, 1),
                 (shop.television, 0.7), (shop.armchair, 0.7), (shop.floor_lamp, 1),
-                (shop.carton, 1)],
+                (shop.carton, 0.5)],
     "living": [(shop.sofa, 5), (shop.armchair, 1.5), (shop.television, 2), (shop.bookshelf, 1.5),
                (shop.cabinet, 1.5), (shop.floor_lamp, 1.5), (shop.plant, 1.5), (shop.desk, 0.5)],
     "kitchen": [(shop.counter, 7), (shop.cabinet, 1), (shop.stool, 0.7), (shop.carton, 0.5),
@@ -33,17 +33,17 @@ WALL_ITEMS: dict[str, Choices] = {
     "dining": [(shop.cabinet, 3), (shop.plant, 1), (shop.bookshelf, 1), (shop.armchair, 1),
                (shop.floor_lamp, 0.7)],
     "office": [(shop.desk, 5), (shop.bookshelf, 3), (shop.cabinet, 2), (shop.chair, 1),
-               (shop.plant, 0.7), (shop.carton, 1.2)],
-    "bathroom": [(shop.vanity, 4), (shop.toilet, 3), (shop.bathtub, 2), (shop.cabinet, 0.7),
+               (shop.plant, 0.7), (shop.carton, 0.6)],
+    "bathroom": [(shop.vanity, 2), (shop.toilet, 0.5), (shop.bathtub, 1), (shop.cabinet, 1),
                  (shop.stool, 0.7)],
 }  # fmt: skip
 """What stands at the walls of each kind of room, with its weight."""
 FREE_ITEMS: dict[str, Choices] = {
-    "bedroom": [(shop.armchair, 1), (shop.chair, 1), (shop.stool, 1), (shop.carton, 1)],
+    "bedroom": [(shop.armchair, 1), (shop.chair, 1), (shop.stool, 1), (shop.carton, 0.5)],
     "living": [(shop.coffee_table, 4), (shop.armchair, 2), (shop.stool, 1), (shop.table, 0.7)],
     "kitchen": [(shop.table, 3), (shop.stool, 1.5), (shop.chair, 1)],
     "dining": [(shop.table, 6), (shop.chair, 1)],
-    "office": [(shop.table, 2), (shop.chair, 2), (shop.desk, 1.5), (shop.carton, 1)],
+    "office": [(shop.table, 2), (shop.chair, 2), (shop.desk, 1.5), (shop.carton, 0.5)],
     "bathroom": [(shop.stool, 1), (shop.carton, 0.4)],
 }
 """What stands free in each kind of room."""
@@ -182,7 +182,7 @@ def add_enclosure(room: Room, style: Style) -> None:
     """Floor, ceiling and the outer walls that close the space beyond the doors."""
     margin = style.size(1.3, 3.0)
     x, z, h = room.width / 2 + margin, room.depth / 2 + margin, room.height
-    ceiling = shop.WHITE if style.chance(0.8) else style.wall
+    ceiling = shop.WHITE if style.chance(0.8) else stuff.stone(style.rng)
     outer = stuff.paint(style.rng)
     room.solids += [
         box((-x, x), (-0.2, 0), (-z, z), stuff.floor(style.rng), "floor"),
@@ -272,7 +272,8 @@ def window(style: Style, opening: Rectangle, glass: stuff.Material) -> list[Soli
         cloth, share = stuff.curtain(style.rng), style.size(0.1, 0.4)
         low, wide = style.rng.choice([0.05, y0 - 0.1]), (x1 - x0) * share + 0.1
         for left in (x0 - 0.15, x1 + 0.15 - wide):
-            solids.append(box((left, left + wide), (low, y1 + 0.12), (0.04, 0.1), cloth, "curtain"))
+            drape = box((left, left + wide), (low, y1 + 0.12), (0.04, 0.1), cloth, "curtain")
+            solids.append(drape._replace(casts=False))  # too close to the window's light
         solids.append(box((x0 - 0.3, x1 + 0.3), (y1 + 0.12, y1 + 0.15), (0.05, 0.08), style.metal,
                           "curtain"))  # fmt: skip
     return solids
@@ -284,7 +285,7 @@ def door(style: Style, opening: Rectangle) -> list[Solid]:
     state, width = style.rng.random(), x1 - x0
     solids: list[Solid] = []
     if width < 1.1 and state < 0.8:
-        leaf = style.trim if style.chance(0.5) else style.wood._replace(grain=(130, 5))
+        leaf = style.trim if style.chance(0.5) else stuff.upright(style.wood)
         rows = style.rng.choice([1, 2, 3])
         leaf = leaf._replace(cell=(width / style.rng.choice([1, 2]), y1 / rows), seam=0.012,
                              seam_gain=0.7)  # fmt: skip
@@ -395,10 +396,10 @@ def add_lights(room: Room, style: Style) -> None:
         lamp = post(x, z, style.size(0.05, 0.25), (h - 0.04, h), fixture, "lamp")
     room.solids.append(lamp._replace(casts=False))
     room.lights = [
-        Light(downward(x, h - 0.2, z), scaled(warm, style.size(0.4, 2.0)), style.size(1.5, 3), 0.0),
+        Light(downward(x, h - 0.2, z), scaled(warm, style.size(0.1, 2.5)), style.size(1.0, 3), 0.0),
         side_light(room, style, warm),
     ]
-    bounce = scaled(warm, style.size(0.15, 0.3))
+    bounce = scaled(warm, style.size(0.06, 0.25))
     for i, j in ((-0.3, -0.25), (0.3, -0.1), (0.0, 0.35)):
         room.lights.append(Light(downward(i * w, h - 0.05, j * d), bounce, 4.0, 1.0))
 
@@ -412,7 +413,7 @@ def side_light(room: Room, style: Style, warm: Vector) -> Light:
         return Light(pose, scaled(warm, style.size(0.1, 0.9)), style.size(0.5, 1.5), 0.0)
     pane = style.rng.choice(panes)
     x, y, z = pane.centre[0] * 0.96, pane.centre[1], pane.centre[2] * 0.96
-    colour = scaled((0.9, 1.0, 1.15), style.size(0.5, 2.5))
+    colour = scaled((0.9, 1.0, 1.15), style.size(0.5, 3.5))
     return Light(Pose((x, y, z), pane.yaw, -0.3, 0.0), colour, style.size(1.0, 3.0), 1.0)
 
 
@@ -432,5 +433,5 @@ def sample_pose(room: Room, rng: Random) -> Pose:
     z = rng.uniform(-0.5, 0.5) * (room.depth - 0.5)
     target_x, target_z = rng.uniform(-0.5, 0.5) * room.width, rng.uniform(-0.5, 0.5) * room.depth
     yaw = math.atan2(target_x - x, target_z - z)
-    height, pitch, roll = rng.gauss(1.4, 0.14), rng.gauss(-0.24, 0.12), rng.gauss(0.0, 0.035)
+    height, pitch, roll = rng.gauss(1.4, 0.14), rng.gauss(-0.22, 0.15), rng.gauss(0.0, 0.035)
     return Pose((x, min(max(height, 0.9), 1.75), z), yaw, pitch, roll)

@@ -79,13 +79,13 @@ def tone(rng: Random, hue: tuple[float, float], saturation: tuple[float, float],
 def paint(rng: Random) -> Material:
     """Wall paint, mostly pale and warm; now and then wallpaper or a strong colour."""
     colour = tone(rng, (0.05, 0.17), (0.04, 0.35), (0.62, 0.93))
-    if rng.random() < 0.25:
-        colour = tone(rng, (0.0, 1.0), (0.15, 0.55), (0.4, 0.85))
+    if rng.random() < 0.2:
+        colour = tone(rng, (0.0, 0.65), (0.1, 0.42), (0.4, 0.85))
     plain = Material(colour, grain=(90, 90), grain_gain=0.05, blotch=1.5, blotch_gain=0.08)
     if rng.random() < 0.15:
         width = rng.uniform(0.06, 0.2)
         return plain._replace(cell=(width, WIDE), accent=(1, 1, 1), mix=0.4, shade=0.1)
-    if rng.random() < 0.12:
+    if rng.random() < 0.08:
         brick = plain._replace(cell=(0.22, 0.072), stagger=0.5, shade=0.25)
         return brick._replace(seam=0.005, seam_gain=0.7)
     return plain
@@ -93,22 +93,27 @@ def paint(rng: Random) -> Material:
 
 def wood(rng: Random, value: tuple[float, float] = (0.22, 0.72)) -> Material:
     """Furniture wood: grain along s."""
-    colour = tone(rng, (0.02, 0.1), (0.35, 0.8), value)
-    return Material(colour, grain=(5, 130), grain_gain=0.45, blotch_gain=0.12,
+    colour = tone(rng, (0.03, 0.1), (0.25, 0.68), value)
+    return Material(colour, grain=(4, 110), grain_gain=0.3, blotch_gain=0.1,
                     gloss=rng.uniform(0.02, 0.15))  # fmt: skip
+
+
+def upright(material: Material) -> Material:
+    """The same with its grain along t, as in legs and posts."""
+    return material._replace(grain=(material.grain[1], material.grain[0]))
 
 
 def lacquer(rng: Random) -> Material:
     """Painted furniture: white, grey, black or one colour."""
     value = rng.choice([(0.82, 0.95), (0.82, 0.95), (0.3, 0.6), (0.05, 0.15)])
-    saturation = (0.0, 0.12) if rng.random() < 0.75 else (0.4, 0.8)
+    saturation = (0.0, 0.12) if rng.random() < 0.88 else (0.3, 0.6)
     return Material(tone(rng, (0.0, 1.0), saturation, value), blotch_gain=0.05, gloss=0.1)
 
 
 def stone(rng: Random) -> Material:
     """Counter tops and ceramics."""
     return Material(tone(rng, (0.0, 0.15), (0.0, 0.2), (0.25, 0.92)), grain=(45, 45),
-                    grain_gain=0.25, blotch=9, blotch_gain=0.15, gloss=0.35)  # fmt: skip
+                    grain_gain=0.14, blotch=9, blotch_gain=0.1, gloss=0.35)  # fmt: skip
 
 
 def ceramic() -> Material:
@@ -116,16 +121,17 @@ def ceramic() -> Material:
     return Material((0.93, 0.92, 0.9), blotch_gain=0.02, gloss=0.5)
 
 
-def fabric(rng: Random, saturation: tuple[float, float] = (0.1, 0.75)) -> Material:
+def fabric(rng: Random, saturation: tuple[float, float] = (0.05, 0.55)) -> Material:
     """Upholstery, bedding and clothes: plain, striped, checked or patterned."""
-    colour = tone(rng, (0.0, 1.0) if rng.random() < 0.5 else (0.0, 0.15), saturation, (0.12, 0.85))
-    plain = Material(colour, grain=(150, 150), grain_gain=0.35, blotch=6, blotch_gain=0.3)
+    colour = tone(rng, (0.0, 1.0) if rng.random() < 0.5 else (0.0, 0.15), saturation, (0.16, 0.85))
+    plain = Material(colour, grain=(150, 150), grain_gain=0.25, blotch=6, blotch_gain=0.15)
     pattern = rng.random()
-    if pattern < 0.15:
-        return plain._replace(cell=(rng.uniform(0.02, 0.1), WIDE), mix=0.7)
-    if pattern < 0.35:
-        side = rng.uniform(0.03, 0.12)
-        return plain._replace(cell=(side, side), mix=0.6, shade=0.5, stagger=0.5)
+    accent = tone(rng, (0.0, 0.2), (0.0, 0.5), (0.3, 0.95))
+    if pattern < 0.12:
+        return plain._replace(cell=(rng.uniform(0.02, 0.08), WIDE), accent=accent, mix=0.7)
+    if pattern < 0.3:
+        side = rng.uniform(0.012, 0.05)
+        return plain._replace(cell=(side, side), accent=accent, mix=0.6, shade=0.3, stagger=0.5)
     return plain
 
 
@@ -145,18 +151,18 @@ def floor(rng: Random) -> Material:
     if kind < 0.65:
         side = rng.choice([0.2, 0.3, 0.33, 0.45])
         return stone(rng)._replace(
-            cell=(side, side), shade=0.2, mix=rng.choice([0.1, 0.6]), seam=0.006,
+            cell=(side, side), shade=0.15, mix=rng.choice([0.05, 0.1, 0.4]), seam=0.006,
             seam_gain=rng.choice([0.55, 1.3]),
         )  # fmt: skip
     return Material(tone(rng, (0.0, 0.17), (0.05, 0.5), (0.3, 0.8)), grain=(120, 120),
-                    grain_gain=0.45, blotch=14, blotch_gain=0.3)  # fmt: skip
+                    grain_gain=0.35, blotch=12, blotch_gain=0.13)  # fmt: skip
 
 
 def rug(rng: Random) -> Material:
     """A patterned carpet."""
     accent = tone(rng, (0.0, 0.2), (0.1, 0.6), (0.5, 0.9))
-    side = rng.uniform(0.08, 0.3)
-    return fabric(rng, (0.3, 0.8))._replace(cell=(side, side), accent=accent, mix=0.9, shade=0.4)
+    cell = (rng.uniform(0.03, 0.25), rng.choice([WIDE, rng.uniform(0.03, 0.25)]))
+    return fabric(rng, (0.2, 0.7))._replace(cell=cell, accent=accent, mix=0.6, shade=0.25)
 
 
 def wall_tiles(rng: Random) -> Material:
@@ -176,16 +182,16 @@ def books(rng: Random, height: float) -> Material:
 
 def picture(rng: Random) -> Material:
     """A painting, photograph or poster."""
-    return Material(tone(rng, (0.0, 1.0), (0.1, 0.6), (0.25, 0.8)), hue=1.2, shade=1.0,
-                    cell=(rng.uniform(0.05, 0.3), rng.uniform(0.05, 0.3)), stagger=0.5,
-                    blotch=12, blotch_gain=1.0, grain=(30, 30), grain_gain=0.6)  # fmt: skip
+    return Material(tone(rng, (0.0, 1.0), (0.05, 0.4), (0.3, 0.85)), hue=0.7, shade=0.7,
+                    cell=(rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.4)), stagger=0.5,
+                    blotch=14, blotch_gain=0.7, grain=(40, 40), grain_gain=0.5)  # fmt: skip
 
 
 def pane(rng: Random) -> Material:
     """A window: bright sky, or dark at night, behind muntins or blinds."""
     colour = tone(rng, (0.5, 0.62), (0.0, 0.25), (0.85, 1.0))
     glow = rng.choice([0.05, 0.6, 1.2, 2.0, 3.0])
-    glass = Material(colour, blotch=4, blotch_gain=0.5, glow=glow, gloss=0.3)
+    glass = Material(colour, blotch=5, blotch_gain=0.25, glow=glow, gloss=0.3)
     if rng.random() < 0.4:
         return glass._replace(cell=(WIDE, 0.05), seam=0.011, seam_gain=0.45, hue=0.0, glow=glow / 2)
     return glass._replace(cell=(rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.8)), seam=0.02,
@@ -205,8 +211,8 @@ def metal(rng: Random) -> Material:
 
 def leaves(rng: Random) -> Material:
     """Foliage seen from far enough."""
-    return Material(tone(rng, (0.22, 0.38), (0.4, 0.8), (0.15, 0.5)), grain=(40, 40),
-                    grain_gain=1.2, blotch=25, blotch_gain=1.2)  # fmt: skip
+    return Material(tone(rng, (0.2, 0.36), (0.3, 0.7), (0.3, 0.6)), grain=(40, 40),
+                    grain_gain=0.5, blotch=25, blotch_gain=0.4)  # fmt: skip
 
 
 def lit_shade(rng: Random) -> Material:
@@ -216,10 +222,11 @@ def lit_shade(rng: Random) -> Material:
 
 def thing(rng: Random) -> Material:
     """Clutter of any colour."""
-    colour = tone(rng, (0.0, 1.0), (0.0, 0.9), (0.08, 0.95))
+    vivid = 0.85 * rng.random() ** 2
+    colour = tone(rng, (0.0, 1.0), (vivid, vivid), (0.08, 0.95))
     plain = Material(colour, gloss=rng.uniform(0, 0.3))
     if rng.random() < 0.4:
-        return plain._replace(cell=(0.05, 0.04), hue=0.8, shade=0.8, stagger=0.3)
+        return plain._replace(cell=(0.09, 0.05), hue=0.4, shade=0.6, stagger=0.3)
     return plain
 
 

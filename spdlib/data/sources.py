@@ -398,6 +398,11 @@ class FastDepthFolder(_Listed):
         items = [_H5File(f"{file.parent.name}/{file.stem}", file) for file in files]
         super().__init__(items, f"{folder} (split {split!r})")
 
+    @property
+    def files(self) -> list[Path]:
+        """The .h5 file of each frame."""
+        return [item.path for item in self._items]
+
     def _read(self, item: _H5File) -> Frame:
         with open_hdf5(item.path) as file:
             return _h5_frame(file, item.id, self.truth, str(item.path))

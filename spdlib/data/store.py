@@ -1,6 +1,6 @@
 """The packed store: one HDF5 file, written once, read fast by many workers (decisions 6).
 
-Layout, for N frames of one size H x W (all arrays have one frame per chunk):
+Layout, for N frames of one size H x W (images, depth and labels have one frame per chunk):
 
     image        uint8   [N, H, W, 3]  RGB
     depth/NAME   uint16  [N, H, W]     millimetres, where that is exact for every frame
@@ -25,7 +25,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +100,7 @@ def pack(
 def _split(split_of: str | Mapping[str, str] | Callable[[str], str], name: str) -> str:
     if isinstance(split_of, str):
         return split_of
-    return split_of[name] if isinstance(split_of, Mapping) else split_of(name)
+    return split_of.get(name, "") if isinstance(split_of, Mapping) else split_of(name)
 
 
 @contextmanager
@@ -224,14 +223,12 @@ def _checksum(arrays: Mapping[str, Any]) -> np.ndarray:
 def _provenance(
     file: h5py.File, given: Mapping[str, Any] | None, size: tuple[int, int] | None, compression: str
 ) -> dict[str, Any]:
-    try:
-        release = version("spdlib")
-    except PackageNotFoundError:
-        release = "not installed"
+    import spdlib  # not above: the package is still being imported then
+
     return {
         **dict(given or {}),
         "counts": dict(Counter(_texts(file, "split"))),
-        "spdlib": release,
+        "spdlib": spdlib.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "resized_to": list(size) if size else None,
         "compression": compression,

@@ -48,7 +48,8 @@ def create_model(
     Args:
         name: one of `list_models()`.
         encoder: timm name or configuration; None takes the sheet's.
-        pretrained: load timm's encoder weights; nothing is fetched otherwise.
+        pretrained: load timm's encoder weights; nothing is fetched otherwise. The same as
+            `EncoderConfig(..., pretrained=True)`.
         image_size: height, width of training images; None takes the sheet's.
         focal: focal length in pixels of training images.
         options: the network's own settings.
@@ -59,7 +60,9 @@ def create_model(
     """
     entry = _entry(name)
     if not isinstance(encoder, EncoderConfig):
-        encoder = EncoderConfig(encoder or entry.encoder, pretrained=pretrained)
+        encoder = EncoderConfig(encoder or entry.encoder)
+    if pretrained:
+        encoder = replace(encoder, pretrained=True)
     return build(ModelConfig(name, encoder, image_size or entry.image_size, focal, options))
 
 

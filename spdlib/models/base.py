@@ -117,7 +117,8 @@ class DepthModel(nn.Module, ABC):
         if size != padded_size(size, self.encoder.multiple):
             raise ModelError(
                 f"{self.config.network} with {self.config.encoder.name} takes sizes that are "
-                f"multiples of {self.encoder.multiple}; got {size[0]}x{size[1]}. Use `pad` or `encode`"
+                f"multiples of {self.encoder.multiple}; got {size[0]}x{size[1]}. "
+                "Use `pad` or `encode`"
             )
         maps = self.maps(images)
         depth = self.decode_lattice(maps) if points is None else self.decode(maps, points, size)
@@ -142,17 +143,20 @@ class DepthModel(nn.Module, ABC):
             camera: the image's pinhole camera.
 
         Raises:
-            QueryError: a grey or RGBA image, values outside 0..1, a camera of another size.
+            QueryError: a grey or RGBA image, values outside 0..1, a camera of another size, or a
+                resized image longer than `MAX_SIDE`.
         """
         images = as_images(image).to(self.device, self.dtype)
         size = (images.shape[-2], images.shape[-1])
         resized, assumed = self._network_size(size, camera)
-        images = F.interpolate(images, size=resized, mode="bilinear", antialias=True) if resized != size else images  # fmt: skip
-        padded = self.pad(images)
+        if resized != size:
+            images = F.interpolate(images, size=resized, mode="bilinear", antialias=True)
+        padded = self.pad(images).contiguous(memory_format=torch.channels_last)
         with evaluating(self):
-            maps = self.maps(padded.contiguous(memory_format=torch.channels_last))
-        padded_hw = (padded.shape[-2], padded.shape[-1])
-        return Scene(self, maps, size, resized, padded_hw, camera, assumed)
+            # under autocast too: a scene is asked later, perhaps outside it
+            maps = {name: level.to(self.dtype) for name, level in self.maps(padded).items()}
+        padded_size = (padded.shape[-2], padded.shape[-1])
+        return Scene(self, maps, size, resized, padded_size, camera, assumed)
 
     def _network_size(self, size: Size, camera: Camera | None) -> tuple[Size, str | None]:
         """Size to resize an image to, and what had to be assumed about its camera."""
@@ -169,10 +173,9 @@ class DepthModel(nn.Module, ABC):
             assumed = f"focal length {focal / scale:.1f} px, as in training at this height"
         resized = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
         if max(resized) > MAX_SIDE:
-            raise QueryError(
-                f"matching the training focal length would make the image {resized[0]}x{resized[1]}; "
-                f"is the camera's focal length in pixels? It says {camera}"
-            )
+            wanted = f"the image would be resized to {resized[0]}x{resized[1]} to match training"
+            remedy = f"is the focal length of {camera} in pixels?" if camera else "crop it"
+            raise QueryError(f"{wanted}, beyond {MAX_SIDE} px a side; {remedy}")
         return resized, assumed
 
     @property
@@ -225,12 +228,16 @@ class DepthModel(nn.Module, ABC):
         folder = Path(folder)
         config = json.dumps(self.config.to_dict(), indent=2)
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
+        weights = safetensors.torch.save(state, {"config": config})
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "model.safetensors", safetensors.torch.save(state, {"config": config}))
+            write_atomically(folder / "model.safetensors", weights)
             write_atomically(folder / "config.json", config.encode())
         except OSError as error:
-            raise ModelError(f"cannot write the model to {folder}: {error.strerror}; free space or choose another folder") from error  # fmt: skip
+            raise ModelError(
+                f"cannot write the model to {folder}: {error.strerror or error}; "
+                "free space or choose another folder"
+            ) from error
 
 
 def load_weights(model: DepthModel, folder: Path) -> None:
@@ -241,11 +248,14 @@ def load_weights(model: DepthModel, folder: Path) -> None:
         model.load_state_dict(state, strict=True)
     except FileNotFoundError:
         raise ModelError(f"no model.safetensors in {folder}; is it a saved model?") from None
-    except SafetensorError as error:
-        raise ModelError(f"{path} is damaged ({error}); take another checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); take another checkpoint") from None
     except RuntimeError as error:
-        reason = str(error).splitlines()[1].strip()[:160]
-        raise ModelError(f"{path} belongs to another network than {model.config.network!r}: {reason}") from None  # fmt: skip
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{path} holds the weights of another network than its config.json says "
+            f"({model.config.network!r} with {model.config.encoder.name!r}): {reason}"
+        ) from None
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -255,8 +265,10 @@ def read_config(folder: Path) -> ModelConfig:
         return ModelConfig.from_dict(json.loads(path.read_text()))
     except FileNotFoundError:
         raise ModelError(f"no config.json in {folder}; is it a saved model?") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ModelError(f"{path} is not a model configuration ({error})") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} is not a model configuration ({error}); take another checkpoint"
+        ) from None
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -297,10 +309,11 @@ def as_images(image: Any) -> Tensor:
     if isinstance(image, Image.Image):
         if image.mode != "RGB":
             raise QueryError(f"the image is {image.mode}, not RGB; use image.convert('RGB')")
-        image = np.asarray(image)
-    tensor = torch.from_numpy(np.ascontiguousarray(image)) if isinstance(image, np.ndarray) else image
+        image = np.array(image)
+    tensor = _array_to_tensor(image) if isinstance(image, np.ndarray) else image
     if not isinstance(tensor, Tensor):
-        raise QueryError(f"an image is a PIL image, an array or a tensor; got {type(image).__name__}")
+        kind = type(image).__name__
+        raise QueryError(f"an image is a PIL image, an array or a tensor; got {kind}")
     if tensor.dtype == torch.uint8:
         tensor = _bytes_to_float(tensor)
     elif not tensor.is_floating_point():
@@ -316,6 +329,13 @@ def as_images(image: Any) -> Tensor:
     if not (low >= 0 and high <= 1):
         raise QueryError(f"float images lie in 0..1; this one spans {low:.3g}..{high:.3g}")
     return tensor
+
+
+def _array_to_tensor(array: np.ndarray) -> Tensor:
+    try:
+        return torch.from_numpy(array.copy())  # the caller's array may be read-only or reversed
+    except TypeError:
+        raise QueryError(f"images are uint8 or float in 0..1; got {array.dtype}") from None
 
 
 def _bytes_to_float(tensor: Tensor) -> Tensor:

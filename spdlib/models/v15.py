@@ -205,7 +205,7 @@ class LocalPath(nn.Module):
         """Depth [B, K] at points [B, K, 2]: the default form."""
         coarse_codes, fine_codes = self.codes()
         rows, fractions = block(maps["s8_L2"], points, image_size, SIDE)
-        x = _centre(rows.chunk(2, -1)[0], fractions)
+        x = bilinear_points(_s8(maps), points, image_size)
         x = self.coarse.folded(x, rows, fractions, coarse_codes)
         rows, fractions = block(maps["L1"], points, image_size, SIDE)
         return self.depth(self.fine.folded(x, rows, fractions, fine_codes))
@@ -277,13 +277,6 @@ def _channels_last(level: Tensor) -> Tensor:
 def _s8(maps: Maps) -> Tensor:
     """The map s8 [B, h2, w2, C]."""
     return maps["s8_L2"].chunk(2, -1)[0]
-
-
-def _centre(rows: Tensor, fractions: Tensor) -> Tensor:
-    """Bilinear value [B, K, C] at the centre of a 6x6 block [B, K, 36, C]."""
-    inner = slice(SIDE // 2, SIDE // 2 + 2)
-    four = rows.unflatten(2, (1, SIDE + 1, SIDE + 1))[:, :, :, inner, inner]
-    return interpolate_block(four, fractions).flatten(2)
 
 
 def _upsample(level: Tensor, ratio: int) -> Tensor:

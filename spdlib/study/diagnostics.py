@@ -48,7 +48,7 @@ def alarms(scores: Mapping[str, float]) -> list[str]:
         f"{scores['gt_cv']:.3f}": scores["pred_cv"] < CV_ALARM * scores["gt_cv"],
         f"spatial collapse: one image's predictions vary by only "
         f"{scores['intra_std_min']:.4f} m": scores["intra_std_min"] < SPREAD_ALARM,
-        f"log-depth head {head_spread_verdict(scores['log_std'])}: ln p varies by "
+        f"head spread {head_spread_verdict(scores['log_std'])}: ln p varies by "
         f"{scores['log_std']:.3f}": head_spread_verdict(scores["log_std"]) != "OK",
     }
     return [sentence for sentence, wrong in checks.items() if wrong]

@@ -559,7 +559,8 @@ def _notes(frame: Frame, truths: Sequence[str], flip: bool, recorded: _Recorded)
         )
         notes[f"recorded/{truth}"] = (
             f"truth: {truth}; frame brought to {h}x{w} ({recorded.crop}); {recorded.points} seeded "
-            f"points a frame with replacement, pooled; SILog factor 1/2; clamped from below only; {flips}"
+            f"points a frame with replacement, pooled; SILog factor 1/2; clamped from below only; "
+            f"{flips}"
         )
     return notes
 

@@ -149,8 +149,9 @@ class EigenMetrics:
 
     def bin_table(self) -> pd.DataFrame:
         """Rows bin, abs_rel, delta1, count, pooled over all points; NaN where a bin is empty."""
-        sums = sum(self._bins.values(), start=np.zeros((len(BINS), 3)))
-        return _bin_frame(np.asarray(sums))
+        # by frame number: the order of arrival must not change the last digit
+        sums = [self._bins[frame] for frame in sorted(self._bins)]
+        return _bin_frame(np.sum(np.reshape(sums, (-1, len(BINS), 3)), axis=0))
 
     def state(self) -> State:
         """Frame numbers [N], scores [N, 11] and bin sums [N, 3, 3]."""

@@ -32,6 +32,14 @@ VALID_SHARE = 0.05
 PREDICTION = (0.05, 100.0)
 
 
+class PreflightError(RunError):
+    """A check failed; `table` holds all of them."""
+
+    def __init__(self, message: str, table: pd.DataFrame) -> None:
+        super().__init__(message)
+        self.table = table
+
+
 class Check(NamedTuple):
     """One row of the table; `ok` None marks information that stops nothing."""
 
@@ -54,7 +62,7 @@ def check(model: DepthModel, train: Frames, selection: Frames, config: RunConfig
         DataFrame with columns check, value, allowed, ok ("yes" or "info").
 
     Raises:
-        RunError: a check fails; the message holds the table.
+        PreflightError: a check fails.
     """
     samples = _samples(train, config)
     rows = [
@@ -70,11 +78,9 @@ def check(model: DepthModel, train: Frames, selection: Frames, config: RunConfig
         [(row.check, row.value, row.allowed, words[row.ok]) for row in rows],
         columns=["check", "value", "allowed", "ok"],
     )
-    failed = [row.check for row in rows if row.ok is False]
+    failed = [f"{r.check} is {r.value}, allowed is {r.allowed}" for r in rows if r.ok is False]
     if failed:
-        raise RunError(
-            f"pre-flight stopped the run: {', '.join(failed)}.\n{table.to_string(index=False)}"
-        )
+        raise PreflightError(f"pre-flight stopped the run: {'; '.join(failed)}", table)
     return table
 
 

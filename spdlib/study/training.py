@@ -42,7 +42,7 @@ from spdlib.models import DepthModel, create_model, load
 from spdlib.study.evaluation import selection_scores
 from spdlib.study.experiments import RunConfig, deviations
 from spdlib.study.losses import LossValue, silog
-from spdlib.study.preflight import check
+from spdlib.study.preflight import PreflightError, check
 from spdlib.study.runs import (
     Run,
     code_version,
@@ -58,7 +58,12 @@ HISTORY_COLUMNS = (
     "sel_rmse", "sel_delta1", "sel_s_star", "pred_min", "pred_max", "gt_min", "gt_max",
     "data_wait_share", "seconds", "skipped",
 )  # fmt: skip
-DTYPES = {"bf16": torch.float32, "float32": torch.float32, "float64": torch.float64}
+DTYPES = {
+    "bf16": torch.float32,  # weights; autocast computes in bf16
+    "bf16_cpu": torch.float32,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
 
 
 def fit(
@@ -263,19 +268,31 @@ class _Trainer:
         """Check a new run, and write down all that is known before the first step."""
         fresh = self.counters.step == 0
         if fresh:
-            table = check(self.plain, self.train_frames, self.selection, self.config)
-            if self.accelerator.is_main_process:
-                self.run.write_table("preflight", table)
+            self._check()
         if self.accelerator.is_main_process:
             record = self._record(deterministic, workers)
-            known = {} if fresh else self.run.record
-            # The machine and code of a continued run are those that started it.
-            self.run.update_record({**record, **known, "status": "running"})
+            if not fresh:
+                known = self.run.record
+                # The machine and code of a continued run are those that started it.
+                continued = [*known.get("continued_at", []), self.counters.step]
+                record |= {**known, "continued_at": continued}
+            self.run.update_record({**record, "status": "running"})
         self.accelerator.wait_for_everyone()
         done = "" if fresh else f", continued at step {self.counters.step}"
         self._print(f"{self.run.folder}: {self.config.steps} steps on {self._device()}{done}")
         if fresh:
             self._print_deviations()
+
+    def _check(self) -> None:
+        """The pre-flight table goes to the run's folder whether it stops the run or not."""
+        try:
+            table = check(self.plain, self.train_frames, self.selection, self.config)
+        except PreflightError as error:
+            if self.accelerator.is_main_process:
+                self.run.write_table("preflight", error.table)
+            raise
+        if self.accelerator.is_main_process:
+            self.run.write_table("preflight", table)
 
     def _record(self, deterministic: bool, workers: int | None) -> dict[str, Any]:
         encoder = self.plain.config.encoder
@@ -470,8 +487,8 @@ class _Trainer:
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         kind = self.accelerator.device.type
-        use = kind == "cuda" and self.config.precision == "bf16"
-        return torch.autocast(kind, torch.bfloat16, enabled=use)
+        wanted = ("bf16", "bf16_cpu") if kind == "cuda" else ("bf16_cpu",)
+        return torch.autocast(kind, torch.bfloat16, enabled=self.config.precision in wanted)
 
     def _require_finite(self, what: str, value: float, index: Tensor) -> None:
         if not math.isfinite(value):

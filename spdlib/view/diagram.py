@@ -89,12 +89,13 @@ def _once_per_image(model: V152, size: Size) -> dict[str, Box]:
     rows = {"L1": 44.0, "L2": 32.5, "L3": 21.0, "L4": 9.5}
     encoder = "\n".join(textwrap.wrap(model.encoder.config.name.replace("_", " "), 18))
     channels = ", ".join(map(str, model.encoder.channels))
+    inside = f"{encoder}\n\n{channels}\nchannels\n\n{_count(model.encoder)}\nparameters"
+    path = f"DPT\n\n{_count(model.global_path)}"
     boxes = {
         "image": Box(8, 26.75, 11, 12, "image", f"3 × {size[0]} × {size[1]}", PLAIN),
-        "encoder": Box(24.3, 26.75, 15, 43, "encoder",
-                       f"{encoder}\n\n{channels}\nchannels\n\n{_count(model.encoder)}\nparameters", PLAIN, BLUE),
+        "encoder": Box(24.3, 26.75, 15, 43, "encoder", inside, PLAIN, BLUE),
         "neck": Box(39.5, 26.75, 7, 43, "neck", f"1×1, LN\n\n{_count(model.neck)}", PLAIN, BLUE),
-        "global": Box(64, 15.25, 9, 20, "global\npath", f"DPT\n\n{_count(model.global_path)}", PLAIN, BLUE),
+        "global": Box(64, 15.25, 9, 20, "global\npath", path, PLAIN, BLUE),
         "s8": Box(75.2, 15.25, 10.6, 8, "s8", shapes["s8"]),
     }  # fmt: skip
     return boxes | {name: Box(51.8, y, 11.6, 8, name, shapes[name]) for name, y in rows.items()}
@@ -102,8 +103,9 @@ def _once_per_image(model: V152, size: Size) -> dict[str, Box]:
 
 def _per_query(model: V152) -> dict[str, Box]:
     local, tokens = model.local_path, SIDE * SIDE
-    coarse = f"{SIDE}×{SIDE} of s8 and L2: {2 * tokens} tokens\nattention, FFN: {_count(local.coarse)}"
-    fine = f"{SIDE}×{SIDE} of L1: {tokens} tokens\nattention, FFN: {_count(local.fine)}"
+    window, block = f"{SIDE}×{SIDE}", "attention, FFN"
+    coarse = f"{window} of s8 and L2: {2 * tokens} tokens\n{block}: {_count(local.coarse)}"
+    fine = f"{window} of L1: {tokens} tokens\n{block}: {_count(local.fine)}"
     return {
         "point": Box(115.5, 15.25, 15, 8, "query (u, v)", "pixels", PLAIN, ORANGE),
         "start": Box(95, 15.25, 21, 8, "start", "s8 at (u, v)", PLAIN, ORANGE),
@@ -160,7 +162,10 @@ def _band(ax: Axes, ends: tuple[float, float], face: str, ink: str, text: str) -
 
 
 def _arrow(
-    ax: Axes, start: tuple[float, float], end: tuple[float, float], colour: str,
+    ax: Axes,
+    start: tuple[float, float],
+    end: tuple[float, float],
+    colour: str,
     shape: str = "arc3,rad=0",
 ) -> None:
     ax.add_patch(

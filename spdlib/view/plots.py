@@ -22,6 +22,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
+from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
 WIDTH = 10.5
@@ -36,6 +37,30 @@ ERROR_LIMIT = 0.5
 """AbsRel at which error maps end; above it the colour stays."""
 DELTA = 1.25
 
+NYU_DEPTH_SHARES = (
+    0.0,
+    2.9,
+    10.7,
+    16.6,
+    18.1,
+    14.7,
+    11.3,
+    8.1,
+    5.8,
+    3.9,
+    2.4,
+    1.8,
+    1.2,
+    0.8,
+    0.5,
+    0.4,
+    0.3,
+    0.2,
+    0.2,
+    0.2,
+)
+"""Percent of the in-painted pixels of NYU's 795 labelled training frames, in steps of 0.5 m."""
+
 P = ParamSpec("P")
 
 
@@ -44,7 +69,7 @@ def style() -> dict[str, Any]:
     return {
         **sns.axes_style("whitegrid"),
         **sns.plotting_context("notebook", font_scale=0.85),
-        "axes.prop_cycle": mpl.cycler(color=sns.color_palette("colorblind").as_hex()),
+        "axes.prop_cycle": cycler(color=sns.color_palette("colorblind").as_hex()),
         "axes.edgecolor": "#c4c4c4",
         "axes.labelcolor": INK,
         "axes.spines.right": False,
@@ -68,7 +93,8 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with plt.rc_context(style()):
+        settings: Any = style()
+        with plt.rc_context(settings):
             return draw(*args, **kwargs)
 
     return drawn
@@ -78,7 +104,8 @@ def figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figu
     """A figure as wide as a notebook and its axes; pyplot forgets it, so that it shows only once.
 
     Args:
-        rows, columns: of axes.
+        rows: rows of axes.
+        columns: columns of axes.
         height: of the figure in inches.
         options: of `plt.subplots`.
     """
@@ -113,7 +140,7 @@ def learning_curves(history: pd.DataFrame, protocol: str = "eigen") -> Figure:
     fig, axes = figure(1, 3, 3.1)
     epochs = history["epoch"]
     marker = "o" if len(history) <= 30 else ""
-    best = history.loc[history["sel_abs_rel"].idxmin()]
+    best = history.iloc[int(history["sel_abs_rel"].argmin())]
     columns = (
         ("train_loss", "training loss", "SILog"),
         ("sel_abs_rel", f"selection AbsRel, best {best['sel_abs_rel']:.3f}", "AbsRel"),
@@ -127,7 +154,8 @@ def learning_curves(history: pd.DataFrame, protocol: str = "eigen") -> Figure:
     for ax, column in ((axes[1], "sel_abs_rel"), (axes[2], "sel_delta1")):
         ax.plot(best["epoch"], best[column], "o", markersize=10, markerfacecolor="none",
                 markeredgecolor=_colour(1), markeredgewidth=2)  # fmt: skip
-    fig.supxlabel(f"selection frames: {protocol} protocol, at points", fontsize="small", color=FAINT)
+    note = f"selection frames: {protocol} protocol, at points"
+    fig.supxlabel(note, fontsize="small", color=FAINT)
     return fig
 
 
@@ -150,7 +178,8 @@ def depth_ranges(history: pd.DataFrame) -> Figure:
     left.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
     right.axhline(1.0, color=FAINT, linestyle="--", linewidth=1.2)
     right.plot(epochs, history["sel_s_star"], color=_colour(0))
-    right.set(title="s*: factor the predictions lack", xlabel="epoch", ylabel="median of truth / prediction")
+    right.set(title="s*: factor the predictions lack", xlabel="epoch")
+    right.set_ylabel("median of truth / prediction")
     for ax in (left, right):
         _few_ticks(ax)
     return fig
@@ -173,7 +202,8 @@ def recorded_beside(history: pd.DataFrame, recorded: pd.DataFrame, names: Sequen
         marker = "o" if len(table) <= 30 else ""
         options: dict[str, Any] = {"marker": marker, "markersize": 4, "color": _colour(colour)}
         ax.plot(table["epoch"], table["abs_rel"], label="AbsRel", **options)
-        ax.plot(table["epoch"], (table["s_star"] - 1).abs(), linestyle=":", label="|s* − 1|", **options)
+        drift = (table["s_star"] - 1).abs()
+        ax.plot(table["epoch"], drift, linestyle=":", label="|s* − 1|", **options)
         ax.set(title=name, xlabel="epoch")
         ax.legend()
         _few_ticks(ax)
@@ -240,10 +270,12 @@ def _grouped_bars(ax: Axes, part: pd.DataFrame, score: str, models: Sequence[str
     for i, model in enumerate(models):
         row = part[part["model"] == model].set_index("bin").reindex(names)
         places = np.arange(len(names)) + (i - (len(models) - 1) / 2) * width
-        bars = ax.bar(places, row[score], width * 0.94, color=colours[model], label=model_name(model))
+        look = {"color": colours[model], "label": model_name(model)}
+        bars = ax.bar(places, row[score], width * 0.94, **look)
         ax.bar_label(bars, fmt="%.2f", padding=1, fontsize="x-small", color=INK)
     counts = part.groupby("bin", sort=False)["count"].max()
-    ax.set_xticks(range(len(names)), [f"{name} m\nn = {_thousands(counts[name])}" for name in names])
+    labels = [f"{name} m\nn = {_thousands(counts[name])}" for name in names]
+    ax.set_xticks(range(len(names)), labels)
     ax.set_xlabel("true depth")
     ax.grid(False, axis="x")
 
@@ -261,14 +293,18 @@ def improvement_intervals(table: pd.DataFrame, wanted: float | None = None) -> F
     ax.axvline(0, color=FAINT, linewidth=1.2)
     if wanted is not None:
         ax.axvline(wanted, color=_colour(1), linestyle="--", linewidth=1.4)
-        ax.text(wanted, -0.62, f" asked for: {wanted:g} %", color=_colour(1), fontsize="small", va="center")
+        note = f" asked for: {wanted:g} %"
+        ax.text(wanted, -0.62, note, color=_colour(1), fontsize="small", va="center")
     ax.hlines(places, table["low"], table["high"], color=_colour(0), linewidth=3, alpha=0.45)
     ax.plot(table["improvement"], places, "o", color=_colour(0), markersize=7)
-    for place, row in zip(places, table.itertuples(), strict=True):
-        ax.text(row.high, place, f"   {row.improvement:.1f} %", va="center", fontsize="small")
-    labels = [f"{model_name(r.baseline)}\n{r.protocol}, {r.sites}" for r in table.itertuples()]
+    ends = table["high"].fillna(table["improvement"])
+    for place, end, gain in zip(places, ends, table["improvement"], strict=True):
+        ax.text(end, place, f"   {gain:.1f} %", va="center", fontsize="small")
+    baselines = table["baseline"].map(model_name)
+    labels = baselines + "\n" + table["protocol"] + ", " + table["sites"]
     ax.set_yticks(places, labels, fontsize="small")
-    ax.set(title="AbsRel below the image-free baselines", xlabel="improvement [%], 95 % bootstrap interval")
+    ax.set_title("AbsRel below the image-free baselines")
+    ax.set_xlabel("improvement [%]; bars: 95 % bootstrap interval over frames")
     ax.set_ylim(len(table) - 0.5, -0.9)
     ax.grid(False, axis="y")
     ax.margins(x=0.12)
@@ -280,7 +316,8 @@ def predicted_against_true(prediction: Any, truth: Any, title: str) -> Figure:
     """Two-dimensional histogram of predicted over true depth, with diagonal and the δ1 band.
 
     Args:
-        prediction, truth: equally shaped, metres; only positive finite pairs count.
+        prediction: metres, of any shape.
+        truth: metres, of the same shape; only positive finite pairs count.
         title: names model and protocol.
     """
     p, g = np.asarray(prediction, float).ravel(), np.asarray(truth, float).ravel()
@@ -299,7 +336,8 @@ def predicted_against_true(prediction: Any, truth: Any, title: str) -> Figure:
     for factor in (DELTA, 1 / DELTA):
         label = f"factor {DELTA:g} (δ1)" if factor > 1 else None
         ax.plot(line, factor * line, color=INK, linewidth=1.0, linestyle=":", label=label)
-    ax.plot(*_running_median(g, p, edges), color=_colour(1), linewidth=2.2, label="median prediction")
+    medians = _running_median(g, p, edges)
+    ax.plot(*medians, color=_colour(1), linewidth=2.2, label="median prediction")
     ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high), aspect="equal",
            title=title, xlabel="true depth [m]", ylabel="predicted depth [m]")  # fmt: skip
     for axis in (ax.xaxis, ax.yaxis):
@@ -321,7 +359,8 @@ def sparse_against_dense(pairs: pd.DataFrame) -> Figure:
     limits = _depth_limits(pairs[["sparse", "dense"]].to_numpy().ravel())
     axes[0].plot(limits, limits, color=INK, linewidth=1.0)
     for i, (name, part) in enumerate(groups):
-        axes[0].plot(part["dense"], part["sparse"], ".", markersize=3, alpha=0.5, color=_colour(i), label=name)
+        look = {"markersize": 3, "alpha": 0.5, "color": _colour(i), "label": name}
+        axes[0].plot(part["dense"], part["sparse"], ".", **look)
         difference = part["sparse"] / part["dense"] - 1
         _difference_histogram(axes[1 + i], difference, str(name), _colour(i))
     axes[0].set(xscale="log", yscale="log", title="the same places, asked twice",
@@ -358,8 +397,8 @@ def accuracy_at_k(k_sweep: pd.DataFrame) -> Figure:
     fig, (left, right) = figure(1, 2, 3.0)
     places = np.arange(len(k_sweep))
     left.plot(places, k_sweep["abs_rel"], "o-", color=_colour(0))
-    for place, value in zip(places, k_sweep["abs_rel"], strict=True):
-        left.annotate(f"{value:.4f}", (place, value), (0, 8), textcoords="offset points", ha="center", fontsize="small")
+    for place, value in enumerate(k_sweep["abs_rel"]):
+        _above(left, place, value, f"{value:.4f}")
     left.set(title="AbsRel", ylabel="AbsRel")
     left.set_ylim(0, 1.35 * k_sweep["abs_rel"].max())
     shift = 1e6 * k_sweep["max_abs_difference"]
@@ -386,10 +425,10 @@ def answer_times(times: pd.DataFrame) -> Figure:
     asked = times[times["queries"] > 0]
     fig, ax = figure(1, 1, 3.2, figsize=(7.2, 3.2))
     ax.axhline(encode, color=_colour(1), label=f"encode, once per image: {encode:.1f} ms")
-    ax.plot(asked["queries"], asked["milliseconds"], "o-", color=_colour(0), label="answer K queries")
-    for row in asked.itertuples():
-        ax.annotate(f"{row.milliseconds:.2g} ms", (row.queries, row.milliseconds), (0, 7),
-                    textcoords="offset points", ha="center", fontsize="small")  # fmt: skip
+    look = {"color": _colour(0), "label": "answer K queries"}
+    ax.plot(asked["queries"], asked["milliseconds"], "o-", **look)
+    for k, milliseconds in zip(asked["queries"], asked["milliseconds"], strict=True):
+        _above(ax, k, milliseconds, f"{milliseconds:.2g} ms")
     ax.set(xscale="log", yscale="log", xlabel="K, queries", ylabel="milliseconds",
            title="encode once, ask often")  # fmt: skip
     ax.set_xticks(asked["queries"], [_thousands(k) for k in asked["queries"]])
@@ -403,21 +442,25 @@ def answer_times(times: pd.DataFrame) -> Figure:
 
 @styled
 def depth_histogram(depths: Mapping[str, Any]) -> Figure:
-    """How often each depth occurs, for one or more sets of frames.
+    """How often each depth occurs in sets of frames, beside NYU's labelled training frames.
 
     Args:
         depths: name -> metres of any shape, 0 where nothing was measured.
     """
     fig, ax = figure(1, 1, 2.9, figsize=(7.2, 2.9))
-    edges = np.linspace(0, 10, 51)
+    edges = np.linspace(0, 10, len(NYU_DEPTH_SHARES) + 1)
     for i, (name, values) in enumerate(depths.items()):
         metres = np.asarray(values, float).ravel()
         metres = metres[metres > 0]
-        shares, _ = np.histogram(metres, edges, weights=np.full(metres.size, 100 / max(1, metres.size)))
+        shares = np.histogram(metres, edges)[0] * (100 / max(1, metres.size))
         label = f"{name}: median {np.median(metres):.2f} m" if metres.size else f"{name}: empty"
         ax.stairs(shares, edges, fill=True, alpha=0.2, color=_colour(i))
         ax.stairs(shares, edges, color=_colour(i), linewidth=2, label=label)
-    ax.set(title="depth of the pixels", xlabel="depth [m], steps of 0.2 m", ylabel="share of pixels [%]", xlim=(0, 10))
+    ax.stairs(
+        NYU_DEPTH_SHARES, edges, color=INK, linestyle="--", linewidth=1.4, label="NYU, labelled"
+    )
+    ax.set(title="depth of the pixels", xlim=(0, 10))
+    ax.set(xlabel="depth [m], steps of 0.5 m", ylabel="share of pixels [%]")
     ax.legend()
     return fig
 
@@ -479,7 +522,8 @@ def error_maps(
     for ax in axes.flat:
         ax.axis("off")
     _colour_bar(fig, axes[:, 1:3], norm, _colours(DEPTH_COLOURS), "depth [m]", "bottom")
-    _colour_bar(fig, axes[:, 3:], error_norm, _colours(ERROR_COLOURS), "relative error", "bottom", "max")
+    colours = _colours(ERROR_COLOURS)
+    _colour_bar(fig, axes[:, 3:], error_norm, colours, "relative error", "bottom", "max")
     if title:
         fig.suptitle(title, fontsize="medium", x=0.01, ha="left")
     return fig
@@ -493,7 +537,9 @@ def relative_error(prediction: Any, truth: Any) -> np.ndarray:
 
 
 @styled
-def query_picture(image: Any, points: Any, depth: Any, truth: Any = None, title: str = "") -> Figure:
+def query_picture(
+    image: Any, points: Any, depth: Any, truth: Any = None, title: str = ""
+) -> Figure:
     """The image with the asked points and their answers.
 
     Args:
@@ -506,10 +552,12 @@ def query_picture(image: Any, points: Any, depth: Any, truth: Any = None, title:
     picture = np.asarray(image)
     places, answers = np.asarray(points, float), np.asarray(depth, float)
     known = np.zeros_like(answers) if truth is None else np.asarray(truth, float)
-    fig, ax = figure(1, 1, 5.0, figsize=(7.6, 7.6 * picture.shape[0] / picture.shape[1] * 0.9 + 0.3))
+    height = 6.8 * picture.shape[0] / picture.shape[1] + 0.3
+    fig, ax = figure(1, 1, height, figsize=(7.6, height))
     ax.imshow(picture, interpolation="antialiased")
     norm = Normalize(0, max(1.0, float(np.max([answers, known]))))
-    ax.scatter(*places.T, s=70, c=answers, cmap=DEPTH_COLOURS, norm=norm, edgecolor="white", linewidth=1.6, zorder=3)
+    look = {"cmap": DEPTH_COLOURS, "norm": norm, "edgecolor": "white", "linewidth": 1.6}
+    ax.scatter(places[:, 0], places[:, 1], s=70, c=answers, zorder=3, **look)
     for (u, v), metres, real in zip(places, answers, known, strict=True):
         text = f"{metres:.2f} m" + (f" ({real:.2f})" if real > 0 else "")
         right = u < 0.8 * picture.shape[1]
@@ -520,7 +568,8 @@ def query_picture(image: Any, points: Any, depth: Any, truth: Any = None, title:
         )  # fmt: skip
     ax.axis("off")
     ax.set_title(title)
-    fig.colorbar(ScalarMappable(norm, DEPTH_COLOURS), ax=ax, label="answered depth [m]", shrink=0.85, pad=0.01)
+    scale = ScalarMappable(norm, DEPTH_COLOURS)
+    fig.colorbar(scale, ax=ax, label="answered depth [m]", shrink=0.85, pad=0.01)
     return fig
 
 
@@ -560,14 +609,17 @@ def _colour(index: int) -> str:
 
 
 def _colours(name: str) -> Colormap:
-    chosen = mpl.colormaps[name].copy()
-    chosen.set_bad(UNMEASURED)
-    return chosen
+    return mpl.colormaps[name].with_extremes(bad=UNMEASURED)
 
 
 def _few_ticks(ax: Axes) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     ax.margins(x=0.04)
+
+
+def _above(ax: Axes, x: float, y: float, text: str) -> None:
+    """A small label over a point."""
+    ax.annotate(text, (x, y), (0, 8), textcoords="offset points", ha="center", fontsize="small")
 
 
 def _thousands(count: float) -> str:
@@ -589,7 +641,9 @@ def _metre_ticks(axis: Any, low: float, high: float) -> None:
     axis.minorticks_off()
 
 
-def _running_median(g: np.ndarray, p: np.ndarray, edges: np.ndarray) -> tuple[list[float], list[float]]:
+def _running_median(
+    g: np.ndarray, p: np.ndarray, edges: np.ndarray
+) -> tuple[list[float], list[float]]:
     """Median prediction in each column of the histogram that holds at least 20 points."""
     column = np.digitize(g, edges) - 1
     groups = pd.Series(p).groupby(column).agg(["median", "size"])
@@ -622,8 +676,13 @@ def _corner(ax: Axes, text: str) -> None:
 
 
 def _colour_bar(
-    fig: Figure, axes: Any, norm: Normalize, colours: Colormap, label: str,
-    location: str = "right", extend: str = "both",
+    fig: Figure,
+    axes: Any,
+    norm: Normalize,
+    colours: Colormap,
+    label: str,
+    location: str = "right",
+    extend: str = "both",
 ) -> None:
     fig.colorbar(
         ScalarMappable(norm, colours), ax=list(np.ravel(axes)), label=label, extend=extend,

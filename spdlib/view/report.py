@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,23 @@ from matplotlib.figure import Figure
 
 from spdlib.data.frames import Frames
 from spdlib.data.queries import evaluation_points
+from spdlib.errors import ConfigError
 from spdlib.geometry import Camera, lattice_points
-from spdlib.models import DepthModel
+from spdlib.models import DepthModel, load
+from spdlib.study.datasets import open_data
 from spdlib.study.evaluation import compare_frames
+from spdlib.study.experiments import resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, write_bytes
+from spdlib.study.training import fit
 from spdlib.view.plots import BASELINE_GREYS, model_name
 
 BASELINES = tuple(BASELINE_GREYS)
 """Names of the image-free baselines in the tables, weakest first."""
+QUICK: Mapping[str, Mapping[str, Any]] = {
+    "demo": {"train_frames": 160, "selection_frames": 8, "test_frames": 1, "steps": 200},
+    "smoke": {},
+}
+"""Changes to a profile that make a network to look at, where there is none, in about a minute."""
 SHORT = ("abs_rel", "rmse", "delta1", "s_star")
 SHORT_EVALUATIONS, SHORT_EPOCHS = 4, 4.0
 """A run with fewer evaluations or epochs than these is too short to judge."""
@@ -42,8 +52,11 @@ def project_root() -> Path:
 def run_folder(out: str, name: str, profile: str) -> Path:
     """Where a notebook's run goes: `out`, or results/runs/NAME (NAME_PROFILE unless "demo").
 
-    Relative paths start at `project_root()`.
+    Relative paths start at `project_root()`. Profile "smoke" tests the code as it is now, so that
+    its default is a new temporary folder: no earlier run is continued.
     """
+    if profile == "smoke" and not out:
+        return Path(tempfile.mkdtemp(prefix=f"{name}_smoke_"))
     default = DEFAULT_ROOT / (name if profile == "demo" else f"{name}_{profile}")
     return project_root() / (Path(out) if out else default)
 
@@ -58,6 +71,38 @@ def keep(folder: str | Path, name: str, figure: Figure) -> Figure:
     figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
     write_bytes(Path(folder) / "figures" / f"{name}.png", buffer.getvalue())
     return figure
+
+
+def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
+    """A trained network to look at: the given one, the demo's, or one trained for a minute.
+
+    Args:
+        model: folder of a saved network; empty takes the demo's if `make demo` has run.
+        profile: "demo", or "smoke" for a few steps and nothing else.
+        seed: of a network that has to be trained here.
+
+    Returns:
+        The network in evaluation mode, and a sentence that says where it comes from.
+
+    Raises:
+        ConfigError: another profile.
+        ModelError: `model` holds no network.
+    """
+    if profile not in QUICK:
+        raise ConfigError(f"profile must be one of {list(QUICK)} here; got {profile!r}")
+    demo = Run(project_root() / DEFAULT_ROOT / "06_v15_2")
+    if model:
+        return load(project_root() / model), f"This is the network in {model}."
+    if profile == "demo" and demo.finished:
+        error = demo.record["best_sel_abs_rel"]
+        return load(demo.best), f"This is the demo's network (AbsRel {error:.3f} on other rooms)."
+    config = resolve("v15_2", profile, seed=seed, **QUICK[profile])
+    data = open_data(config)
+    run = fit(config, data.train, data.selection, run_folder("", "00_start_here", profile))
+    return load(run.best), (
+        f"This network saw {config.train_frames} rooms for {config.steps} steps, which is next to "
+        "nothing: take its depths as a demonstration. `make demo` trains a better one."
+    )
 
 
 # -- tables -----------------------------------------------------------------------------------
@@ -81,20 +126,23 @@ def improvements(metrics: pd.DataFrame, frames: pd.DataFrame, model: str) -> pd.
     """How far a network's AbsRel lies below each image-free baseline's, per protocol and sites.
 
     Args:
-        metrics, frames: tables of an evaluation.
-        model: the network's name in them.
+        metrics: table of an evaluation.
+        frames: its scores of every frame.
+        model: the network's name in both.
 
     Returns:
         baseline, protocol, sites, score, baseline_score, improvement, low, high, verdict. The
         improvement is in percent of the baseline's score, as are the ends of the paired bootstrap
         interval (95 %, over frames); the recorded protocol pools its points and has none (NaN).
     """
-    scores = metrics[metrics["metric"] == "abs_rel"].set_index(["model", "protocol", "sites"])["value"]
+    table = metrics[metrics["metric"] == "abs_rel"]
+    keys = zip(table["model"], table["protocol"], table["sites"], strict=True)
+    scores = dict(zip(keys, table["value"], strict=True))
     rows = []
-    for protocol, sites in scores.loc[model].index:
+    for (name, protocol, sites), mine in scores.items():
         for baseline in BASELINES:
-            if (baseline, protocol, sites) in scores.index:
-                pair = scores[model, protocol, sites], scores[baseline, protocol, sites]
+            if name == model and (baseline, protocol, sites) in scores:
+                pair = mine, scores[baseline, protocol, sites]
                 interval = _interval(frames, model, baseline, protocol, sites, pair)
                 gain = 100 * (1 - pair[0] / pair[1])
                 rows.append((baseline, protocol, sites, *pair, gain, *interval))
@@ -104,7 +152,11 @@ def improvements(metrics: pd.DataFrame, frames: pd.DataFrame, model: str) -> pd.
 
 
 def _interval(
-    frames: pd.DataFrame, model: str, baseline: str, protocol: str, sites: str,
+    frames: pd.DataFrame,
+    model: str,
+    baseline: str,
+    protocol: str,
+    sites: str,
     pair: tuple[float, float],
 ) -> tuple[float, float, str]:
     if not protocol.startswith("eigen"):
@@ -119,14 +171,15 @@ def beside_recorded(
     """This run under the recorded protocol beside the best epoch of a recorded run.
 
     Args:
-        metrics, bins: tables of an evaluation.
-        model: the network's name in them.
+        metrics: table of an evaluation.
+        bins: its table of depth bins.
+        model: the network's name in both.
         recorded: one row an epoch, as `recorded_v15_1()`.
 
     Returns:
         score, this run, recorded; the column names say model and protocol.
     """
-    best = recorded.loc[recorded["abs_rel"].idxmin()]
+    best = recorded.iloc[int(recorded["abs_rel"].argmin())]
     mine = metrics[(metrics["model"] == model) & metrics["protocol"].str.startswith("recorded")]
     protocol = str(mine["protocol"].iloc[0])
     mine = mine[mine["protocol"] == protocol]
@@ -260,7 +313,7 @@ def verdict(table: pd.DataFrame, history: pd.DataFrame, model: str, wanted: floa
         model: the network's name.
         wanted: improvement in percent over both baselines that was asked for.
     """
-    weakest = table.loc[table["improvement"].idxmin()]
+    weakest = table.iloc[int(table["improvement"].argmin())]
     lines = [f"**{_conclusion(table, weakest, history, model, wanted)}**", ""]
     for row in table.itertuples():
         lines.append(f"- {_comparison(row, model)}")
@@ -276,22 +329,29 @@ def too_short(history: pd.DataFrame) -> bool:
 def _conclusion(
     table: pd.DataFrame, weakest: pd.Series, history: pd.DataFrame, model: str, wanted: float
 ) -> str:
-    against = f"the {model_name(str(weakest['baseline']))} ({weakest['protocol']}, {weakest['sites']})"
+    where = f"({weakest['protocol']}, {weakest['sites']})"
+    against = f"the {model_name(str(weakest['baseline']))} {where}"
     gain = weakest["improvement"]
     if too_short(history):
         epochs = history["epoch"].iloc[-1]
-        return (f"Too short to judge: {len(history)} evaluations over {epochs:g} epochs. The numbers "
-                "below only show that the path works from end to end.")  # fmt: skip
+        return (
+            f"Too short to judge: {len(history)} evaluations over {epochs:g} epochs. "
+            "The numbers below only show that the path works from end to end."
+        )
     if (table["verdict"] == "worse").any():
         return f"{model} does not beat every image-free baseline: it is worse than {against}."
     if (table["verdict"] == "tie").any():
         return f"A tie: {model} cannot be told apart from {against}."
     if gain >= wanted:
-        return (f"{model} beats both image-free baselines in both protocols by at least "
-                f"{math.floor(10 * gain) / 10:.1f} % in AbsRel (asked for: {wanted:g} %). "
-                "It reads depth from the image.")  # fmt: skip
-    return (f"{model} beats both image-free baselines, but by less than the {wanted:g} % asked for: "
-            f"only {gain:.1f} % against {against}.")  # fmt: skip
+        return (
+            f"{model} beats both image-free baselines in both protocols by at least "
+            f"{math.floor(10 * gain) / 10:.1f} % in AbsRel (asked for: {wanted:g} %). "
+            "It reads depth from the image."
+        )
+    return (
+        f"{model} beats both image-free baselines, but by less than the {wanted:g} % asked for: "
+        f"only {gain:.1f} % against {against}."
+    )
 
 
 def _comparison(row: Any, model: str) -> str:
@@ -300,8 +360,10 @@ def _comparison(row: Any, model: str) -> str:
         interval = f"95 % interval {row.low:.1f} to {row.high:.1f} %"
         interval += ", a tie" if row.verdict == "tie" else ""
     word = "below" if row.improvement >= 0 else "above"
-    return (f"{row.protocol}, {row.sites}: {model} {row.score:.3f}, {abs(row.improvement):.1f} % {word} "
-            f"the {model_name(row.baseline)}'s {row.baseline_score:.3f} ({interval})")  # fmt: skip
+    return (
+        f"{row.protocol}, {row.sites}: {model} {row.score:.3f}, {abs(row.improvement):.1f} % "
+        f"{word} the {model_name(row.baseline)}'s {row.baseline_score:.3f} ({interval})"
+    )
 
 
 def _ending(history: pd.DataFrame) -> str:
@@ -313,10 +375,14 @@ def _ending(history: pd.DataFrame) -> str:
         return "The run is too short to say whether it had converged."
     gain = 100 * (1 - best / early.min())
     if gain > 1:
-        return (f"Selection AbsRel still fell by {gain:.1f} % in the last fifth of the {last:g} steps: "
-                "a longer run would probably score better.")  # fmt: skip
-    return (f"Selection AbsRel fell by {max(gain, 0):.1f} % in the last fifth of the {last:g} steps: "
-            "more steps of the same kind would change little.")  # fmt: skip
+        return (
+            f"Selection AbsRel still fell by {gain:.1f} % in the last fifth of the {last:g} "
+            "steps: a longer run would probably score better."
+        )
+    return (
+        f"Selection AbsRel fell by {max(gain, 0):.1f} % in the last fifth of the {last:g} steps: "
+        "more steps of the same kind would change little."
+    )
 
 
 def closing(run: Run) -> str:

@@ -192,6 +192,7 @@ def test_mat5_refuses_damage(layouts: Layouts) -> None:
         LabelledMat(path, "train", layouts.root / "absent.mat")
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.integers(128, 250), st.booleans())
 def test_mat5_never_fails_otherwise(noise: bytes, cut: int, deflated: bool) -> None:
     """Damaged files end in DataError or in arrays, in no other exception."""
@@ -220,6 +221,27 @@ def test_h5_frames(layouts: Layouts, layout: str) -> None:
     frame = splits["test"][2]
     np.testing.assert_array_equal(frame.image, layouts.images[5])
     np.testing.assert_array_equal(frame.depths["inpainted"], metres(layouts.inpainted[5]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("depth", None, "needs the arrays 'rgb' and 'depth'"),
+        ("rgb", np.zeros((48, 64), np.uint8), r"'rgb' is uint8 \[48, 64\], not uint8 \[3, H, W\]"),
+        ("depth", np.full((48, 64), 2000, np.uint16), "'depth' is uint16, not floating-point"),
+        ("depth", np.full((48, 64), np.nan, np.float32), "NaN or infinite depth"),
+    ],
+)
+def test_h5_frames_refuse(
+    layouts: Layouts, name: str, value: np.ndarray | None, message: str
+) -> None:
+    path = layouts.fastdepth() / "train/kitchen_0028b/00001.h5"
+    with h5py.File(path, "a") as file:
+        del file[name]
+        if value is not None:
+            file[name] = value
+    with pytest.raises(DataError, match=rf"00001.h5.*{message}"):
+        FastDepthFolder(layouts.root / "nyudepthv2", "train")[0]
 
 
 def test_shards_write_nothing(layouts: Layouts) -> None:
@@ -552,6 +574,7 @@ def test_bts_round_trip(data: st.DataObject) -> None:
             assert frame.camera == NYU_CAMERA.resized(height, width)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 80))
 def test_scaled_box_holds_only_whole_pixels(height: int, width: int) -> None:
     top, left, bottom, right = nyu_box((height, width))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
@@ -137,6 +137,7 @@ def test_depth_type_is_chosen_without_loss(tmp_path: Path) -> None:
     verify(tmp_path / "m.h5")
 
 
+@settings(deadline=None)
 @given(arrays(np.float32, (4, 4), elements=st.floats(0, 70, width=32)))
 def test_millimetres_are_used_only_where_exact(depth: np.ndarray) -> None:
     values = store.metres_to_millimetres(depth)
@@ -279,7 +280,7 @@ def assert_untouched(path: Path, before: bytes) -> None:
 
 def test_unnamed_split_and_compression(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="frame 'a' has no split"):
-        pack(ListFrames([frame("a")]), tmp_path / "s.h5", "")
+        pack(ListFrames([frame("a")]), tmp_path / "s.h5", {"b": "train"})
     with pytest.raises(ConfigError, match="compression is 'zip'"):
         pack(ListFrames([frame("a")]), tmp_path / "s.h5", "train", compression="zip")
 
@@ -436,6 +437,7 @@ def test_resize_keeps_measurements_and_camera() -> None:
     )
 
 
+@settings(deadline=None)
 @given(
     st.tuples(st.integers(1, 20), st.integers(1, 20)),
     st.tuples(st.integers(1, 20), st.integers(1, 20)),

@@ -220,7 +220,7 @@ def test_two_processes_give_the_gradient_of_one(tmp_path: Path, repository: Path
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(2)]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()

@@ -1,0 +1,1 @@
+"""What the networks learn from: sources, the packed store, rooms, augmentation, queries."""

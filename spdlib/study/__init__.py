@@ -1,0 +1,1 @@
+"""How networks learn and are judged: losses, metrics, experiments, training, evaluation, runs."""

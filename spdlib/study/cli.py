@@ -1,0 +1,138 @@
+"""`python -m spdlib train` and `python -m spdlib evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from spdlib.errors import ConfigError
+from spdlib.models import load
+from spdlib.study.datasets import open_data
+from spdlib.study.evaluation import Evaluation, evaluate_run
+from spdlib.study.experiments import EXPERIMENTS, PROFILES, RunConfig, resolve
+from spdlib.study.image_free import fit_image_free
+from spdlib.study.runs import DEFAULT_ROOT, Run
+from spdlib.study.training import fit
+
+
+def add_parser(subparsers: Any) -> None:
+    """Adds `train` and `evaluate`; each sets `command`, a function of the parsed arguments."""
+    _add_train(subparsers)
+    _add_evaluate(subparsers)
+
+
+def _add_train(subparsers: Any) -> None:
+    text = "train an experiment; the same command continues an interrupted run"
+    parser = subparsers.add_parser("train", help=text, description=text)
+    parser.add_argument("experiment", choices=sorted(EXPERIMENTS), help="what to train")
+    parser.add_argument("--profile", choices=PROFILES, default="demo", help="default: demo")
+    parser.add_argument("--out", type=Path, help="run folder (default results/runs/<name>)")
+    parser.add_argument("--data", type=Path, help="packed store (default: SPD_DATA)")
+    parser.add_argument("--weights", type=Path, help="encoder weights file (default: SPD_WEIGHTS)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE",
+        help="override a setting, for instance --set steps=500 --set silog_lambda=0.85",
+    )  # fmt: skip
+    parser.add_argument("--workers", type=int, help="processes that prepare samples")
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=0, metavar="STEPS",
+        help="also save between evaluations",
+    )  # fmt: skip
+    parser.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard")
+    parser.add_argument("--fresh", action="store_true", help="refuse a folder that holds a run")
+    parser.set_defaults(command=_train)
+
+
+def _add_evaluate(subparsers: Any) -> None:
+    text = "score a run's best weights and the image-free baselines on the test frames"
+    parser = subparsers.add_parser("evaluate", help=text, description=text)
+    parser.add_argument("run", type=Path, help="folder of a run")
+    parser.add_argument("--data", type=Path, help="packed store (default: SPD_DATA)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    parser.add_argument("--no-dense", action="store_true", help="score points only")
+    parser.add_argument("--no-k-sweep", action="store_true", help="leave the K sweep out")
+    parser.set_defaults(command=_evaluate)
+
+
+def parse_settings(items: list[str]) -> dict[str, Any]:
+    """Settings from "field=value" words; values are JSON, or text where they are not.
+
+    Raises:
+        ConfigError: a word without "=".
+    """
+    settings: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set takes FIELD=VALUE; got {item!r}")
+        try:
+            settings[name] = json.loads(text)
+        except json.JSONDecodeError:
+            settings[name] = {"None": None, "True": True, "False": False}.get(text, text)
+    return settings
+
+
+def _train(args: argparse.Namespace) -> int:
+    settings = parse_settings(args.set)
+    if args.weights is not None:
+        settings["weights"] = str(args.weights)
+    config = resolve(args.experiment, args.profile, device=args.device, **settings)
+    out = args.out or DEFAULT_ROOT / f"{args.experiment}_{args.profile}"
+    data = open_data(config, args.data)
+    run = fit(
+        config,
+        data.train,
+        data.selection,
+        out,
+        resume=not args.fresh,
+        device=args.device,
+        workers=args.workers,
+        checkpoint_every=args.checkpoint_every,
+        tensorboard=args.tensorboard,
+    )
+    if _is_main_process():
+        best = run.record
+        print(
+            f"{run.folder}: best selection AbsRel {best['best_sel_abs_rel']:.4f} at step "
+            f"{best['best_step']}; weights in {run.best}"
+        )
+    return 0
+
+
+def _evaluate(args: argparse.Namespace) -> int:
+    run = Run.open(args.run)
+    config = RunConfig.from_dict(run.config)
+    data = open_data(config, args.data)
+    accelerator = Accelerator(cpu=args.device == "cpu")
+    baselines = fit_image_free(data.train, truth=config.truth)
+    result = evaluate_run(
+        run,
+        load(run.best).to(accelerator.device),
+        data.test,
+        baselines,
+        dense=not args.no_dense,
+        k_sweep=not args.no_k_sweep,
+        flip=args.flip,
+        processes=accelerator,
+    )
+    if _is_main_process():
+        _show(run, result)
+    return 0
+
+
+def _show(run: Run, result: Evaluation) -> None:
+    for protocol, note in result.notes.items():
+        print(f"{protocol}: {note}")
+    print(result.summary().to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    print(f"tables in {run.folder}")
+
+
+def _is_main_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"

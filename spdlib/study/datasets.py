@@ -1,0 +1,77 @@
+"""The frames a config asks for: three sets, from procedural rooms or from a packed store."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from spdlib.data.frames import Frame, Frames, Subset, selection_split
+from spdlib.data.rooms import Rooms
+from spdlib.data.store import PackedFrames
+from spdlib.errors import RunError
+from spdlib.geometry import Size
+from spdlib.study.experiments import RunConfig
+
+
+class DataSets(NamedTuple):
+    """Frames to learn from, to choose weights by, and to report on."""
+
+    train: Frames
+    selection: Frames
+    test: Frames
+
+
+class InMemory:
+    """A copy of all frames of a source, made once, for sources that are slow to ask."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.ids = list(frames.ids)
+        self.provenance: dict[str, Any] = dict(getattr(frames, "provenance", {}))
+        self._frames = [frames[index] for index in range(len(frames))]
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def __getitem__(self, index: int) -> Frame:
+        return self._frames[index]
+
+
+def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
+    """Open the three sets of a config.
+
+    Rooms are rendered into memory once. A store's training split is divided into training and
+    selection frames as decisions 6 say; its test split is left alone until it is reported on.
+
+    Args:
+        config: names the data.
+        store: packed store for data other than rooms; default the environment's SPD_DATA.
+
+    Raises:
+        RunError: no store is named.
+        DataError: the store cannot be read or lacks a split.
+    """
+    if config.data == "rooms":
+        return _rooms(config)
+    path = store or os.environ.get("SPD_DATA")
+    if not path:
+        raise RunError(
+            f"profile {config.profile!r} learns from {config.data!r}: give the packed store "
+            "(--data STORE.h5, or the environment's SPD_DATA); data/README.md says how to make one "
+            "with `python -m spdlib data pack`"
+        )
+    train = PackedFrames(path, "train")
+    learn, select = selection_split(len(train))
+    return DataSets(Subset(train, learn), Subset(train, select), PackedFrames(path, "test"))
+
+
+def _rooms(config: RunConfig) -> DataSets:
+    """Rooms one after the other, so that no room is in two sets."""
+    counts = (config.train_frames, config.selection_frames, config.test_frames)
+    starts = (0, counts[0], counts[0] + counts[1])
+    size: Size = config.room_size or config.image_size
+    sets = [
+        InMemory(Rooms(count, seed=config.seed, size=size, start=start))
+        for count, start in zip(counts, starts, strict=True)
+    ]
+    return DataSets(*sets)

@@ -1,0 +1,94 @@
+"""Two processes train and evaluate like one."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.torch
+import torch
+
+from spdlib.study.experiments import RunConfig, resolve
+
+WORKER = """
+import json, os, sys
+import torch
+torch.set_num_threads(1)
+from accelerate import Accelerator
+import spdlib
+from spdlib.data.rooms import Rooms
+from spdlib.study.datasets import InMemory
+from spdlib.study.evaluation import evaluate_run
+from spdlib.study.experiments import RunConfig
+from spdlib.study.image_free import constant
+from spdlib.study.training import fit
+
+config = RunConfig.from_dict(json.loads(sys.argv[2]))
+train, selection = InMemory(Rooms(8, size=(48, 64))), InMemory(Rooms(3, size=(48, 64), start=8))
+run = fit(config, train, selection, sys.argv[1], device="cpu", workers=0, progress=False)
+accelerator = Accelerator(cpu=True)
+assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
+model = spdlib.load(run.best).double()
+evaluate_run(run, model, selection, {"constant": constant(2.5)}, processes=accelerator)
+accelerator.end_training()
+"""
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+def launch(folder: Path, config: RunConfig, world: int) -> None:
+    """Run the worker in `world` processes, as a launcher does."""
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(world)}
+    processes = []
+    for rank in range(world):
+        ranks = {**address, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {}
+        words = [sys.executable, "-c", WORKER, str(folder), json.dumps(config.to_dict())]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", **ranks}
+        processes.append(
+            subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
+        )
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0] * world, errors
+
+
+@pytest.mark.slow
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    # No BatchNorm, no dropout, float64: what remains is the order of sums.
+    config = resolve(
+        "v15_2", "smoke", encoder="convnextv2_atto", image_size=(32, 64), precision="float64",
+        steps=3, evaluate_every=3, batch_size=4, points=32, ema_decay=0.9, augment="bts",
+    )  # fmt: skip
+    for world in (1, 2):
+        launch(tmp_path / str(world), config, world)
+    weights = [
+        safetensors.torch.load_file(tmp_path / str(world) / "last" / "model.safetensors")
+        for world in (1, 2)
+    ]
+    for name, one in weights[0].items():
+        two = weights[1][name]
+        assert one.dtype == torch.float64
+        scale = max(1e-3, float(one.abs().max()))
+        assert float((one - two).abs().max()) <= 1e-10 * scale, name
+    record = json.loads((tmp_path / "2" / "record.json").read_text())
+    assert record["processes"] == 2
+    assert_same_tables(tmp_path / "1", tmp_path / "2")
+
+
+def assert_same_tables(one: Path, two: Path) -> None:
+    for name, keys in (("history", ["step"]), ("frames", ["frame"]), ("metrics", ["metric"])):
+        a, b = (pd.read_csv(folder / f"{name}.csv") for folder in (one, two))
+        assert a[keys].equals(b[keys])
+        numbers = a.select_dtypes("number").columns.difference(["seconds", "data_wait_share"])
+        assert len(numbers)
+        np.testing.assert_allclose(a[numbers], b[numbers], rtol=1e-8)

@@ -1,0 +1,346 @@
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from spdlib.errors import DataError
+from spdlib.study import metrics
+from spdlib.study.metrics import (
+    FRAME_METRICS,
+    EigenMetrics,
+    LogSample,
+    RecordedMetrics,
+    bin_name,
+    frame_scores,
+    merge_processes,
+    paired_bootstrap,
+)
+
+# four points: exact, 10 % too far, twice too far, half
+TRUTH = torch.tensor([[1.0, 2.0, 4.0, 8.0]], dtype=torch.float64)
+PREDICTION = torch.tensor([[1.0, 2.2, 8.0, 4.0]], dtype=torch.float64)
+ALL = torch.ones(1, 4, dtype=torch.bool)
+LOGS = np.log([1.0, 1.1, 2.0, 0.5])
+
+
+def random_batch(seed: int, shape: tuple[int, ...] = (3, 50)) -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.rand(3, *shape, generator=torch.Generator().manual_seed(seed)).double()
+    return 0.5 + 9 * draw[0], 0.5 + 9 * draw[1], draw[2] > 0.2
+
+
+def test_eigen_scores_by_hand() -> None:
+    scores = dict(zip(FRAME_METRICS, frame_scores(PREDICTION, TRUTH, ALL)[0].tolist(), strict=True))
+    assert scores["abs_rel"] == pytest.approx((0 + 0.1 + 1 + 0.5) / 4)
+    assert scores["sq_rel"] == pytest.approx((0 + 0.04 / 2 + 16 / 4 + 16 / 8) / 4)
+    assert scores["rmse"] == pytest.approx(math.sqrt((0 + 0.04 + 16 + 16) / 4))
+    assert scores["rmse_log"] == pytest.approx(math.sqrt((LOGS**2).mean()))
+    assert scores["silog"] == pytest.approx(100 * math.sqrt((LOGS**2).mean() - LOGS.mean() ** 2))
+    assert scores["log10"] == pytest.approx(np.abs(np.log10([1, 1.1, 2, 0.5])).mean())
+    assert (scores["delta1"], scores["delta2"], scores["delta3"]) == (0.5, 0.5, 0.5)
+
+
+def test_delta_is_strict() -> None:
+    truth = torch.tensor([[1.0, 2.0, 4.0]], dtype=torch.float64)
+    prediction = truth * torch.tensor([1.25, 1.25**2, 1.2499], dtype=torch.float64)
+    scores = frame_scores(prediction, truth, torch.ones_like(truth, dtype=torch.bool))[0]
+    deltas = dict(zip(FRAME_METRICS, scores.tolist(), strict=True))
+    assert deltas["delta1"] == pytest.approx(1 / 3)
+    assert deltas["delta2"] == pytest.approx(2 / 3)
+    assert deltas["delta3"] == 1
+
+
+def test_eigen_clamps_predictions_on_both_sides() -> None:
+    prediction = torch.tensor([[20.0, -3.0]], dtype=torch.float64)
+    truth = torch.tensor([[8.0, 1.0]], dtype=torch.float64)
+    scores = frame_scores(prediction, truth, torch.ones(1, 2, dtype=torch.bool))[0]
+    assert scores[0].item() == pytest.approx((2 / 8 + 0.999) / 2)
+
+
+def test_eigen_is_the_mean_of_images_not_of_points() -> None:
+    truth = torch.full((2, 4), 2.0)
+    prediction = torch.stack([truth[0] * 1.1, truth[1] * 1.5])
+    valid = torch.tensor([[True, True, True, True], [True, False, False, False]])
+    total = EigenMetrics()
+    total.update(prediction, truth, valid, [0, 1])
+    assert total.compute()["abs_rel"] == pytest.approx((0.1 + 0.5) / 2)
+    assert total.compute()["frames"] == 2
+    bins = total.bin_table().set_index("bin")
+    assert bins.loc["[2, 5)", "abs_rel"] == pytest.approx((4 * 0.1 + 0.5) / 5)
+    assert bins.loc["[2, 5)", "count"] == 5 and bins.loc["[2, 5)", "delta1"] == 0.8
+    assert bins["abs_rel"].isna().tolist() == [True, False, True]
+    assert bins["count"].tolist() == [0, 5, 0]
+
+
+def test_edges_and_interior_are_scored_apart() -> None:
+    edges = torch.tensor([[True, False, True, False]])
+    total = EigenMetrics()
+    total.update(PREDICTION, TRUTH, ALL, [0], edges)
+    result = total.compute()
+    assert result["abs_rel_edge"] == pytest.approx((0 + 1) / 2)
+    assert result["abs_rel_interior"] == pytest.approx((0.1 + 0.5) / 2)
+
+
+def test_frames_without_truth_are_left_out_but_nan_predictions_are_not_hidden() -> None:
+    total = EigenMetrics()
+    total.update(PREDICTION, TRUTH, ~ALL, [0])
+    total.update(PREDICTION, TRUTH, ALL, [1])
+    assert total.compute()["frames"] == 1 and math.isfinite(total.compute()["abs_rel"])
+    assert math.isnan(total.compute()["abs_rel_edge"])
+    total.update(PREDICTION * torch.nan, TRUTH, ALL, [2])
+    assert math.isnan(total.compute()["abs_rel"])
+    assert EigenMetrics().compute()["frames"] == 0
+
+
+def test_eigen_batches_maps_and_repeated_frames_change_nothing() -> None:
+    p, g, valid = random_batch(0, (3, 5, 10))
+    whole, parts = EigenMetrics(), EigenMetrics()
+    whole.update(p, g, valid, [4, 2, 7])
+    parts.update(p[2:].flatten(1), g[2:].flatten(1), valid[2:].flatten(1), [7])
+    other = EigenMetrics()
+    other.update(p[:2], g[:2], valid[:2], [4, 2])
+    parts.merge(other)
+    parts.merge(other)  # as a sampler repeats frames to fill its last batch
+    assert parts.compute() == pytest.approx(whole.compute(), nan_ok=True)
+    assert parts.bin_table().equals(whole.bin_table())
+    table = whole.frame_table(["a", "b", "c", "d", "e", "f", "g", "h"])
+    assert table["frame"].tolist() == ["c", "e", "h"]
+    scores = frame_scores(p, g, valid)
+    assert np.allclose(table.iloc[1, 1:].astype(float), scores[0], equal_nan=True)
+
+
+def recorded(*batches: tuple[Tensor, Tensor, Tensor]) -> dict[str, float]:
+    total = RecordedMetrics()
+    for batch in batches:
+        total.update(*batch)
+    return total.compute()
+
+
+def test_recorded_scores_by_hand() -> None:
+    result = recorded((PREDICTION, TRUTH, ALL))
+    half = math.sqrt((LOGS**2).mean() - 0.5 * LOGS.mean() ** 2 + 1e-8)
+    assert result["silog"] == pytest.approx(half)
+    assert result["rmse"] == pytest.approx(math.sqrt((0.04 + 16 + 16) / 4))
+    assert result["abs_rel"] == pytest.approx(0.4)
+    # g / p = 1, 1/1.1, 1/2, 2: the lower middle value is 1/1.1
+    scale = 1 / 1.1
+    assert result["s_star"] == pytest.approx(scale)
+    scaled = np.abs(scale * PREDICTION.numpy() - TRUTH.numpy()) / TRUTH.numpy()
+    assert result["scaled_abs_rel"] == pytest.approx(scaled.mean())
+    gap = 100 * (0.4 - scaled.mean()) / (0.4 + 1e-8)
+    assert result["scale_gap"] == pytest.approx(gap)
+    assert result["ratio_median"] == pytest.approx(1.0)  # of 0.5, 1, 1.1, 2
+    assert result["ratio_mean"] == pytest.approx(1.15)
+    assert result["within_2x"] == 0.5  # strictly between one half and two
+    assert (result["points"], result["frames"], result["nonfinite"]) == (4, 1, 0)
+
+
+def test_recorded_distributions_match_numpy() -> None:
+    p, g, valid = random_batch(1)
+    result = recorded((p, g, valid))
+    for name, values in (("pred", p[valid].numpy()), ("gt", g[valid].numpy())):
+        std = values.std(ddof=1)
+        assert result[f"{name}_mean"] == pytest.approx(values.mean())
+        assert result[f"{name}_std"] == pytest.approx(std)
+        assert result[f"{name}_cv"] == pytest.approx(std / values.mean())
+        assert result[f"{name}_min"] == values.min() and result[f"{name}_max"] == values.max()
+        assert result[f"{name}_median"] == torch.from_numpy(values).median()
+    logs = np.log(p[valid].numpy())
+    assert result["log_std"] == pytest.approx(logs.std(ddof=1))
+    assert (result["log_min"], result["log_max"]) == (logs.min(), logs.max())
+    spreads = [p[i][valid[i]].std().item() for i in range(3)]
+    assert result["intra_std_mean"] == pytest.approx(np.mean(spreads))
+    assert result["intra_std_min"] == pytest.approx(min(spreads))
+    ratio = (g / p)[valid]
+    assert result["s_star"] == pytest.approx(ratio.median().item(), rel=1e-12)
+
+
+def test_recorded_clamps_from_below_only() -> None:
+    prediction = torch.tensor([[-1.0, 30.0]], dtype=torch.float64)
+    truth = torch.tensor([[1.0, 10.0]], dtype=torch.float64)
+    result = recorded((prediction, truth, torch.ones(1, 2, dtype=torch.bool)))
+    assert (result["pred_min"], result["pred_max"]) == (1e-3, 30.0)
+    assert result["abs_rel"] == pytest.approx((0.999 + 2) / 2)
+
+
+def test_recorded_counts_what_is_not_finite_and_shows_it() -> None:
+    broken = PREDICTION.clone()
+    broken[0, 1] = torch.nan
+    result = recorded((broken, TRUTH, ALL))
+    assert result["nonfinite"] == 1
+    assert all(math.isnan(result[name]) for name in ("abs_rel", "s_star", "pred_std", "log_std"))
+
+
+def test_recorded_without_points_is_nan() -> None:
+    result = recorded((PREDICTION, TRUTH, ~ALL), (PREDICTION, TRUTH * 0, ALL))
+    assert result["points"] == 0 and result["frames"] == 0
+    assert all(math.isnan(result[name]) for name in ("abs_rel", "s_star", "pred_min", "silog"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), cut=st.integers(0, 3))
+def test_recorded_batches_and_merging_change_nothing(seed: int, cut: int) -> None:
+    p, g, valid = random_batch(seed)
+    whole = RecordedMetrics()
+    whole.update(p, g, valid)
+    first, second = RecordedMetrics(), RecordedMetrics()
+    first.update(p[:cut], g[:cut], valid[:cut])
+    second.update(p[cut:], g[cut:], valid[cut:])
+    first.merge(second)
+    assert first.compute() == pytest.approx(whole.compute(), rel=1e-12)
+    assert np.allclose(first.bin_table().iloc[:, 1:], whole.bin_table().iloc[:, 1:])
+
+
+@settings(max_examples=20, deadline=None)
+@given(scale=st.floats(0.2, 5.0))
+def test_one_global_factor_is_found(scale: float) -> None:
+    _, g, valid = random_batch(3)
+    result = recorded((g / scale, g, valid))
+    assert result["s_star"] == pytest.approx(scale)
+    assert result["scaled_abs_rel"] == pytest.approx(0, abs=1e-9)
+
+
+def test_recorded_bins_are_half_open() -> None:
+    truth = torch.tensor([[1.0, 2.0, 4.99, 5.0, 9.99, 10.0]])
+    total = RecordedMetrics()
+    total.update(truth, truth, truth > 0)
+    assert total.bin_table()["count"].tolist() == [1, 2, 2]
+    assert total.bin_table()["bin"].tolist() == ["[0, 2)", "[2, 5)", "[5, 10)"]
+    assert bin_name(0.0, 2.0) == "[0, 2)"
+
+
+def test_large_sets_take_their_median_from_a_histogram() -> None:
+    values = torch.exp(torch.randn(20_001, generator=torch.Generator().manual_seed(0)).double())
+    exact, coarse, mixed = LogSample(), LogSample(limit=5_000), LogSample(limit=5_000)
+    exact.add(values)
+    for chunk in values.split(3_000):
+        coarse.add(chunk)
+    mixed.add(values[:4_000])
+    mixed.merge_state(LogSample(limit=5_000).state())
+    assert coarse.median() == pytest.approx(exact.median(), rel=6e-5)
+    assert coarse.mean(torch.sqrt) == pytest.approx(exact.mean(torch.sqrt), rel=1e-5)
+    assert coarse.state()["values"].numel() == 0
+    rest = LogSample(limit=5_000)
+    rest.add(values[4_000:])
+    mixed.merge_state(rest.state())
+    assert mixed.median() == coarse.median()
+    assert exact.median() == values.median().item()
+
+
+def test_even_counts_have_two_medians_in_both_forms() -> None:
+    for limit in (100, 2):
+        sample = LogSample(limit)
+        sample.add(torch.tensor([1.0, 2.0, 4.0, 8.0]))
+        assert sample.median() == pytest.approx(2.0, rel=6e-5)
+        assert sample.median(upper=True) == pytest.approx(4.0, rel=6e-5)
+
+
+def test_recorded_switches_to_the_histogram_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = [random_batch(seed) for seed in range(4)]
+    exact = recorded(*batches)
+    monkeypatch.setattr(metrics.LogSample, "__init__", _limited)
+    coarse = recorded(*batches)
+    for name in ("s_star", "scaled_abs_rel", "ratio_median", "pred_median", "gt_median"):
+        assert coarse[name] == pytest.approx(exact[name], rel=1e-3), name
+    assert coarse["abs_rel"] == exact["abs_rel"]
+
+
+_original_init = LogSample.__init__
+
+
+def _limited(self: LogSample) -> None:
+    _original_init(self, limit=100)
+
+
+def test_bootstrap_verdicts() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.1, 0.3, 300)
+    better = base - 0.02 + rng.normal(0, 0.05, 300)
+    noise = base + rng.normal(0, 0.05, 300)
+    result = paired_bootstrap(better, base)
+    assert result.verdict == "better" and result.low < result.difference < result.high < 0
+    assert result.difference == pytest.approx((better - base).mean())
+    assert paired_bootstrap(base, better).verdict == "worse"
+    assert paired_bootstrap(better, base, higher_is_better=True).verdict == "worse"
+    assert paired_bootstrap(noise, base).verdict == "tie"
+    assert paired_bootstrap(base, base) == (0.0, 0.0, 0.0, "tie")
+    # the interval of a mean: 1.96 standard errors
+    width = 2 * 1.96 * (noise - base).std(ddof=1) / math.sqrt(300)
+    interval = paired_bootstrap(noise, base)
+    assert interval.high - interval.low == pytest.approx(width, rel=0.05)
+
+
+def test_wrong_input_is_named() -> None:
+    with pytest.raises(DataError, match="one shape"):
+        EigenMetrics().update(PREDICTION[:, :3], TRUTH, ALL, [0])
+    with pytest.raises(DataError, match="2 frame numbers"):
+        EigenMetrics().update(PREDICTION, TRUTH, ALL, [0, 1])
+    with pytest.raises(DataError, match="one length"):
+        paired_bootstrap([1.0], [1.0, 2.0])
+    with pytest.raises(DataError, match="frame 1"):
+        paired_bootstrap([1.0, math.nan], [1.0, 2.0])
+
+
+def filled(rows: slice) -> tuple[EigenMetrics, RecordedMetrics]:
+    """Both accumulators over some of five images."""
+    p, g, valid = (t[rows] for t in random_batch(8, (5, 40)))
+    eigen, pooled = EigenMetrics(), RecordedMetrics()
+    eigen.update(p, g, valid, list(range(5))[rows])
+    pooled.update(p, g, valid)
+    return eigen, pooled
+
+
+def test_two_processes_score_like_one(tmp_path: Path, repository: Path) -> None:
+    command = [sys.executable, __file__, str(tmp_path)]
+    shared = {**os.environ, "PYTHONPATH": str(repository), "OMP_NUM_THREADS": "1"}
+    processes = [subprocess.Popen([*command, str(rank)], env=shared) for rank in range(2)]
+    try:
+        assert [process.wait(timeout=240) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    eigen, pooled = filled(slice(None))
+    for rank in range(2):
+        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert result["eigen"] == pytest.approx(eigen.compute(), rel=1e-12, nan_ok=True)
+        assert result["recorded"] == pytest.approx(pooled.compute(), rel=1e-12)
+
+
+class Gatherer:
+    """The three things of accelerate's Accelerator that `merge_processes` needs."""
+
+    device = torch.device("cpu")
+
+    def __init__(self) -> None:
+        self.num_processes = torch.distributed.get_world_size()
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(self.num_processes)]
+        torch.distributed.all_gather(parts, tensor)
+        return torch.cat(parts)
+
+
+def run_process(folder: Path, rank: int) -> None:
+    store = f"file://{folder / 'store'}"
+    torch.distributed.init_process_group("gloo", store, rank=rank, world_size=2)
+    eigen, pooled = filled(slice(0, 2) if rank == 0 else slice(2, 5))
+    accelerator = Gatherer()
+    result = {
+        "eigen": merge_processes(eigen, accelerator).compute(),
+        "recorded": merge_processes(pooled, accelerator).compute(),
+    }
+    torch.save(result, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    run_process(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,109 @@
+"""Checks before the first step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spdlib.data.frames import Frame, Frames, Subset
+from spdlib.models import DepthModel
+from spdlib.study.experiments import RunConfig
+from spdlib.study.preflight import PreflightError, check
+from spdlib.study.training import build_model, fit
+
+
+class Scaled:
+    """Frames whose depth is in another unit, or missing."""
+
+    def __init__(self, frames: Frames, factor: float) -> None:
+        self.frames, self.factor, self.ids = frames, factor, frames.ids
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Frame:
+        frame = self.frames[index]
+        depths = {name: np.float32(self.factor) * d for name, d in frame.depths.items()}
+        return replace(frame, depths=depths)
+
+
+@pytest.fixture(scope="module")
+def model(small: RunConfig, rooms: Frames) -> DepthModel:
+    return build_model(small, rooms)
+
+
+def rows(table: pd.DataFrame) -> dict[str, str]:
+    return dict(zip(table["check"], table["ok"], strict=True))
+
+
+def test_good_run_passes_with_a_full_table(
+    model: DepthModel, rooms: Frames, held_out: Frames, small: RunConfig
+) -> None:
+    table = check(model, rooms, held_out, small)
+    assert list(table.columns) == ["check", "value", "allowed", "ok"]
+    assert set(table["ok"]) == {"yes", "info"}
+    for name in (
+        "target median", "valid share", "focal ratio validation / training", "first prediction",
+        "order (rank correlation)", "encoder displacement per level", "frames in both sets",
+        "SILog of the constant predictor",
+    ):  # fmt: skip
+        assert name in rows(table)
+    assert model.training
+
+
+@pytest.mark.parametrize("factor", [1000.0, 0.001])
+def test_another_unit_is_refused(
+    model: DepthModel, rooms: Frames, held_out: Frames, small: RunConfig, factor: float
+) -> None:
+    with pytest.raises(PreflightError, match="target median") as caught:
+        check(model, Scaled(rooms, factor), held_out, small)
+    assert rows(caught.value.table)["target median"] == "NO"
+
+
+def test_missing_depth_is_refused(
+    model: DepthModel, rooms: Frames, held_out: Frames, small: RunConfig
+) -> None:
+    with pytest.raises(PreflightError, match="valid share"):
+        check(model, Scaled(rooms, 0.0), held_out, small)
+
+
+def test_another_focal_length_is_refused_unless_allowed(
+    small: RunConfig, rooms: Frames, held_out: Frames
+) -> None:
+    model = build_model(small, rooms)
+    assert model.config.focal is not None
+    model.config = replace(model.config, focal=1.05 * model.config.focal)
+    with pytest.raises(PreflightError, match="focal ratio"):
+        check(model, rooms, held_out, small)
+    check(model, rooms, held_out, replace(small, focal_mismatch=True))
+
+
+def test_frames_in_both_sets_are_refused(
+    model: DepthModel, rooms: Frames, small: RunConfig
+) -> None:
+    with pytest.raises(PreflightError, match="frames in both sets is 2"):
+        check(model, rooms, Subset(rooms, [1, 2]), small)
+
+
+def test_first_prediction_that_is_not_finite_is_refused(
+    small: RunConfig, rooms: Frames, held_out: Frames
+) -> None:
+    model = build_model(small, rooms)
+    with torch.no_grad():
+        next(reversed(list(model.parameters()))).fill_(torch.nan)
+    with pytest.raises(PreflightError, match="first prediction"):
+        check(model, rooms, held_out, small)
+
+
+def test_violation_stops_a_run_and_leaves_its_table(
+    tmp_path: Path, rooms: Frames, small: RunConfig
+) -> None:
+    with pytest.raises(PreflightError, match="frames in both sets"):
+        fit(small, rooms, Subset(rooms, [0]), tmp_path, device="cpu", workers=0, progress=False)
+    assert "NO" in set(pd.read_csv(tmp_path / "preflight.csv")["ok"])
+    assert not (tmp_path / "history.csv").exists()

@@ -1,0 +1,140 @@
+"""Stopped and killed runs continue bit for bit (decisions 9)."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from spdlib.study.experiments import RunConfig
+from spdlib.study.runs import Run
+from spdlib.study.training import HISTORY_COLUMNS, _Trainer
+
+Fit = Callable[..., Run]
+
+TIMES = ("seconds", "data_wait_share")
+
+KILLED = """
+import json, os, signal, sys
+import torch
+from spdlib.data.rooms import Rooms
+from spdlib.study.datasets import InMemory
+from spdlib.study.experiments import RunConfig
+from spdlib.study.training import _Trainer, fit
+
+folder, config, threads = sys.argv[1], RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[3]
+torch.set_num_threads(int(threads))
+step = _Trainer._step
+
+def step_then_die(trainer, batch):
+    step(trainer, batch)
+    if trainer.counters.step == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+_Trainer._step = step_then_die
+fit(config, InMemory(Rooms(10, size=(48, 64))), InMemory(Rooms(3, size=(48, 64), start=10)), folder,
+    device="cpu", workers=1, checkpoint_every=3, progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def config(small: RunConfig) -> RunConfig:
+    """Five steps an epoch, so that steps 3 and 4 lie in the middle of one."""
+    return RunConfig.from_dict({**small.to_dict(), "batch_size": 2, "steps": 7})
+
+
+@pytest.fixture
+def whole(config: RunConfig, run_fit: Fit, tmp_path: Path) -> Run:
+    """The same run, never stopped; its samples come from other processes."""
+    return run_fit(config, tmp_path / "whole", workers=2)
+
+
+def assert_same_outcome(run: Run, whole: Run) -> None:
+    for path in ("best/model.safetensors", "last/model.safetensors"):
+        ours = safetensors.torch.load_file(run.folder / path)
+        theirs = safetensors.torch.load_file(whole.folder / path)
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours), path
+    same = [column for column in HISTORY_COLUMNS if column not in TIMES]
+    assert run.history[same].equals(whole.history[same])
+    assert run.record["status"] == whole.record["status"] == "finished"
+
+
+def test_killed_in_mid_epoch(config: RunConfig, run_fit: Fit, whole: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    words = [sys.executable, "-c", KILLED, str(folder), json.dumps(config.to_dict())]
+    process = subprocess.run([*words, str(torch.get_num_threads())], capture_output=True, text=True)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    assert Run.open(folder).record["status"] == "running"
+    run = run_fit(config, folder)
+    assert run.record["continued_at"] == [3]
+    assert_same_outcome(run, whole)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted(
+    config: RunConfig, run_fit: Fit, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:  # fmt: skip
+    step = _Trainer._step
+
+    def step_under_signal(trainer: _Trainer, batch: Any) -> None:
+        if trainer.counters.step == 3:
+            os.kill(os.getpid(), number)
+        step(trainer, batch)
+
+    before = signal.getsignal(number)
+    with monkeypatch.context() as patched:
+        patched.setattr(_Trainer, "_step", step_under_signal)
+        with pytest.raises(KeyboardInterrupt, match=r"after step 4 of 7.*same command again"):
+            run_fit(config, tmp_path / "run", workers=1)
+    assert signal.getsignal(number) == before
+    stopped = Run.open(tmp_path / "run")
+    assert stopped.record["status"] == "interrupted"
+    assert stopped.record["steps_done"] == 4
+    run = run_fit(config, tmp_path / "run")
+    assert run.record["continued_at"] == [4]
+    assert_same_outcome(run, whole)
+
+
+def test_killed_before_the_first_checkpoint_starts_again(
+    config: RunConfig, run_fit: Fit, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Trainer, "_step", die)
+        with pytest.raises(MemoryError):
+            run_fit(config, tmp_path / "run")
+    assert_same_outcome(run_fit(config, tmp_path / "run"), whole)
+
+
+def test_later_rows_of_the_history_are_written_again(
+    config: RunConfig, run_fit: Fit, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history is ahead of the state when a run dies between the two."""
+    save = _Trainer.save_state
+
+    def die_at_the_epochs_end(trainer: _Trainer) -> None:
+        if trainer.counters.step == 5:
+            raise MemoryError
+        save(trainer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(_Trainer, "save_state", die_at_the_epochs_end)
+        with pytest.raises(MemoryError):
+            run_fit(config, tmp_path / "run", checkpoint_every=2)
+    assert list(Run.open(tmp_path / "run").history["step"]) == [5]
+    run = run_fit(config, tmp_path / "run")
+    assert run.record["continued_at"] == [4]
+    assert_same_outcome(run, whole)

@@ -1,0 +1,107 @@
+"""Run folders: what is recorded, and that files are replaced whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import json
+import os
+import platform
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from spdlib.data.frames import Frames, Subset
+from spdlib.data.store import PackedFrames, pack
+from spdlib.errors import RunError
+from spdlib.study import runs
+from spdlib.study.runs import Run, describe_frames, machine, recorded_v15_1, write_bytes
+
+
+def test_machine_names_hardware_and_versions_only() -> None:
+    described = machine()
+    assert described["cores"] >= 1
+    assert described["libraries"]["torch"]
+    text = json.dumps(described)
+    assert platform.node() not in text or len(platform.node()) < 3
+    assert str(Path.home()) not in text
+    assert len(getpass.getuser()) < 5 or getpass.getuser() not in text
+
+
+def test_written_file_is_complete_and_leaves_no_temporary(tmp_path: Path) -> None:
+    write_bytes(tmp_path / "deep" / "a.bin", b"one")
+    write_bytes(tmp_path / "deep" / "a.bin", b"two")
+    assert (tmp_path / "deep" / "a.bin").read_bytes() == b"two"
+    assert len(list((tmp_path / "deep").iterdir())) == 1
+
+
+@pytest.mark.parametrize("broken", ["fsync", "replace"])
+def test_full_disk_keeps_the_previous_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    path = tmp_path / "state.bin"
+    write_bytes(path, b"previous")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(runs.os, broken, full)
+    with pytest.raises(RunError, match=r"state\.bin.*No space left.*previous file is kept"):
+        write_bytes(path, b"next")
+    assert path.read_bytes() == b"previous"
+    assert os.listdir(tmp_path) == ["state.bin"]
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="file/run/a.json.*nothing was written"):
+        write_bytes(tmp_path / "file" / "run" / "a.json", b"{}")
+
+
+def test_opening_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no run"):
+        Run.open(tmp_path)
+
+
+def test_tables_come_back(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    table = pd.DataFrame({"step": [1, 2], "train_loss": [0.5, 0.25]})
+    run.write_table("history", table)
+    pd.testing.assert_frame_equal(run.history, table)
+    with pytest.raises(RunError, match="no table 'metrics'.*history"):
+        _ = run.metrics
+
+
+def test_record_grows_and_damage_is_named(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.update_record({"seed": 1, "status": "running"})
+    run.update_record({"status": "finished"})
+    assert run.record == {"seed": 1, "status": "finished"}
+    assert run.finished
+    run.record_path.write_text("{ not json")
+    with pytest.raises(RunError, match="record.json cannot be read"):
+        _ = run.record
+    run.record_path.write_text("[1]")
+    with pytest.raises(RunError, match="list"):
+        _ = run.record
+
+
+def test_frames_are_described_by_content_not_by_path(tmp_path: Path, rooms: Frames) -> None:
+    store = tmp_path / "store.h5"
+    pack(Subset(rooms, [0, 1, 2]), store, "train", {"source": "rooms"})
+    described = describe_frames(Subset(PackedFrames(store, "train"), [0, 1]))
+    assert described["frames"] == 2
+    assert len(described["fingerprint"]) == 64
+    assert described["provenance"]["source"] == "rooms"
+    assert str(tmp_path) not in json.dumps(described)
+    other = describe_frames(Subset(PackedFrames(store, "train"), [0, 2]))
+    assert other["ids_hash"] != described["ids_hash"]
+
+
+def test_recorded_v15_1_is_the_logs_table() -> None:
+    table = recorded_v15_1()
+    assert len(table) == 7
+    assert table["abs_rel"].min() == 0.1150
+    assert table["dense_abs_rel"].min() == 0.1075
+    assert table.loc[table["epoch"] == 7, "train_loss"].item() == 0.0581

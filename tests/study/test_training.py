@@ -1,0 +1,250 @@
+"""`fit`: schedule, history, checkpoints, refusals."""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import spdlib
+from spdlib.data.frames import Frame, Frames
+from spdlib.data.rooms import Rooms
+from spdlib.errors import RunError
+from spdlib.study import training
+from spdlib.study.datasets import InMemory
+from spdlib.study.evaluation import evaluate, selection_scores
+from spdlib.study.experiments import RunConfig, resolve
+from spdlib.study.losses import LossValue
+from spdlib.study.runs import Run
+from spdlib.study.training import HISTORY_COLUMNS, effective_focal, fit, learning_rate
+
+Fit = Callable[..., Run]
+
+
+class Alone:
+    num_processes, process_index = 1, 0
+
+
+def test_rate_warms_up_linearly_then_follows_a_cosine() -> None:
+    config = resolve("v15_2", "paper")
+    peak = config.decoder_lr
+    assert learning_rate(config, 0, peak) == pytest.approx(0.01 * peak)
+    assert learning_rate(config, 250, peak) == pytest.approx((0.01 + 0.99 / 2) * peak)
+    assert learning_rate(config, 500, peak) == pytest.approx(peak)
+    middle = 500 + (config.steps - 500) // 2
+    assert learning_rate(config, middle, peak) == pytest.approx((peak + 1e-6) / 2, rel=1e-4)
+    assert learning_rate(config, config.steps, peak) == pytest.approx(1e-6)
+
+
+def test_rate_never_rises_to_the_final_one() -> None:
+    config = resolve("v15_2", "demo", final_lr=1e-2)
+    assert learning_rate(config, config.steps, 1e-3) == pytest.approx(1e-3)
+
+
+def test_run_leaves_everything_needed_to_repeat_it(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_fit(small, tmp_path / "run", progress=True)
+    history = run.history
+    assert list(history.columns) == list(HISTORY_COLUMNS)
+    assert list(history["step"]) == [2, 4, 6]
+    assert list(history["epoch"]) == [1.0, 2.0, 3.0]
+    assert history.notna().all(axis=None)
+    record = run.record
+    assert record["status"] == "finished"
+    assert record["steps_done"] == 6
+    assert record["data"]["train"]["frames"] == 10
+    assert record["parameters"]["total"] == sum(
+        count for name, count in record["parameters"].items() if name != "total"
+    )
+    assert {"commit", "dirty"} == set(record["code"])
+    assert {row["field"] for row in record["deviations"]} >= {"encoder", "steps", "image_size"}
+    assert RunConfig.from_dict(run.config) == small
+    printed = capsys.readouterr().out.splitlines()
+    assert sum(line.startswith("epoch ") for line in printed) == 3
+    for folder in (run.best, run.last):
+        assert spdlib.load(folder).config.image_size == small.image_size
+
+
+def test_model_knows_the_focal_length_it_was_trained_at(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, rooms: Frames
+) -> None:
+    model = spdlib.load(run_fit(replace(small, steps=2), tmp_path).best)
+    assert model.config.focal == effective_focal(rooms, small.sample_config())
+    assert model.config.focal == pytest.approx(rooms[0].camera.focal)
+
+
+def test_finished_run_is_returned_as_it_is(
+    tmp_path: Path, small: RunConfig, run_fit: Fit
+) -> None:
+    first = run_fit(small, tmp_path)
+    stamp = os.stat(first.state_path).st_mtime_ns
+    again = run_fit(small, tmp_path)
+    assert again == first
+    assert os.stat(first.state_path).st_mtime_ns == stamp
+
+
+def test_other_config_is_refused_by_field(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
+    run_fit(small, tmp_path)
+    with pytest.raises(RunError, match=r"silog_lambda: 0\.5 -> 0\.85"):
+        run_fit(replace(small, silog_lambda=0.85), tmp_path)
+    with pytest.raises(RunError, match="already holds a run"):
+        run_fit(small, tmp_path, resume=False)
+
+
+def test_unwritable_folder_is_refused_before_training(
+    tmp_path: Path, small: RunConfig, run_fit: Fit
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(RunError, match="cannot write"):
+        run_fit(small, tmp_path / "file" / "run")
+
+
+def test_loss_that_is_not_finite_names_step_and_frames(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silog, calls = training.silog, []
+
+    def broken(*args: Any) -> LossValue:
+        calls.append(1)
+        loss = silog(*args)
+        return loss._replace(value=loss.value * math.nan) if len(calls) == 4 else loss
+
+    monkeypatch.setattr(training, "silog", broken)
+    with pytest.raises(RunError, match=r"loss is nan at step 3 with frames \['room_0_"):
+        run_fit(small, tmp_path)
+    assert list(Run.open(tmp_path).history["step"]) == [2]
+
+
+def test_full_disk_at_a_checkpoint_keeps_the_previous_one(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reference = run_fit(small, tmp_path / "reference")
+    write_bytes, saved = training.write_bytes, []
+
+    def full(path: Path, data: bytes) -> None:
+        saved.append(path)
+        if len(saved) == 2:
+            monkeypatch.setattr("os.fsync", _no_space)
+        write_bytes(path, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training, "write_bytes", full)
+        with pytest.raises(RunError, match=r"state\.safetensors.*previous file is kept"):
+            run_fit(small, tmp_path / "run")
+    monkeypatch.undo()
+    run = run_fit(small, tmp_path / "run")
+    assert run.record["continued_at"] == [2]
+    assert _same_weights(run, reference)
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _same_weights(one: Run, other: Run) -> bool:
+    a, b = (spdlib.load(run.last).state_dict() for run in (one, other))
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_damaged_state_is_named(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
+    run = run_fit(small, tmp_path)
+    run.update_record({"status": "running"})
+    run.state_path.write_bytes(run.state_path.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"state\.safetensors is not a usable state.*delete"):
+        run_fit(small, tmp_path)
+
+
+def test_early_stopping_waits_for_its_patience(
+    tmp_path: Path, small: RunConfig, run_fit: Fit
+) -> None:
+    # After the first evaluation nothing moves any more, so nothing gets better.
+    config = replace(
+        small, steps=40, evaluate_every=1, patience=2, decoder_lr=1e-30, encoder_lr=0.0,
+        train_batchnorm=False, weight_decay=0.0, ema_decay=0.0, final_lr=0.0,
+    )  # fmt: skip
+    run = run_fit(config, tmp_path)
+    assert run.record["stopped_early"]
+    assert run.record["best_step"] == 1
+    assert list(run.history["step"]) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("supervision", ["lattice", "dense"])
+def test_dense_supervision_trains(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, supervision: str
+) -> None:
+    run = run_fit(replace(small, supervision=supervision, points=0, steps=2), tmp_path)
+    assert 0 < run.history["train_loss"].iloc[-1] < 2
+
+
+def test_images_without_truth_are_left_out_and_counted(
+    tmp_path: Path, small: RunConfig, rooms: Frames, held_out: Frames
+) -> None:
+    class Holes:
+        ids = rooms.ids
+
+        def __len__(self) -> int:
+            return len(rooms)
+
+        def __getitem__(self, index: int) -> Frame:
+            frame = rooms[index]
+            gone = {name: 0 * d for name, d in frame.depths.items()}
+            return replace(frame, depths=gone) if index % 2 else frame
+
+    config = replace(small, steps=4, evaluate_every=4)
+    run = fit(config, Holes(), held_out, tmp_path, device="cpu", workers=0, progress=False)
+    assert 0 < run.history["skipped"].iloc[-1] < 16
+    assert math.isfinite(run.history["train_loss"].iloc[-1])
+
+
+def test_averaged_weights_are_kept(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
+    plain = run_fit(replace(small, ema_decay=0.0), tmp_path / "plain")
+    averaged = run_fit(small, tmp_path / "averaged")
+    assert not _same_weights(plain, averaged)
+    # Averaging never touches training itself.
+    assert list(plain.history["train_loss"]) == list(averaged.history["train_loss"])
+
+
+def test_tensorboard_on_request(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
+    pytest.importorskip("tensorboard")
+    run = run_fit(replace(small, steps=2), tmp_path, tensorboard=True)
+    assert list((run.folder / "tensorboard").glob("events*"))
+
+
+@pytest.mark.slow
+def test_overfits_eight_frames(tmp_path: Path) -> None:
+    frames = InMemory(Rooms(8, size=(96, 128)))
+    config = resolve(
+        "v15_2", "demo", steps=300, evaluate_every=300, decoder_lr=2e-3, augment="none",
+        ema_decay=0.0, silog_lambda=0.15, train_batchnorm=True,
+    )  # fmt: skip
+    other = InMemory(Rooms(1, size=(96, 128), start=8))
+    run = fit(config, frames, other, tmp_path, device="cpu", workers=0, progress=False)
+    scores = selection_scores(spdlib.load(run.last), frames, None, Alone())
+    assert scores["sel_abs_rel"] < 0.05
+
+
+@pytest.mark.gpu
+def test_gpu_trains_like_a_cpu(
+    tmp_path: Path, small: RunConfig, rooms: Frames, held_out: Frames
+) -> None:
+    config = replace(small, precision="float32")
+    runs = [
+        fit(config, rooms, held_out, tmp_path / device, device=device, workers=0, progress=False)
+        for device in ("cpu", "cuda")
+    ]
+    losses = [run.history["train_loss"] for run in runs]
+    assert losses[1].to_numpy() == pytest.approx(losses[0].to_numpy(), rel=0.02)
+    half = replace(small, precision="bf16")
+    run = fit(half, rooms, held_out, tmp_path / "bf16", device="cuda", workers=2, progress=False)
+    assert run.history["train_loss"].to_numpy() == pytest.approx(losses[0].to_numpy(), rel=0.1)
+    model = spdlib.load(run.best).to("cuda")
+    result = evaluate(model, held_out, progress=False)
+    assert math.isfinite(result.value("v15_2", "eigen/exact", "abs_rel", "dense"))

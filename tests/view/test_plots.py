@@ -1,0 +1,248 @@
+"""Figures: what they show, in which units, and that they leave the caller's settings alone."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+
+import matplotlib as mpl
+import matplotlib.image
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+import spdlib
+from spdlib.study.runs import recorded_v15_1
+from spdlib.view import plots
+from spdlib.view.diagram import level_shapes, network_diagram
+
+
+def drawn(figure: Figure) -> np.ndarray:
+    """The figure's pixels; drawing raises where an artist cannot be drawn."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=40)
+    buffer.seek(0)
+    picture = matplotlib.image.imread(buffer)
+    assert picture[..., :3].std() > 0.01
+    return picture
+
+
+def words(figure: Figure) -> list[str]:
+    """Everything written in a figure after drawing it."""
+    drawn(figure)
+    return [t.get_text() for t in figure.findobj(mpl.text.Text) if t.get_text().strip()]
+
+
+def axis_labels(figure: Figure) -> set[str]:
+    return {label for ax in figure.axes for label in (ax.get_xlabel(), ax.get_ylabel()) if label}
+
+
+@pytest.fixture
+def depth() -> np.ndarray:
+    """A slope from 1 m to 4 m with an unmeasured corner."""
+    metres = np.tile(np.linspace(1, 4, 32, dtype=np.float32), (24, 1))
+    metres[:4, :4] = 0
+    return metres
+
+
+@pytest.fixture
+def image() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (24, 32, 3), dtype=np.uint8)
+
+
+def test_learning_curves_ring_the_best_evaluation(history: pd.DataFrame) -> None:
+    figure = plots.learning_curves(history)
+    assert len(figure.axes) == 3
+    assert axis_labels(figure) >= {"epoch", "SILog", "AbsRel"}
+    assert figure.axes[1].get_title(loc="left").endswith(f"best {history['sel_abs_rel'].min():.3f}")
+    ring = np.asarray(figure.axes[1].lines[-1].get_xdata())
+    assert ring.tolist() == [history["epoch"].iloc[-1]]
+    drawn(figure)
+
+
+def test_ranges_show_both_bands_in_metres(history: pd.DataFrame) -> None:
+    figure = plots.depth_ranges(history)
+    assert "depth [m]" in axis_labels(figure)
+    assert {"truth", "prediction"} <= set(words(figure))
+
+
+def test_one_evaluation_is_enough_for_curves(history: pd.DataFrame) -> None:
+    for figure in (plots.learning_curves(history[:1]), plots.depth_ranges(history[:1])):
+        drawn(figure)
+
+
+def test_the_recorded_run_has_its_own_panel(history: pd.DataFrame) -> None:
+    figure = plots.recorded_beside(history, recorded_v15_1(), ["ours", "theirs"])
+    titles = [ax.get_title(loc="left") for ax in figure.axes]
+    assert titles == ["ours", "theirs"]
+    assert np.size(figure.axes[1].lines[0].get_xdata()) == 7
+    drawn(figure)
+
+
+def test_score_bars_name_every_protocol_and_model(metrics: pd.DataFrame) -> None:
+    said = words(plots.score_bars(metrics))
+    for protocol in ("eigen/exact, points", "recorded/exact, dense"):
+        assert protocol in said
+    assert {"v15_2", "best constant", "best per-pixel map", "0.400"} <= set(said)
+
+
+def test_bin_bars_survive_an_empty_bin(bins: pd.DataFrame) -> None:
+    said = words(plots.bin_bars(bins))
+    assert any(text.startswith("[5, 10) m\nn = 0") for text in said)
+    assert "true depth" in said
+
+
+def test_intervals_show_what_was_asked_for() -> None:
+    table = pd.DataFrame(
+        {
+            "baseline": ["constant", "pixel_map"],
+            "protocol": ["eigen/exact", "recorded/exact"],
+            "sites": "points",
+            "improvement": [50.0, 33.0],
+            "low": [45.0, np.nan],
+            "high": [55.0, np.nan],
+        }
+    )
+    said = words(plots.improvement_intervals(table, wanted=20))
+    assert {"50.0 %", "33.0 %", "asked for: 20 %"} <= {text.strip() for text in said}
+
+
+def test_predictions_are_drawn_on_equal_logarithmic_axes() -> None:
+    truth = np.geomspace(0.8, 8, 5000)
+    figure = plots.predicted_against_true(1.1 * truth, truth, "v15_2, eigen/exact")
+    axes = figure.axes[0]
+    assert axes.get_xscale() == axes.get_yscale() == "log"
+    assert axes.get_xlim() == axes.get_ylim()
+    assert {"true depth [m]", "predicted depth [m]", "points"} <= axis_labels(figure)
+    median = next(line for line in axes.lines if line.get_label() == "median prediction")
+    x, y = np.asarray(median.get_xdata()), np.asarray(median.get_ydata())
+    assert np.allclose(y / x, 1.1, rtol=0.03)
+    drawn(figure)
+
+
+def test_impossible_pairs_are_left_out() -> None:
+    prediction = np.array([1.0, np.nan, 2.0, 0.0, 3.0])
+    truth = np.array([1.0, 2.0, 0.0, 1.0, 3.0])
+    mesh = plots.predicted_against_true(prediction, truth, "").axes[0].collections[0]
+    assert np.nansum(np.ma.filled(np.ma.asarray(mesh.get_array()), np.nan)) == 2
+
+
+def test_small_differences_are_given_in_parts_per_million() -> None:
+    dense = np.linspace(1, 5, 200)
+    pairs = pd.concat(
+        [
+            pd.DataFrame({"where": "lattice sites", "sparse": dense * (1 + 1e-7), "dense": dense}),
+            pd.DataFrame({"where": "image pixels", "sparse": dense * 1.01, "dense": dense}),
+        ]
+    )
+    labels = axis_labels(figure := plots.sparse_against_dense(pairs))
+    assert "(sparse − dense) / dense [ppm]" in labels
+    assert "(sparse − dense) / dense [%]" in labels
+    assert any("median 1 %" in text for text in words(figure))
+
+
+def test_identical_answers_can_be_drawn(k_sweep: pd.DataFrame) -> None:
+    dense = np.linspace(1, 5, 50)
+    same = pd.DataFrame({"where": "lattice sites", "sparse": dense, "dense": dense})
+    drawn(plots.sparse_against_dense(same))
+    drawn(plots.accuracy_at_k(k_sweep.assign(max_abs_difference=0.0)))
+
+
+def test_accuracy_at_k_shows_every_group_size(k_sweep: pd.DataFrame) -> None:
+    said = words(plots.accuracy_at_k(k_sweep))
+    assert {"1", "64", "256", "1024", "0.2000"} <= set(said)
+
+
+def test_times_are_compared_with_the_encoding() -> None:
+    times = pd.DataFrame({"queries": [0, 1, 100], "milliseconds": [20.0, 1.0, 2.5]})
+    said = words(plots.answer_times(times))
+    assert "encode, once per image: 20.0 ms" in said
+    assert {"1 ms", "2.5 ms"} <= set(said)
+
+
+def test_histograms_leave_unmeasured_pixels_out(depth: np.ndarray) -> None:
+    said = words(plots.depth_histogram({"slope": depth, "nothing": np.zeros(3)}))
+    assert f"slope: median {np.median(depth[depth > 0]):.2f} m" in said
+    assert "nothing: empty" in said
+
+
+def test_contact_sheets_share_one_scale_in_metres(image: np.ndarray, depth: np.ndarray) -> None:
+    figure = plots.contact_sheet([image] * 7, [depth * s for s in np.linspace(0.5, 2, 7)])
+    pictures = [ax.images[0] for ax in figure.axes if ax.images]
+    maps = [picture for picture in pictures if np.ma.asarray(picture.get_array()).ndim == 2]
+    assert len(maps) == 7
+    assert len({(m.norm.vmin, m.norm.vmax) for m in maps}) == 1
+    assert "depth [m]" in axis_labels(figure)
+    drawn(figure)
+
+
+def test_error_maps_share_scales_and_mask_what_was_not_measured(
+    image: np.ndarray, depth: np.ndarray
+) -> None:
+    figure = plots.error_maps([image, image], [depth, depth], [depth * 1.1, depth * 1.2], "v15_2")
+    rows = np.reshape([ax for ax in figure.axes if ax.images], (2, 4))
+    limits = {(ax.images[0].norm.vmin, ax.images[0].norm.vmax) for ax in rows[:, 1:3].flat}
+    assert len(limits) == 1
+    error = np.ma.filled(rows[1, 3].images[0].get_array(), np.nan)
+    assert np.isnan(error[0, 0])
+    assert np.isclose(np.nanmean(error), 0.2)
+    assert "AbsRel 0.200" in words(figure)
+    assert {"depth [m]", "relative error"} <= axis_labels(figure)
+
+
+def test_queries_are_labelled_with_answer_and_truth(image: np.ndarray) -> None:
+    figure = plots.query_picture(image, [(3, 4), (30, 20)], [1.5, 2.0], [1.25, 0.0], "two")
+    assert {"1.50 m (1.25)", "2.00 m"} <= set(words(figure))
+    assert "answered depth [m]" in axis_labels(figure)
+
+
+def test_points_in_space_have_metric_axes(image: np.ndarray, depth: np.ndarray) -> None:
+    v, u = np.mgrid[0:24, 0:32]
+    xyz = np.stack([u * depth / 30, v * depth / 30, depth], -1).reshape(-1, 3)
+    figure = plots.points_in_space(xyz, image.reshape(-1, 3))
+    assert {"right [m]", "forward [m]"} <= axis_labels(figure)
+    drawn(figure)
+
+
+@pytest.fixture(scope="module")
+def model() -> spdlib.models.DepthModel:
+    return spdlib.create_model("v15_2", encoder="mobilenetv2_035", image_size=(64, 96))
+
+
+def test_the_diagram_reads_sizes_and_counts_from_the_model(model: spdlib.models.V152) -> None:
+    shapes = level_shapes(model, (64, 96))
+    assert [shapes[f"L{i}"] for i in (1, 2, 3)] == [(64, 16, 24), (64, 8, 12), (64, 4, 6)]
+    assert (shapes["L4"], shapes["s8"]) == ((64, 2, 3), (64, 8, 12))
+    said = "\n".join(words(network_diagram(model)))
+    table = model.parameter_table().set_index("component")["parameters"]
+    for component in ("encoder", "neck", "global_path", "local_path", "total"):
+        assert f"{table[component]:,}" in said
+    assert "64 × 16 × 24" in said
+
+
+def test_the_diagram_pads_as_encode_does(model: spdlib.models.V152) -> None:
+    assert level_shapes(model, (60, 90)) == level_shapes(model, (64, 96))
+
+
+def test_figures_change_no_settings_and_stay_out_of_pyplot(history: pd.DataFrame) -> None:
+    before = dict(mpl.rcParams)
+    plots.learning_curves(history)
+    assert dict(mpl.rcParams) == before
+    assert plt.get_fignums() == []
+
+
+def test_two_calls_draw_the_same(history: pd.DataFrame) -> None:
+    def draw(of: Callable[[pd.DataFrame], Figure]) -> np.ndarray:
+        return drawn(of(history))
+
+    assert np.array_equal(draw(plots.depth_ranges), draw(plots.depth_ranges))
+
+
+def test_models_have_colours_of_their_own_and_baselines_are_grey() -> None:
+    colours = plots.model_colours(["v15_2", "constant", "v15_1", "pixel_map"])
+    assert len(set(map(str, colours.values()))) == 4
+    for name in ("constant", "pixel_map"):
+        red, green, blue = mpl.colors.to_rgb(colours[name])
+        assert red == green == blue

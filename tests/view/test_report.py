@@ -1,0 +1,176 @@
+"""Tables and sentences: they follow from the numbers, whatever those say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+import spdlib
+from spdlib.data.frames import Frame
+from spdlib.errors import RunError
+from spdlib.geometry import NYU_CAMERA
+from spdlib.study.runs import Run, recorded_v15_1
+from spdlib.view import report
+
+
+class Slopes:
+    """Frames whose depth grows to the right and whose pictures are noise."""
+
+    def __init__(self) -> None:
+        self.ids = ["slope_0", "slope_1", "slope_2"]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> Frame:
+        image = np.random.default_rng(index).integers(0, 255, (64, 96, 3), dtype=np.uint8)
+        depth = np.tile(np.linspace(1, 4 + index, 96, dtype=np.float32), (64, 1))
+        return Frame(self.ids[index], image, {"exact": depth}, NYU_CAMERA.resized(64, 96))
+
+
+@pytest.fixture(scope="module")
+def model() -> spdlib.models.DepthModel:
+    torch.manual_seed(0)
+    focal = NYU_CAMERA.resized(64, 96).focal
+    made = spdlib.create_model("v15_2", "mobilenetv2_035", image_size=(64, 96), focal=focal)
+    return made.eval()
+
+
+@pytest.fixture
+def table(metrics: pd.DataFrame, frames: pd.DataFrame) -> pd.DataFrame:
+    return report.improvements(metrics, frames, "v15_2")
+
+
+def test_improvements_are_percent_of_the_baselines_score(table: pd.DataFrame) -> None:
+    assert len(table) == 8  # two baselines, two protocols, points and dense
+    constant = table[table["baseline"] == "constant"]
+    assert np.allclose(constant["improvement"], 50)
+    assert np.allclose(table[table["baseline"] == "pixel_map"]["improvement"], 100 / 3)
+    eigen = table[table["protocol"] == "eigen/exact"]
+    assert (eigen["low"] < eigen["improvement"]).all() and (
+        eigen["improvement"] < eigen["high"]
+    ).all()
+    assert (eigen["verdict"] == "better").all()
+    assert table[table["protocol"] == "recorded/exact"]["low"].isna().all()
+
+
+def test_the_verdict_says_how_much_better(table: pd.DataFrame, history: pd.DataFrame) -> None:
+    text = report.verdict(table, history, "v15_2", 20)
+    assert "beats both image-free baselines in both protocols by at least 33.3 %" in text
+    assert "50.0 % below the best constant's 0.400" in text
+    assert "no interval" in text
+    assert "more steps of the same kind would change little" in text
+
+
+def test_the_verdict_is_silent_about_short_runs(table: pd.DataFrame, history: pd.DataFrame) -> None:
+    assert report.too_short(history[:3])
+    text = report.verdict(table, history[:3], "v15_2", 20)
+    assert text.startswith("**Too short to judge: 3 evaluations over 3 epochs.")
+    assert "beats" not in text
+
+
+def test_a_small_gain_is_not_called_enough(table: pd.DataFrame, history: pd.DataFrame) -> None:
+    text = report.verdict(table, history, "v15_2", 40)
+    assert "by less than the 40 % asked for: only 33.3 % against the best per-pixel map" in text
+
+
+@pytest.mark.parametrize(
+    ("factor", "words"), [(1.0, "A tie: v15_2 cannot be told apart"), (1.2, "it is worse than")]
+)
+def test_ties_and_defeats_are_called_so(
+    metrics: pd.DataFrame, frames: pd.DataFrame, history: pd.DataFrame, factor: float, words: str
+) -> None:
+    mine, theirs = metrics["model"] == "v15_2", metrics["model"] == "pixel_map"
+    metrics.loc[mine, "value"] = factor * metrics.loc[theirs, "value"].to_numpy()
+    mine, theirs = frames["model"] == "v15_2", frames["model"] == "pixel_map"
+    jitter = np.resize([0.01, -0.01], mine.sum())
+    frames.loc[mine, "abs_rel"] = factor * frames.loc[theirs, "abs_rel"].to_numpy() + jitter
+    table = report.improvements(metrics, frames, "v15_2")
+    text = report.verdict(table[table["protocol"] == "eigen/exact"], history, "v15_2", 20)
+    assert words in text
+
+
+def test_a_falling_curve_asks_for_a_longer_run(table: pd.DataFrame, history: pd.DataFrame) -> None:
+    falling = history.assign(sel_abs_rel=np.linspace(0.4, 0.2, len(history)))
+    assert "a longer run would probably score better" in report.verdict(table, falling, "v15_2", 20)
+
+
+def test_the_recorded_run_stands_beside_ours(metrics: pd.DataFrame, bins: pd.DataFrame) -> None:
+    table = report.beside_recorded(metrics, bins, "v15_2", recorded_v15_1())
+    assert list(table.columns) == [
+        "score", "v15_2, this run (recorded/exact)", "v15.1, Exp 13, epoch 6 (recorded, NYU)",
+    ]  # fmt: skip
+    rows = {name: pair for name, *pair in table.itertuples(index=False)}
+    assert rows["AbsRel"] == [0.2, 0.115]
+    assert rows["AbsRel, dense path"] == [0.2, 0.108]
+    assert np.isnan(rows["AbsRel, 5–10 m"][0])  # an empty bin
+
+
+def test_the_short_table_has_a_row_per_protocol_and_model(metrics: pd.DataFrame) -> None:
+    table = report.score_table(metrics, ("abs_rel", "rmse"))
+    assert list(table.columns) == ["protocol", "sites", "model", "abs_rel", "rmse"]
+    assert len(table) == 12
+    assert table["model"].tolist()[:3] == ["v15_2", "best constant", "best per-pixel map"]
+
+
+def test_the_log_ends_with_folder_and_scores(
+    metrics: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = Run(tmp_path / "results" / "runs" / "tiny")
+    run.write_table("metrics", metrics)
+    text = report.closing(run)
+    assert text.startswith(f"run: {Path('results', 'runs', 'tiny')}\n")
+    assert "20 test frames" in text
+    assert "best per-pixel map" in text
+
+
+def test_runs_go_to_the_checkout_whatever_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "notebooks").mkdir()
+    for folder in (tmp_path, tmp_path / "notebooks"):
+        monkeypatch.chdir(folder)
+        assert report.run_folder("", "06_v15_2", "demo") == tmp_path / "results/runs/06_v15_2"
+        assert report.run_folder("", "06_v15_2", "smoke").name == "06_v15_2_smoke"
+        assert report.run_folder("mine", "06_v15_2", "demo") == tmp_path / "mine"
+        assert report.run_folder(str(tmp_path / "x"), "06_v15_2", "demo") == tmp_path / "x"
+
+
+def test_figures_are_saved_and_handed_on(tmp_path: Path) -> None:
+    figure = Figure(figsize=(1, 1))
+    assert report.keep(tmp_path, "empty", figure) is figure
+    assert (tmp_path / "figures" / "empty.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot write"):
+        report.keep(tmp_path / "file", "empty", figure)
+
+
+def test_frames_are_asked_at_their_fixed_points(model: spdlib.models.DepthModel) -> None:
+    answers = report.ask_frames(model, Slopes(), limit=2)
+    assert answers["frame"].unique().tolist() == ["slope_0", "slope_2"]
+    assert answers.groupby("frame").size().tolist() == [1024, 1024]
+    assert answers["truth"].between(1, 6).all() and (answers["prediction"] > 0).all()
+    assert answers.equals(report.ask_frames(model, Slopes(), limit=2))
+
+
+def test_both_paths_agree_on_the_lattice(model: spdlib.models.DepthModel) -> None:
+    pairs = report.sparse_and_dense(model, Slopes(), limit=1)
+    groups = dict(list(pairs.groupby("where")))
+    lattice = groups["lattice sites"]
+    assert len(lattice) == 16 * 24
+    assert np.allclose(lattice["sparse"], lattice["dense"], rtol=1e-5)
+    assert len(groups["image pixels"]) == 1024
+
+
+def test_times_cover_the_encoding_and_every_count(model: spdlib.models.DepthModel) -> None:
+    frame = Slopes()[0]
+    times = report.time_answers(model, frame.image, frame.camera, (1, 16), repeats=1)
+    assert times["queries"].tolist() == [0, 1, 16]
+    assert (times["milliseconds"] > 0).all()
