@@ -56,7 +56,7 @@ def pixels_to_cells(
 
 
 def cells_to_pixels(cells: Tensor, image_size: Size, map_size: Size) -> Tensor:
-    """Pixel points (u, v) [..., 2] of fractional map indices [..., 2]: the default rule's inverse."""
+    """Pixel points (u, v) [..., 2] of fractional map indices [..., 2] under the default rule."""
     scale = cells.new_tensor([image_size[1] / map_size[1], image_size[0] / map_size[0]])
     return (cells + 0.5) * scale - 0.5
 

@@ -1,9 +1,7 @@
-"""Procedural indoor frames with exact depth: ray casting in torch, batched over frames.
+"""Procedural indoor frames with exact depth, rendered in torch in batches.
 
-Every solid is an affine map from the camera's frame to its unit box, unit cylinder or unit ball. A
-ray enters it where the last of the box's slabs is entered (Kay and Kajiya 1986), cut by the quadric
-of curved solids. Rays advance one metre along the optical axis, so the ray parameter *is* the
-planar depth. Rays go in tiles of 8x8; a tile asks only the solids that its frustum can meet.
+`rooms_layout` draws a furnished room, `rooms_rays` finds what its pixels see, `rooms_materials`
+colours it; here it is lit, seen by NYU's camera and made a frame.
 
 Frame i of seed s depends on (s, i) and the size alone: rooms are drawn on the CPU from their own
 generator, whatever the batch or the device.
@@ -12,7 +10,8 @@ generator, whatever the batch or the device.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
@@ -26,11 +25,19 @@ from spdlib.data.frames import Frame
 from spdlib.data.rooms_furniture import BALL, BOX, CYLINDER, LABELS
 from spdlib.data.rooms_layout import Pose, Room, sample_pose, sample_room
 from spdlib.data.rooms_materials import shade
+from spdlib.data.rooms_rays import (
+    TILE,
+    View,
+    directions,
+    make_views,
+    stack,
+    trace,
+    untiled,
+    view_arrays,
+)
 from spdlib.errors import DataError
 from spdlib.geometry import NYU_CAMERA, Camera, Size
 
-TILE = 8
-FAR = 1e9
 MEDIAN_DEPTH, MEDIAN_SPREAD, DEPTH_SPREAD = 2.66, 0.36, 0.41
 """What viewpoints aim at, near NYU's labelled frames: median over the frames of a frame's median
 depth, standard deviation of its logarithm, and that of log depth within a frame."""
@@ -40,7 +47,7 @@ BARE = [LABELS[name] for name in ("wall", "floor", "ceiling", "door", "window")]
 """Classes that do not furnish a view."""
 MAP_SIZE, MAP_REACH, MAP_BLUR, MAP_RATE = 64, 2.2, 3, 12.0
 """Shadow maps: pixels a side, largest X/Z they cover, width of the blur, sharpness per metre."""
-PIXELS_AT_ONCE = {"cpu": 2**16, "cuda": 2**22}
+CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
 """Rendered together: what fits a CPU's cache, or fills a GPU."""
 EXPOSURES = ((0.0, 0.0), (0.5, 0.5))
 """Offsets in pixels of the two pictures that make a smooth one; depth comes from the first."""
@@ -52,23 +59,6 @@ class RoomBatch(NamedTuple):
     images: Tensor
     depths: Tensor
     labels: Tensor
-
-
-@dataclass(frozen=True)
-class View:
-    """Solids as seen from V viewpoints, padded to the same number P.
-
-    Attributes:
-        turn: [V, P, 3, 3] from camera directions to the solid's unit coordinates.
-        start: [V, P, 3] the camera in unit coordinates.
-        corners: [V, P, 8, 3] corners of the solid's box in the camera frame, metres.
-        shape: [V, P] BOX, CYLINDER or BALL.
-    """
-
-    turn: Tensor
-    start: Tensor
-    corners: Tensor
-    shape: Tensor
 
 
 @dataclass(frozen=True)
@@ -98,165 +88,36 @@ class SceneBatch:
     up: Tensor
 
 
-def own_axes(room: Room) -> np.ndarray:
-    """Axes [P, 3, 3] of a room's solids as rows, in room coordinates."""
-    yaw = np.array([solid.yaw for solid in room.solids])
-    tilt = np.array([solid.tilt for solid in room.solids])
-    cy, sy, ct, st = np.cos(yaw), np.sin(yaw), np.cos(tilt), np.sin(tilt)
-    rows = [(cy, 0 * cy, -sy), (sy * st, ct, cy * st), (sy * ct, -st, cy * ct)]
-    return np.stack([np.stack(row, -1) for row in rows], 1)
-
-
-def view_arrays(room: Room, poses: Sequence[Pose], chosen: np.ndarray) -> list[np.ndarray]:
-    """`View`'s arrays [V, P, ...], float64, for the chosen solids of one room."""
-    axes, half = own_axes(room)[chosen], np.array([s.half for s in room.solids])[chosen]
-    centre = np.array([solid.centre for solid in room.solids])[chosen]
-    camera = np.array([pose.axes() for pose in poses])  # [V, 3, 3]
-    eye = np.array([pose.position for pose in poses])
-    seen = axes @ camera[:, None].swapaxes(-1, -2)  # own axes in the camera frame, [V, P, 3, 3]
-    turn = seen / half[:, :, None]
-    offset = (centre - eye[:, None]) @ camera.swapaxes(-1, -2)  # [V, P, 3]
-    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-    corners = offset[:, :, None] + (signs * half[:, None]) @ seen
-    shape = np.array([solid.shape for solid in room.solids])[chosen]
-    start = -(turn @ offset[..., None])[..., 0]
-    return [turn, start, corners, np.broadcast_to(shape, (len(poses), len(shape)))]
-
-
-def stack(arrays: Sequence[np.ndarray], device: str, fill: float = 0.0) -> Tensor:
-    """Arrays [P_i, ...] padded to the longest, as one tensor; floats become float32."""
-    size = max(len(array) for array in arrays)
-    result = np.full((len(arrays), size, *arrays[0].shape[1:]), fill, arrays[0].dtype)
-    for row, array in zip(result, arrays, strict=True):
-        row[: len(array)] = array
-    tensor = torch.from_numpy(result)
-    return (tensor.float() if tensor.is_floating_point() else tensor).to(device)
-
-
-def make_views(arrays: Sequence[list[np.ndarray]], device: str) -> View:
-    """One `View` of several rooms' `view_arrays`; absent solids lie behind the camera."""
-    rows = [[field[i] for field in room] for room in arrays for i in range(len(room[0]))]
-    turn, start, corners, shape = zip(*rows, strict=True)
-    return View(stack(turn, device), stack(start, device), stack(corners, device, fill=-1.0),
-                stack(shape, device))  # fmt: skip
-
-
 def pack_rooms(rooms: Sequence[Room], poses: Sequence[Pose], device: str = "cpu") -> SceneBatch:
     """Rooms with one camera each, as tensors on a device."""
-    every = [np.ones(len(room.solids), bool) for room in rooms]
-    casts = [np.array([solid.casts for solid in room.solids]) for room in rooms]
-    lights = [[light.pose for light in room.lights] for room in rooms]
-    axes = [np.array(pose.axes()) for pose in poses]
-    turns = [np.array([light.axes() for light in group]) @ camera.T
-             for group, camera in zip(lights, axes, strict=True)]  # fmt: skip
-    places = [(np.array([light.position for light in group]) - np.array(pose.position)) @ camera.T
-              for group, pose, camera in zip(lights, poses, axes, strict=True)]  # fmt: skip
-    rows = [np.array([[*solid.material.row(), i * 7919 % 65536, *solid.origin]
-                      for i, solid in enumerate(room.solids)]) for room in rooms]  # fmt: skip
-    return SceneBatch(
-        camera=make_views(
-            [view_arrays(r, [p], e) for r, p, e in zip(rooms, poses, every, strict=True)], device
-        ),
-        lamps=make_views(
-            [view_arrays(r, g, c) for r, g, c in zip(rooms, lights, casts, strict=True)], device
-        ),
-        half=stack([np.array([solid.half for solid in room.solids]) for room in rooms], device),
-        label=stack([np.array([solid.label for solid in room.solids]) for room in rooms], device),
-        rows=stack(rows, device),
-        light_turn=stack(turns, device),
-        light_place=stack(places, device),
-        light=stack([np.array([[*light.colour, light.reach, light.beam] for light in room.lights])
-                     for room in rooms], device),
-        up=stack([camera[:, 1] for camera in axes], device),
-    )  # fmt: skip
+    columns: dict[str, list[np.ndarray]] = {}
+    cameras, lamps = [], []
+    for room, pose in zip(rooms, poses, strict=True):
+        lights = [light.pose for light in room.lights]
+        casts = np.array([solid.casts for solid in room.solids])
+        cameras.append(view_arrays(room, [pose], np.ones_like(casts)))
+        lamps.append(view_arrays(room, lights, casts))
+        for name, values in room_arrays(room, pose).items():
+            columns.setdefault(name, []).append(values)
+    tensors = {name: stack(arrays, device) for name, arrays in columns.items()}
+    return SceneBatch(make_views(cameras, device), make_views(lamps, device), **tensors)
 
 
-def crossing(start: Tensor, direction: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave unit solids.
-
-    Args:
-        start: [3, N, ...] in unit coordinates; trailing sizes may be 1.
-        direction: [3, N, ...].
-        shape: [N] BOX, CYLINDER or BALL.
-
-    Returns:
-        Two [N, ...] ray parameters; the ray misses where the first exceeds the second.
-    """
-    inverse = 1 / (direction + 1e-12)  # never 1 / 0: a ray inside a slab would lose its way
-    middle, reach = -start * inverse, inverse.abs()
-    near, far = (middle - reach).amax(0), (middle + reach).amin(0)
-    curved = (shape != BOX).nonzero()[:, 0]
-    if curved.numel():
-        enters, leaves = quadric(start[:, curved], direction[:, curved], shape[curved] == BALL)
-        near[curved] = torch.maximum(near[curved], enters)
-        far[curved] = torch.minimum(far[curved], leaves)
-    return near, far
-
-
-def quadric(start: Tensor, direction: Tensor, ball: Tensor) -> tuple[Tensor, Tensor]:
-    """Where rays enter and leave unit balls, or endless upright cylinders where `ball` is False."""
-    weight = torch.ones_like(start)
-    weight[1] = ball.to(start).view(-1, *[1] * (start.ndim - 2))
-    a = (weight * direction * direction).sum(0)
-    b = (weight * start * direction).sum(0)
-    c = (weight * start * start).sum(0) - 1
-    square = b * b - a * c
-    root = square.clamp(min=0).sqrt()
-    missed = square < 0
-    return (torch.where(missed, FAR, (-b - root) / a), torch.where(missed, -FAR, (root - b) / a))
-
-
-def tile_pairs(scene: View, x: Tensor, y: Tensor) -> Tensor:
-    """Which tile may see which solid.
-
-    Args:
-        scene: V views.
-        x: [V, C, 8] horizontal direction of the tiles' columns.
-        y: [V, R, 8] vertical direction of the tiles' rows.
-
-    Returns:
-        [N, 4] view, tile row, tile column and solid, in this order.
-    """
-    cx, cy, cz = scene.corners.unbind(-1)  # [V, P, 8]
-
-    def within(position: Tensor, rays: Tensor) -> Tensor:
-        low, high = rays.amin(-1)[:, None, :, None], rays.amax(-1)[:, None, :, None]
-        position, depth = position[:, :, None], cz[:, :, None]
-        return ((position - low * depth).amax(-1) >= 0) & ((position - high * depth).amin(-1) <= 0)
-
-    front = (cz.amax(-1) > 0)[:, :, None]
-    columns, rows = within(cx, x) & front, within(cy, y)  # [V, P, C], [V, P, R]
-    return (rows[:, :, :, None] & columns[:, :, None]).permute(0, 2, 3, 1).nonzero()
-
-
-def trace(scene: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """First solid along every ray.
-
-    Args:
-        scene: V views.
-        x: [V, 8 C] horizontal directions X/Z.
-        y: [V, 8 R] vertical directions Y/Z.
-
-    Returns:
-        depth [T, 64] in metres (FAR where nothing is met) and solid [T, 64] (an index into the
-        views' V * P solids, 0 where nothing is met), for T = V * R * C tiles.
-    """
-    views, count = scene.shape.shape
-    x, y = x.view(views, -1, TILE), y.view(views, -1, TILE)
-    view, row, column, solid = tile_pairs(scene, x, y).unbind(1)
-    index = view * count + solid
-    turn = scene.turn.view(-1, 3, 3)[index].permute(1, 2, 0)[..., None, None]  # [3, 3, N, 1, 1]
-    start = scene.start.view(-1, 3)[index].T[..., None, None]
-    across, down = x[view, column][:, None, :], y[view, row][:, :, None]
-    direction = (turn[:, 0] * across + turn[:, 2]) + turn[:, 1] * down  # [3, N, 8, 8]
-    near, far = crossing(start, direction, scene.shape.view(-1)[index])
-    near = torch.where((near < far) & (near > 0), near, FAR).flatten(1)
-    tiles = views * y.shape[1] * x.shape[1]
-    tile = ((view * y.shape[1] + row) * x.shape[1] + column)[:, None].expand_as(near)
-    depth = near.new_full((tiles, TILE * TILE), FAR).scatter_reduce(0, tile, near, "amin")
-    first = torch.where(near == depth.gather(0, tile), index[:, None], 0)
-    owner = torch.zeros_like(depth, dtype=torch.long).scatter_reduce(0, tile, first, "amax")
-    return depth, owner
+def room_arrays(room: Room, pose: Pose) -> dict[str, np.ndarray]:
+    """`SceneBatch`'s arrays of one room, except its views."""
+    camera, lights = np.array(pose.axes()), room.lights
+    place = np.array([light.pose.position for light in lights]) - np.array(pose.position)
+    rows = [[*solid.material.row(), i * 7919 % 65536, *solid.origin]
+            for i, solid in enumerate(room.solids)]  # fmt: skip
+    return {
+        "half": np.array([solid.half for solid in room.solids]),
+        "label": np.array([solid.label for solid in room.solids], np.uint8),
+        "rows": np.array(rows),
+        "light_turn": np.array([light.pose.axes() for light in lights]) @ camera.T,
+        "light_place": place @ camera.T,
+        "light": np.array([[*light.colour, light.reach, light.beam] for light in lights]),
+        "up": camera[:, 1],
+    }
 
 
 def gathered(values: Tensor, owner: Tensor) -> Tensor:
@@ -325,12 +186,6 @@ def shadow_maps(lamps: View) -> Tensor:
     return blur.log()
 
 
-def untiled(values: Tensor, views: int, columns: int) -> Tensor:
-    """[T, 64] back to images [V, 8 R, 8 C]."""
-    tiles = values.view(views, -1, columns, TILE, TILE).transpose(2, 3)
-    return tiles.reshape(views, -1, columns * TILE)
-
-
 def light_up(scene: SceneBatch, maps: Tensor, surface: Surface, albedo: Tensor) -> Tensor:
     """Radiance [3, B * N] of surfaces under all lights, with soft shadows and highlights."""
     frames, lights = scene.light.shape[:2]
@@ -374,15 +229,6 @@ def light_seen(shadow: Tensor, place: Tensor, beam: Tensor) -> Tensor:
     outside = (grid.abs().amax(-1) > 1) | (depth < 0.05)
     cosine = depth.clamp(min=0) * place.square().sum(1).rsqrt()
     return torch.where(outside, 1.0, open_path) * torch.lerp(torch.ones_like(depth), cosine, beam)
-
-
-def directions(camera: Camera, views: int, shift: tuple[float, float], device: str
-               ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """X/Z [V, W'] and Y/Z [V, H'] of pixel centres plus a shift, padded to whole tiles."""
-    width, height = -(-camera.width // TILE) * TILE, -(-camera.height // TILE) * TILE
-    x = (torch.arange(width, dtype=torch.float64) + shift[0] - camera.cx) / camera.fx
-    y = (torch.arange(height, dtype=torch.float64) + shift[1] - camera.cy) / camera.fy
-    return (x.float().to(device).expand(views, -1), y.float().to(device).expand(views, -1))
 
 
 def expose(scene: SceneBatch, maps: Tensor, camera: Camera, shift: tuple[float, float]
@@ -484,12 +330,26 @@ def render_rooms(indices: Sequence[int], seed: int = 0, size: Size = (240, 320),
         seed: of the rooms.
         size: height and width in pixels; the camera is NYU's, resized.
         device: where to render; the result stays there.
+
+    One call uses one CPU thread; to use several cores, read `Rooms` with a loader's workers.
     """
     pixels = len(EXPOSURES) * size[0] * size[1]
-    step = max(1, PIXELS_AT_ONCE[torch.device(device).type] // pixels)
-    parts = [render_some(indices[i : i + step], seed, size, device)
-             for i in range(0, len(indices), step)]  # fmt: skip
+    step = max(1, (CPU_PIXELS if device == "cpu" else GPU_PIXELS) // pixels)
+    with one_thread():
+        parts = [render_some(indices[i : i + step], seed, size, device)
+                 for i in range(0, len(indices), step)]  # fmt: skip
     return RoomBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps torch to one CPU thread: tensors here are too small to gain from more."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def render_some(indices: Sequence[int], seed: int, size: Size, device: str) -> RoomBatch:

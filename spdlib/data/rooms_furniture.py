@@ -308,8 +308,10 @@ def cabinet(style: Style) -> Item:
     }[kind]
     name = "dresser" if kind == "dresser" else "cabinet"
     front = style.front(w, h - 0.05, columns, rows)
-    solids = [box((-w / 2, w / 2), (0.05, h), (0, d), front, name),
-              box((-w / 2 - 0.02, w / 2 + 0.02), (h, h + 0.03), (0, d + 0.02), style.body, name)]
+    solids = [
+        box((-w / 2, w / 2), (0.05, h), (0, d), front, name),
+        box((-w / 2 - 0.02, w / 2 + 0.02), (h, h + 0.03), (0, d + 0.02), style.body, name),
+    ]
     for i in range(columns):
         for j in range(rows):
             x, y = (i + 0.5) * w / columns - w / 2, 0.05 + (j + 0.5) * (h - 0.05) / rows

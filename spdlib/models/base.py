@@ -155,8 +155,8 @@ class DepthModel(nn.Module, ABC):
         with evaluating(self):
             # under autocast too: a scene is asked later, perhaps outside it
             maps = {name: level.to(self.dtype) for name, level in self.maps(padded).items()}
-        padded_size = (padded.shape[-2], padded.shape[-1])
-        return Scene(self, maps, size, resized, padded_size, camera, assumed)
+        covered = (padded.shape[-2], padded.shape[-1])
+        return Scene(self, maps, size, resized, covered, camera, assumed)
 
     def _network_size(self, size: Size, camera: Camera | None) -> tuple[Size, str | None]:
         """Size to resize an image to, and what had to be assumed about its camera."""

@@ -25,12 +25,16 @@ from torch.nn import functional as F
 
 from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import Size
+from spdlib.models.layers import full_precision
 
 STRIDES = (4, 8, 16, 32)
 PADDINGS = ("same", "symmetric", "patch")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_PATCHIFYING = ("vit_", "convnext", "swin", "deit", "beit", "eva", "hiera")
-_HEAD_PREFIXES = ("head.", "classifier.", "fc.", "conv_head.", "bn2.", "norm_head.", "norm.", "mask_token")  # fmt: skip
+_PATCHIFYING = ("vit_", "convnext")
+_PAD_TYPE_FAMILIES = ("mobilenet", "efficientnet", "tf_", "mnasnet", "fbnet", "tinynet", "lcnet")
+_HEAD_PREFIXES = (
+    "head.", "classifier.", "fc.", "conv_head.", "bn2.", "norm_head.", "norm.", "mask_token",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,13 @@ class EncoderConfig:
             raise ConfigError(f"encoder padding {self.padding!r} is not one of {PADDINGS}")
         if self.std is not None and min(self.std) <= 0:
             raise ConfigError(f"encoder std must be positive; got {self.std}")
-        if len(self.taps) != 4:
-            raise ConfigError(f"a ViT is read at four taps; got {self.taps}")
+        if len(self.taps) != 4 or min(self.taps) < 0:
+            raise ConfigError(f"a ViT is read at four taps, counted from 0; got {self.taps}")
+        if self.padding is not None and (self.padding == "patch") != _patchifies(self.name):
+            usual = "'patch'" if _patchifies(self.name) else "'same' or 'symmetric'"
+            raise ConfigError(
+                f"encoder {self.name!r} cannot have padding {self.padding!r}; it takes {usual}"
+            )
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
@@ -90,8 +99,7 @@ class Encoder(nn.Module):
     Attributes:
         config: the completed configuration (mean, std, padding and weights hash filled in).
         channels: channels of the four levels.
-        multiple: image sizes must be multiples of this (largest stride, or twice the patch's
-            finest fraction: the patch itself).
+        multiple: image sizes must be multiples of this: the largest stride, or a ViT's patch.
     """
 
     mean: Tensor
@@ -126,7 +134,7 @@ class Encoder(nn.Module):
 
     @property
     def displacement(self) -> list[float]:
-        """Pixels by which each level's receptive fields are centred off the grid rule (decisions 1).
+        """Pixels by which each level's receptive fields lie right of and below the grid rule.
 
         With stride s the rule expects cell i at s i + (s - 1)/2. TensorFlow padding centres it at
         s i + s - 1, symmetric padding at s i; windows that do not overlap sit on the rule.
@@ -136,7 +144,7 @@ class Encoder(nn.Module):
         return [sign * (stride - 1) for stride in strides]
 
 
-def vit_taps(vit: nn.Module, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
+def vit_taps(vit: VisionTransformer, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
     """Feature maps [B, C, h, w] after the blocks `taps` of a timm ViT, through its final norm.
 
     The position table is resized bicubically to the token grid, half-pixel rule, no antialiasing,
@@ -144,7 +152,7 @@ def vit_taps(vit: nn.Module, images: Tensor, taps: Sequence[int]) -> list[Tensor
     """
     patch = vit.patch_embed.patch_size
     h, w = images.shape[-2] // patch[0], images.shape[-1] // patch[1]
-    tokens = vit.patch_embed.proj(images).flatten(2).transpose(1, 2)
+    tokens = vit.patch_embed.norm(vit.patch_embed.proj(images).flatten(2).transpose(1, 2))
     tokens = vit.norm_pre(_add_positions(vit, tokens, (h, w)))
     levels = {}
     for number, layer in enumerate(vit.blocks[: max(taps) + 1]):
@@ -155,9 +163,10 @@ def vit_taps(vit: nn.Module, images: Tensor, taps: Sequence[int]) -> list[Tensor
     return [levels[tap] for tap in taps]
 
 
-def _add_positions(vit: nn.Module, tokens: Tensor, grid: Size) -> Tensor:
+def _add_positions(vit: VisionTransformer, tokens: Tensor, grid: Size) -> Tensor:
+    """Tokens [B, h * w, C] with positions added and the class and register tokens in front."""
     prefix = vit.num_prefix_tokens
-    embed = vit.pos_embed.float()
+    embed, _ = full_precision(vit.pos_embed)
     count = 0 if vit.no_embed_class else prefix
     table = embed[:, count:].unflatten(1, vit.patch_embed.grid_size).permute(0, 3, 1, 2)
     if table.shape[-2:] != grid:
@@ -188,10 +197,9 @@ def _build(config: EncoderConfig) -> tuple[nn.Module, list[int], int]:
     strides = tuple(body.feature_info.reduction())
     if strides != STRIDES:
         raise ModelError(f"encoder {config.name!r} has levels at strides {strides}, not {STRIDES}")
+    if getattr(timm.get_pretrained_cfg(config.name), "fixed_input_size", False):
+        raise ModelError(f"encoder {config.name!r} takes one image size only; choose a ConvNet")
     return body, body.feature_info.channels(), STRIDES[-1]
-
-
-_PAD_TYPE_FAMILIES = ("mobilenet", "efficientnet", "tf_", "mnasnet", "fbnet", "tinynet", "lcnet")
 
 
 def _build_vit(config: EncoderConfig) -> tuple[nn.Module, list[int], int]:
@@ -205,7 +213,8 @@ def _build_vit(config: EncoderConfig) -> tuple[nn.Module, list[int], int]:
     return body, [body.embed_dim] * 4, body.patch_embed.patch_size[0]
 
 
-def _create(config: EncoderConfig, **options: Any) -> nn.Module:
+def _create(config: EncoderConfig, **options: Any) -> Any:
+    """Timm's network; ModelError with the remedy if it or its weights cannot be had."""
     try:
         return timm.create_model(config.name, pretrained=config.pretrained, **options)
     except Exception as error:
@@ -213,39 +222,54 @@ def _create(config: EncoderConfig, **options: Any) -> nn.Module:
             raise ModelError(f"timm cannot build encoder {config.name!r}: {error}") from error
         hub = getattr(timm.get_pretrained_cfg(config.name), "hf_hub_id", None) or config.name
         raise ModelError(
-            f"the weights of {config.name!r} could not be fetched ({type(error).__name__}). Download "
-            f"'model.safetensors' of '{hub}' where there is a network, and pass "
-            "EncoderConfig(weights='model.safetensors', mean=..., std=..., padding=...)"
+            f"the weights of {config.name!r} could not be fetched ({type(error).__name__}). "
+            f"Download 'model.safetensors' of '{hub}' where there is a network, and pass "
+            f"EncoderConfig({config.name!r}, weights='model.safetensors', mean={config.mean}, "
+            f"std={config.std}, padding={config.padding!r})"
         ) from error
+
+
+def _patchifies(name: str) -> bool:
+    return name.startswith(_PATCHIFYING)
 
 
 def _complete(config: EncoderConfig, file: tuple[Any, dict[str, str]] | None) -> EncoderConfig:
     """Fill in mean, std and padding: from the config, the file's metadata, or timm's own record."""
-    if config.weights and file is not None:
-        said = file[1]
-        missing = [k for k in ("mean", "std", "padding") if getattr(config, k) is None and k not in said]
-        if missing:
-            raise ConfigError(
-                f"{config.weights} does not say which {', '.join(missing)} its weights were trained "
-                "with; pass them in EncoderConfig (wrong ones load silently and spoil every map)"
-            )
-        read = {k: _numbers(said[k]) for k in ("mean", "std") if k in said}
-        known = {**read, "padding": said.get("padding"), "weights_sha256": said["sha256"]}
-        config = replace(config, weights=Path(config.weights).name)  # records hold no local paths
-    else:
+    known: dict[str, Any]
+    if file is None:
         cfg = timm.get_pretrained_cfg(config.name, allow_unregistered=True)
-        padding = "patch" if config.name.startswith(_PATCHIFYING) else "symmetric"
         known = {
             "mean": tuple(cfg.mean) if cfg else IMAGENET_MEAN,
             "std": tuple(cfg.std) if cfg else IMAGENET_STD,
-            "padding": "same" if config.name.startswith("tf_") else padding,
+            "padding": "same" if config.name.startswith("tf_") else "symmetric",
         }
-    fill = {k: v for k, v in known.items() if getattr(config, k) is None}
-    return replace(config, **fill)
+    else:
+        known = _said(file[1], str(config.weights))
+        config = replace(config, weights=Path(str(config.weights)).name)  # records hold no paths
+    if _patchifies(config.name):
+        known["padding"] = "patch"  # the architecture leaves no choice
+    needed = ("mean", "std", "padding")
+    missing = [k for k in needed if getattr(config, k) is None and k not in known]
+    if missing:
+        raise ConfigError(
+            f"{config.weights} does not say which {', '.join(missing)} its weights were trained "
+            "with; pass them in EncoderConfig (wrong ones load silently and spoil every map)"
+        )
+    return replace(config, **{k: v for k, v in known.items() if getattr(config, k) is None})
 
 
-def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(x) for x in text.strip("[]() ").split(","))
+def _said(metadata: dict[str, str], path: str) -> dict[str, Any]:
+    """What a weights file says of its input: mean, std, padding, each if it does, and its hash."""
+    said: dict[str, Any] = {"weights_sha256": metadata["sha256"]}
+    if "padding" in metadata:
+        said["padding"] = metadata["padding"]
+    for key in ("mean", "std"):
+        if key in metadata:
+            try:
+                said[key] = tuple(float(x) for x in metadata[key].strip("[]() ").split(","))
+            except ValueError:
+                raise ConfigError(f"{path}: {key} {metadata[key]!r} is not three numbers") from None
+    return said
 
 
 def _read_weights(config: EncoderConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -256,13 +280,15 @@ def _read_weights(config: EncoderConfig) -> tuple[dict[str, Tensor], dict[str, s
             f"no encoder weights at {path}; place a safetensors file with timm keys for "
             f"{config.name!r} there or correct the path"
         )
-    data = path.read_bytes()
     try:
+        data = path.read_bytes()
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = dict(file.metadata() or {})
         tensors = safetensors.torch.load(data)
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is not a readable safetensors file ({error}); fetch it again") from None
+        raise ModelError(
+            f"{path} is not a readable safetensors file ({error}); fetch it again"
+        ) from None
     return tensors, {**metadata, "sha256": hashlib.sha256(data).hexdigest()}
 
 
@@ -288,7 +314,7 @@ def _load_strictly(body: nn.Module, tensors: dict[str, Tensor], path: str) -> No
 
 
 def _feature_key(key: str, own: dict[str, Tensor]) -> str:
-    """timm's feature extractors rename `stages.0.x` to `stages_0.x`; accept both."""
+    """The name `stages_0.x` that timm's feature extractors give to `stages.0.x`; both are taken."""
     if key in own:
         return key
     start, _, rest = key.partition(".")

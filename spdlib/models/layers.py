@@ -49,6 +49,6 @@ def resize(x: Tensor, size: Size) -> Tensor:
 
 
 def full_precision(x: Tensor) -> tuple[Tensor, contextlib.AbstractContextManager[None]]:
-    """x in at least float32, and a context without autocast: where depth heads run (decisions 2)."""
+    """The tensor in at least float32 and a context without autocast (decisions 2, depth heads)."""
     wide = x if x.dtype == torch.float64 else x.float()
     return wide, torch.autocast(x.device.type, enabled=False)

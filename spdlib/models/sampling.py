@@ -14,21 +14,23 @@ from spdlib.geometry import GridRule, Size, pixels_to_cells
 
 
 def gather_rows(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Rows [B, ..., C] of a map [B, h, w, C] at integer cells x, y [B, ...] (clamped to the map)."""
+    """Rows [B, ..., C] of a map [B, h, w, C] at integer cells x, y [B, ...], clamped to the map."""
     batch, height, width, channels = maps.shape
-    first = torch.arange(batch, device=maps.device).view(-1, *[1] * (x.dim() - 1)) * height * width
-    index = first + y.clamp(0, height - 1) * width + x.clamp(0, width - 1)
+    first = torch.arange(batch, device=maps.device).view(-1, *[1] * (x.dim() - 1)) * height
+    index = (first + y.clamp(0, height - 1)) * width + x.clamp(0, width - 1)
     rows = maps.reshape(-1, channels).index_select(0, index.reshape(-1))
     return rows.view(*index.shape, channels)
 
 
 def bilinear_cells(maps: Tensor, cells: Tensor) -> Tensor:
-    """Bilinear values [B, ..., C] of a map [B, h, w, C] at fractional indices [B, ..., 2] (x, y)."""
+    """Bilinear values [B, ..., C] of a map [B, h, w, C] at fractional cells [B, ..., 2] (x, y)."""
     corner = cells.floor()
     fx, fy = (cells - corner).to(maps.dtype).unsqueeze(-1).unbind(-2)
+    step = torch.arange(2, device=maps.device)
     x, y = corner.long().unbind(-1)
-    top = torch.lerp(gather_rows(maps, x, y), gather_rows(maps, x + 1, y), fx)
-    bottom = torch.lerp(gather_rows(maps, x, y + 1), gather_rows(maps, x + 1, y + 1), fx)
+    four = gather_rows(maps, x[..., None, None] + step, y[..., None, None] + step[:, None])
+    left, right = four.unbind(-2)  # [B, ..., 2, C]
+    top, bottom = torch.lerp(left, right, fx.unsqueeze(-1)).unbind(-2)
     return torch.lerp(top, bottom, fy)
 
 
@@ -73,12 +75,10 @@ def block(maps: Tensor, points: Tensor, image_size: Size, size: int = 5) -> tupl
     """
     cells = pixels_to_cells(points, image_size, (maps.shape[1], maps.shape[2]))
     corner = cells.floor()
-    first = corner.long() - size // 2
+    x, y = (corner.long() - size // 2)[..., None, None].unbind(2)  # [B, K, 1, 1]
     steps = torch.arange(size + 1, device=maps.device)
-    x = (first[..., :1] + steps).unsqueeze(-2).expand(-1, -1, size + 1, -1)
-    y = (first[..., 1:] + steps).unsqueeze(-1).expand(-1, -1, -1, size + 1)
-    rows = gather_rows(maps, x, y).flatten(2, 3)
-    return rows, cells - corner
+    rows = gather_rows(maps, x + steps, y + steps[:, None])
+    return rows.flatten(2, 3), cells - corner
 
 
 def interpolate_block(values: Tensor, fractions: Tensor) -> Tensor:

@@ -8,8 +8,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from spdlib.errors import ConfigError
 from spdlib.models import load
 from spdlib.study.datasets import open_data
@@ -17,7 +15,7 @@ from spdlib.study.evaluation import Evaluation, evaluate_run
 from spdlib.study.experiments import EXPERIMENTS, PROFILES, RunConfig, resolve
 from spdlib.study.image_free import fit_image_free
 from spdlib.study.runs import DEFAULT_ROOT, Run
-from spdlib.study.training import fit
+from spdlib.study.training import fit, make_accelerator
 
 
 def add_parser(subparsers: Any) -> None:
@@ -110,7 +108,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     run = Run.open(args.run)
     config = RunConfig.from_dict(run.config)
     data = open_data(config, args.data)
-    accelerator = Accelerator(cpu=args.device == "cpu")
+    accelerator = make_accelerator(args.device)
     baselines = fit_image_free(data.train, truth=config.truth)
     result = evaluate_run(
         run,

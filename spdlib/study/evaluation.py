@@ -279,8 +279,8 @@ def compare_frames(
         RunError: the table lacks one of them.
     """
     chosen = frames[(frames["protocol"] == protocol) & (frames["sites"] == sites)]
-    scores = {model: chosen[chosen["model"] == model] for model in (first, second)}
-    pair = [table.set_index("frame")[metric] for table in scores.values()]
+    tables = [chosen[chosen["model"] == model] for model in (first, second)]
+    pair = [table.set_index("frame")[metric] for table in tables]
     if not len(pair[0]) or not len(pair[1]):
         have = sorted(set(chosen["model"]))
         raise RunError(f"{protocol}/{sites} has frames of {have}, not of both {first}, {second}")

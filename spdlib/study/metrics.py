@@ -30,7 +30,6 @@ LOG_BIN = 1e-4
 LOG_LIMIT = 14.0
 """The histogram covers ln x from -14 to 14; what lies beyond counts in the end cells."""
 DELTA_BASE = 1.25
-HIGHER_IS_BETTER = ("delta1", "delta2", "delta3", "within_2x")
 FRAME_METRICS = (
     "abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "log10", "delta1", "delta2", "delta3",
     "abs_rel_edge", "abs_rel_interior",

@@ -89,7 +89,7 @@ def fit(
         folder: of the run; see `Run`. A finished run with this config is returned as it is, an
             unfinished one is continued.
         resume: False refuses a folder that already holds a run.
-        device: "cpu" or "cuda"; default what accelerate finds.
+        device: "cpu" or "cuda"; default a GPU if there is one.
         deterministic: on a CPU, use deterministic algorithms only.
         workers: processes that prepare samples; default one less than the usable cores.
         checkpoint_every: steps between checkpoints besides those at every evaluation.
@@ -108,7 +108,7 @@ def fit(
     found = _claim(run, config, resume)
     if found == "finished":
         return run
-    accelerator = Accelerator(cpu=device == "cpu")
+    accelerator = make_accelerator(device)
     with _deterministic(deterministic and accelerator.device.type == "cpu"):
         trainer = _Trainer(config, train, selection, run, accelerator, progress)
         if found == "unfinished":
@@ -118,19 +118,34 @@ def fit(
     return run
 
 
+def make_accelerator(device: str | None = None) -> Accelerator:
+    """The processes and the device at work: GPUs if there are any, else the CPU.
+
+    Args:
+        device: "cpu" or "cuda" to insist.
+
+    Raises:
+        RunError: "cuda" was asked for where there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise RunError('device="cuda" was asked for but PyTorch sees no CUDA device; use "cpu"')
+    # Without cpu=True accelerate takes several CPU processes for several single ones.
+    return Accelerator(cpu=device == "cpu" or not available)
+
+
 def _claim(run: Run, config: RunConfig, resume: bool) -> str:
     """Make the folder this config's; "new", "unfinished" or "finished"."""
-    if not run.exists:
-        write_json(run.config_path, config.to_dict())
+    if not run.exists or not (run.state_path.is_file() or run.finished):
+        write_json(run.config_path, config.to_dict())  # nothing was learnt here so far
         return "new"
     if not resume:
         raise RunError(f"{run.folder} already holds a run; choose another folder or resume=True")
-    theirs, ours = run.config, config.to_dict()
-    differing = sorted(
-        name for name in theirs.keys() | ours.keys() if theirs.get(name) != ours.get(name)
-    )
+    # Read back, so that fields newer than the folder take their defaults.
+    theirs, ours = RunConfig.from_dict(run.config).to_dict(), config.to_dict()
+    differing = [name for name in ours if theirs[name] != ours[name]]
     if differing:
-        changes = "; ".join(f"{n}: {theirs.get(n)!r} -> {ours.get(n)!r}" for n in differing)
+        changes = "; ".join(f"{name}: {theirs[name]!r} -> {ours[name]!r}" for name in differing)
         raise RunError(
             f"{run.folder} holds a run with another config ({changes}); "
             "choose another folder or go back to its settings"
@@ -276,7 +291,7 @@ class _Trainer:
                 # The machine and code of a continued run are those that started it.
                 continued = [*known.get("continued_at", []), self.counters.step]
                 record |= {**known, "continued_at": continued}
-            self.run.update_record({**record, "status": "running"})
+            write_json(self.run.record_path, {**record, "status": "running"})
         self.accelerator.wait_for_everyone()
         done = "" if fresh else f", continued at step {self.counters.step}"
         self._print(f"{self.run.folder}: {self.config.steps} steps on {self._device()}{done}")
@@ -350,15 +365,12 @@ class _Trainer:
         self.accelerator.wait_for_everyone()
 
     def restore(self) -> None:
-        """Continue from the run's state, if it was saved at least once.
+        """Continue from the run's state.
 
         Raises:
             RunError: the state cannot be read or belongs to another network.
         """
         path = self.run.state_path
-        if not path.is_file():
-            self._print(f"{self.run.folder} stopped before its first checkpoint; starting it again")
-            return
         try:
             with safe_open(path, framework="pt") as file:
                 meta = json.loads((file.metadata() or {})["state"])
@@ -388,9 +400,10 @@ class _Trainer:
     def train(self, workers: int, checkpoint_every: int, tensorboard: bool) -> None:
         """Run the remaining steps."""
         writer = _tensorboard(self.run, self.counters.step) if tensorboard else None
+        batches = iter(()) if self.counters.stopped_early else self._timed_batches(workers)
         last_saved = self.counters.step
         with _stop_requests() as stop, self._bar() as bar:
-            for batch in self._timed_batches(workers):
+            for batch in batches:
                 self._step(batch)
                 self.window.elapsed += self._tick()
                 bar.update()
@@ -567,10 +580,12 @@ class _Trainer:
     def _interrupt(self) -> None:
         if self.accelerator.is_main_process:
             self.run.update_record({"status": "interrupted", **self._outcome()})
-        raise KeyboardInterrupt(
+        message = (
             f"stopped after step {self.counters.step} of {self.config.steps}; "
             f"run the same command again to continue {self.run.folder}"
         )
+        self._print(message)
+        raise KeyboardInterrupt(message)
 
     def _finish(self) -> None:
         if self.accelerator.is_main_process:

@@ -5,35 +5,19 @@ from __future__ import annotations
 import io
 import math
 import tempfile
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 
-from spdlib.data.frames import Frames
-from spdlib.data.queries import evaluation_points
-from spdlib.errors import ConfigError
-from spdlib.geometry import Camera, lattice_points
-from spdlib.models import DepthModel, load
-from spdlib.study.datasets import open_data
 from spdlib.study.evaluation import compare_frames
-from spdlib.study.experiments import resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, write_bytes
-from spdlib.study.training import fit
 from spdlib.view.plots import BASELINE_GREYS, model_name
 
 BASELINES = tuple(BASELINE_GREYS)
 """Names of the image-free baselines in the tables, weakest first."""
-QUICK: Mapping[str, Mapping[str, Any]] = {
-    "demo": {"train_frames": 160, "selection_frames": 8, "test_frames": 1, "steps": 200},
-    "smoke": {},
-}
-"""Changes to a profile that make a network to look at, where there is none, in about a minute."""
 SHORT = ("abs_rel", "rmse", "delta1", "s_star")
 SHORT_EVALUATIONS, SHORT_EPOCHS = 4, 4.0
 """A run with fewer evaluations or epochs than these is too short to judge."""
@@ -71,38 +55,6 @@ def keep(folder: str | Path, name: str, figure: Figure) -> Figure:
     figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
     write_bytes(Path(folder) / "figures" / f"{name}.png", buffer.getvalue())
     return figure
-
-
-def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
-    """A trained network to look at: the given one, the demo's, or one trained for a minute.
-
-    Args:
-        model: folder of a saved network; empty takes the demo's if `make demo` has run.
-        profile: "demo", or "smoke" for a few steps and nothing else.
-        seed: of a network that has to be trained here.
-
-    Returns:
-        The network in evaluation mode, and a sentence that says where it comes from.
-
-    Raises:
-        ConfigError: another profile.
-        ModelError: `model` holds no network.
-    """
-    if profile not in QUICK:
-        raise ConfigError(f"profile must be one of {list(QUICK)} here; got {profile!r}")
-    demo = Run(project_root() / DEFAULT_ROOT / "06_v15_2")
-    if model:
-        return load(project_root() / model), f"This is the network in {model}."
-    if profile == "demo" and demo.finished:
-        error = demo.record["best_sel_abs_rel"]
-        return load(demo.best), f"This is the demo's network (AbsRel {error:.3f} on other rooms)."
-    config = resolve("v15_2", profile, seed=seed, **QUICK[profile])
-    data = open_data(config)
-    run = fit(config, data.train, data.selection, run_folder("", "00_start_here", profile))
-    return load(run.best), (
-        f"This network saw {config.train_frames} rooms for {config.steps} steps, which is next to "
-        "nothing: take its depths as a demonstration. `make demo` trains a better one."
-    )
 
 
 # -- tables -----------------------------------------------------------------------------------
@@ -195,110 +147,6 @@ def beside_recorded(
     columns = ["score", f"{model}, this run ({protocol})",
                f"v15.1, Exp 13, epoch {best['epoch']:.0f} (recorded, NYU)"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)
-
-
-# -- questions --------------------------------------------------------------------------------
-
-
-def ask_frames(
-    model: DepthModel, frames: Frames, truth: str | None = None, limit: int = 64
-) -> pd.DataFrame:
-    """Answers at the eigen protocol's fixed points of evenly spread frames.
-
-    Args:
-        model: the network.
-        frames: test frames.
-        truth: name of the depth; None takes the frame's first.
-        limit: how many frames are asked at most.
-
-    Returns:
-        frame, prediction, truth (metres), one row a point.
-    """
-    parts = []
-    for index in _spread(len(frames), limit):
-        frame = frames[index]
-        sample = evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id)
-        depth = model.encode(frame.image, frame.camera).depth_at(sample.points).cpu()
-        columns = {"frame": frame.id, "prediction": depth.numpy(), "truth": sample.truth.numpy()}
-        parts.append(pd.DataFrame(columns)[sample.valid.numpy()])
-    return pd.concat(parts, ignore_index=True)
-
-
-def sparse_and_dense(model: DepthModel, frames: Frames, limit: int = 8) -> pd.DataFrame:
-    """Both paths' answers at the same places of evenly spread frames.
-
-    Args:
-        model: a network with a dense path.
-        frames: test frames.
-        limit: how many frames are asked at most.
-
-    Returns:
-        where, sparse, dense (metres): at all sites of the network's own lattice, where both paths
-        compute the same function, and at pixels, where the dense map is interpolated.
-    """
-    parts = []
-    for index in _spread(len(frames), limit):
-        frame = frames[index]
-        scene = model.encode(frame.image, frame.camera)
-        with torch.no_grad():
-            lattice = model.decode_lattice(scene.maps)
-            size = (lattice.shape[1], lattice.shape[2])
-            sites = lattice_points(size, scene.padded, dtype=lattice.dtype, device=lattice.device)
-            sparse = model.decode(scene.maps, sites[None], scene.padded)
-        parts.append(_pairs("lattice sites", sparse, lattice))
-        points = evaluation_points(torch.from_numpy(frame.truth()), frame.id).points
-        u, v = points.long().unbind(-1)
-        parts.append(_pairs("image pixels", scene.depth_at(points), scene.dense()[0, v, u]))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _pairs(where: str, sparse: torch.Tensor, dense: torch.Tensor) -> pd.DataFrame:
-    values = {"sparse": sparse.flatten().cpu().numpy(), "dense": dense.flatten().cpu().numpy()}
-    return pd.DataFrame({"where": where, **values})
-
-
-def time_answers(
-    model: DepthModel, image: Any, camera: Camera | None, counts: Sequence[int], repeats: int = 5
-) -> pd.DataFrame:
-    """Median time to encode an image and to answer K random queries, results on the CPU.
-
-    Args:
-        model: the network.
-        image: as `encode` takes it.
-        camera: the image's camera.
-        counts: numbers of queries K.
-        repeats: of each measurement, after one to warm up.
-
-    Returns:
-        queries, milliseconds; 0 queries is the encoding alone.
-    """
-    scene = model.encode(image, camera)
-    height, width = scene.image_size
-    generator = torch.Generator().manual_seed(0)
-    rows = [(0, _median_time(lambda: _finish(model.encode(image, camera)), repeats))]
-    for k in counts:
-        points = torch.rand(k, 2, generator=generator) * torch.tensor([width - 1.0, height - 1.0])
-        rows.append((k, _median_time(lambda p=points: scene.depth_at(p).cpu(), repeats)))
-    return pd.DataFrame(rows, columns=["queries", "milliseconds"])
-
-
-def _finish(scene: Any) -> None:
-    if next(iter(scene.maps.values())).is_cuda:
-        torch.cuda.synchronize()
-
-
-def _median_time(work: Any, repeats: int) -> float:
-    work()
-    spans = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        spans.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(spans))
-
-
-def _spread(count: int, limit: int) -> list[int]:
-    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, limit))})
 
 
 # -- sentences --------------------------------------------------------------------------------

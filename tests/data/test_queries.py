@@ -43,7 +43,7 @@ def pixel_numbers(sample: PointSample, width: int) -> Tensor:
     return cells[:, 1] * width + cells[:, 0] + 1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(
     height=st.integers(1, 12),
     width=st.integers(1, 12),

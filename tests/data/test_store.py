@@ -388,7 +388,7 @@ def test_new_store_is_readable_by_others(packed: Path) -> None:
 # -------------------- processes
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_read_the_same_frames(packed: Path, method: str) -> None:
     frames = PackedFrames(packed)
     expected = [frames[index] for index in range(len(frames))]  # leaves the file open here

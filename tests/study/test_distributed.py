@@ -21,19 +21,18 @@ WORKER = """
 import json, os, sys
 import torch
 torch.set_num_threads(1)
-from accelerate import Accelerator
 import spdlib
 from spdlib.data.rooms import Rooms
 from spdlib.study.datasets import InMemory
 from spdlib.study.evaluation import evaluate_run
 from spdlib.study.experiments import RunConfig
 from spdlib.study.image_free import constant
-from spdlib.study.training import fit
+from spdlib.study.training import fit, make_accelerator
 
 config = RunConfig.from_dict(json.loads(sys.argv[2]))
 train, selection = InMemory(Rooms(8, size=(48, 64))), InMemory(Rooms(3, size=(48, 64), start=8))
 run = fit(config, train, selection, sys.argv[1], device="cpu", workers=0, progress=False)
-accelerator = Accelerator(cpu=True)
+accelerator = make_accelerator("cpu")
 assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
 model = spdlib.load(run.best).double()
 evaluate_run(run, model, selection, {"constant": constant(2.5)}, processes=accelerator)

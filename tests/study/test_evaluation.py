@@ -48,7 +48,7 @@ def pixel_map(rooms: Frames) -> dict[str, PixelMap]:
 def inside_crop(depth: np.ndarray) -> np.ndarray:
     """The Eigen crop of 480x640 on 48x64, by hand: pixel centres at 10 i + 4.5."""
     rows, columns = np.arange(48) * 10 + 4.5, np.arange(64) * 10 + 4.5
-    crop = ((rows >= 44.5) & (rows <= 470.5))[:, None] & ((columns >= 40.5) & (columns <= 600.5))
+    crop = ((rows > 44.5) & (rows < 470.5))[:, None] & ((columns > 40.5) & (columns < 600.5))
     return crop & (depth > 1e-3) & (depth < 10)
 
 

@@ -123,7 +123,7 @@ def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> No
 
 @pytest.mark.parametrize(("experiment", "profile"), [("v99", "demo"), ("v15_2", "lunch")])
 def test_unknown_names_list_the_known_ones(experiment: str, profile: str) -> None:
-    with pytest.raises(ConfigError, match="demo|v15_2"):
+    with pytest.raises(ConfigError, match=r"demo|v15_2"):
         resolve(experiment, profile)
 
 

@@ -81,9 +81,7 @@ def test_model_knows_the_focal_length_it_was_trained_at(
     assert model.config.focal == pytest.approx(rooms[0].camera.focal)
 
 
-def test_finished_run_is_returned_as_it_is(
-    tmp_path: Path, small: RunConfig, run_fit: Fit
-) -> None:
+def test_finished_run_is_returned_as_it_is(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
     first = run_fit(small, tmp_path)
     stamp = os.stat(first.state_path).st_mtime_ns
     again = run_fit(small, tmp_path)

@@ -7,38 +7,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from matplotlib.figure import Figure
 
-import spdlib
-from spdlib.data.frames import Frame
 from spdlib.errors import RunError
-from spdlib.geometry import NYU_CAMERA
 from spdlib.study.runs import Run, recorded_v15_1
 from spdlib.view import report
-
-
-class Slopes:
-    """Frames whose depth grows to the right and whose pictures are noise."""
-
-    def __init__(self) -> None:
-        self.ids = ["slope_0", "slope_1", "slope_2"]
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> Frame:
-        image = np.random.default_rng(index).integers(0, 255, (64, 96, 3), dtype=np.uint8)
-        depth = np.tile(np.linspace(1, 4 + index, 96, dtype=np.float32), (64, 1))
-        return Frame(self.ids[index], image, {"exact": depth}, NYU_CAMERA.resized(64, 96))
-
-
-@pytest.fixture(scope="module")
-def model() -> spdlib.models.DepthModel:
-    torch.manual_seed(0)
-    focal = NYU_CAMERA.resized(64, 96).focal
-    made = spdlib.create_model("v15_2", "mobilenetv2_035", image_size=(64, 96), focal=focal)
-    return made.eval()
 
 
 @pytest.fixture
@@ -150,27 +123,3 @@ def test_figures_are_saved_and_handed_on(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="cannot write"):
         report.keep(tmp_path / "file", "empty", figure)
-
-
-def test_frames_are_asked_at_their_fixed_points(model: spdlib.models.DepthModel) -> None:
-    answers = report.ask_frames(model, Slopes(), limit=2)
-    assert answers["frame"].unique().tolist() == ["slope_0", "slope_2"]
-    assert answers.groupby("frame").size().tolist() == [1024, 1024]
-    assert answers["truth"].between(1, 6).all() and (answers["prediction"] > 0).all()
-    assert answers.equals(report.ask_frames(model, Slopes(), limit=2))
-
-
-def test_both_paths_agree_on_the_lattice(model: spdlib.models.DepthModel) -> None:
-    pairs = report.sparse_and_dense(model, Slopes(), limit=1)
-    groups = dict(list(pairs.groupby("where")))
-    lattice = groups["lattice sites"]
-    assert len(lattice) == 16 * 24
-    assert np.allclose(lattice["sparse"], lattice["dense"], rtol=1e-5)
-    assert len(groups["image pixels"]) == 1024
-
-
-def test_times_cover_the_encoding_and_every_count(model: spdlib.models.DepthModel) -> None:
-    frame = Slopes()[0]
-    times = report.time_answers(model, frame.image, frame.camera, (1, 16), repeats=1)
-    assert times["queries"].tolist() == [0, 1, 16]
-    assert (times["milliseconds"] > 0).all()

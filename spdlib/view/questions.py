@@ -1,0 +1,230 @@
+"""Questions that notebooks put to a network: at which points, of which frames, how fast."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from spdlib.data.frames import Frames
+from spdlib.data.queries import evaluation_points
+from spdlib.data.rooms import Rooms
+from spdlib.errors import ConfigError, DataError
+from spdlib.geometry import NYU_CAMERA, Camera, lattice_points
+from spdlib.models import DepthModel, load
+from spdlib.scene import Scene
+from spdlib.study.datasets import open_data
+from spdlib.study.experiments import resolve
+from spdlib.study.runs import DEFAULT_ROOT, Run
+from spdlib.study.training import fit
+from spdlib.view.report import project_root, run_folder
+
+QUICK: Mapping[str, Mapping[str, Any]] = {
+    "demo": {"train_frames": 160, "selection_frames": 8, "test_frames": 1, "steps": 200},
+    "smoke": {},
+}
+"""Changes to a profile that make a network to look at, where there is none, in about a minute."""
+UNSEEN_ROOM = 1_000_000
+"""Number of a room that no profile trains on."""
+
+
+class Picture(NamedTuple):
+    """An image to look at.
+
+    Attributes:
+        image: uint8 [H, W, 3], RGB.
+        camera: its camera, known or assumed.
+        truth: [H, W] metres, 0 where unknown; None where nothing is known.
+    """
+
+    image: np.ndarray
+    camera: Camera
+    truth: np.ndarray | None
+
+
+def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
+    """A trained network to look at: the given one, the demo's, or one trained for a minute.
+
+    Args:
+        model: folder of a saved network; empty takes the demo's if `make demo` has run.
+        profile: "demo", or "smoke" for a few steps and nothing else.
+        seed: of a network that has to be trained here.
+
+    Returns:
+        The network in evaluation mode, and a sentence that says where it comes from.
+
+    Raises:
+        ConfigError: another profile.
+        ModelError: `model` holds no network.
+    """
+    if profile not in QUICK:
+        raise ConfigError(f"profile must be one of {list(QUICK)} here; got {profile!r}")
+    demo = Run(project_root() / DEFAULT_ROOT / "06_v15_2")
+    if model:
+        return load(project_root() / model), f"This is the network in {model}."
+    if profile == "demo" and demo.finished:
+        error = demo.record["best_sel_abs_rel"]
+        return load(demo.best), f"This is the demo's network (AbsRel {error:.3f} on other rooms)."
+    config = resolve("v15_2", profile, seed=seed, **QUICK[profile])
+    data = open_data(config)
+    run = fit(config, data.train, data.selection, run_folder("", "00_start_here", profile))
+    return load(run.best), (
+        f"This network saw {config.train_frames} rooms for {config.steps} steps, which is next to "
+        "nothing: take its depths as a demonstration. `make demo` trains a better one."
+    )
+
+
+def look_at(image: str, focal: float, seed: int) -> Picture:
+    """A user's picture, or a room that no network was trained on.
+
+    Args:
+        image: file of the picture; empty renders a room.
+        focal: focal length of the picture in pixels; 0 assumes NYU's field of view.
+        seed: picks the room.
+
+    Raises:
+        DataError: the file cannot be read as a picture.
+    """
+    if not image:
+        room = Rooms(1, start=UNSEEN_ROOM + seed, size=(240, 320))[0]
+        return Picture(room.image, room.camera, room.truth())
+    try:
+        opened = ImageOps.exif_transpose(Image.open(project_root() / image)).convert("RGB")
+    except OSError as error:
+        raise DataError(
+            f"{image} cannot be read as a picture ({error}); give a JPEG or PNG"
+        ) from error
+    focal = focal or NYU_CAMERA.focal * opened.height / NYU_CAMERA.height
+    middle = ((opened.width - 1) / 2, (opened.height - 1) / 2)
+    return Picture(np.asarray(opened), Camera(focal, focal, *middle, *opened.size), None)
+
+
+def grid(camera: Camera, columns: int, rows: int) -> Tensor:
+    """Points [rows * columns, 2] at the centres of equal rectangles that fill the image."""
+    return lattice_points((rows, columns), camera.size)
+
+
+def spread(count: int, limit: int) -> list[int]:
+    """At most `limit` positions, evenly spread over `count`."""
+    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, limit))})
+
+
+def depths_of(frames: Frames, truth: str | None = None, limit: int = 64) -> np.ndarray:
+    """All measured depths [N] in metres of evenly spread frames.
+
+    Args:
+        frames: any frames.
+        truth: name of the depth; None takes the frame's first.
+        limit: how many frames are read at most.
+    """
+    maps = [frames[index].truth(truth) for index in spread(len(frames), limit)]
+    return np.concatenate([depth[depth > 0] for depth in maps])
+
+
+def ask_frames(
+    model: DepthModel, frames: Frames, truth: str | None = None, limit: int = 64
+) -> pd.DataFrame:
+    """Answers at the eigen protocol's fixed points of evenly spread frames.
+
+    Args:
+        model: the network.
+        frames: test frames.
+        truth: name of the depth; None takes the frame's first.
+        limit: how many frames are asked at most.
+
+    Returns:
+        frame, prediction, truth (metres), one row a point.
+    """
+    parts = []
+    for index in spread(len(frames), limit):
+        frame = frames[index]
+        sample = evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id)
+        depth = model.encode(frame.image, frame.camera).depth_at(sample.points).cpu()
+        columns = {"frame": frame.id, "prediction": depth.numpy(), "truth": sample.truth.numpy()}
+        parts.append(pd.DataFrame(columns)[sample.valid.numpy()])
+    return pd.concat(parts, ignore_index=True)
+
+
+def sparse_and_dense(model: DepthModel, frames: Frames, limit: int = 8) -> pd.DataFrame:
+    """Both paths' answers at the same places of evenly spread frames.
+
+    Args:
+        model: a network with a dense path.
+        frames: test frames.
+        limit: how many frames are asked at most.
+
+    Returns:
+        where, sparse, dense (metres): at all sites of the network's own lattice, where both paths
+        compute the same function, and at pixels, where the dense map is interpolated.
+    """
+    parts = []
+    for index in spread(len(frames), limit):
+        frame = frames[index]
+        scene = model.encode(frame.image, frame.camera)
+        with torch.no_grad():
+            lattice = model.decode_lattice(scene.maps)
+            size = (lattice.shape[1], lattice.shape[2])
+            sites = lattice_points(size, scene.padded, dtype=lattice.dtype, device=lattice.device)
+            sparse = model.decode(scene.maps, sites[None], scene.padded)
+        parts.append(_pairs("lattice sites", sparse, lattice))
+        points = evaluation_points(torch.from_numpy(frame.truth()), frame.id).points
+        u, v = points.long().unbind(-1)
+        parts.append(_pairs("image pixels", scene.depth_at(points), scene.dense()[0, v, u]))
+    return pd.concat(parts, ignore_index=True)
+
+
+def _pairs(where: str, sparse: Tensor, dense: Tensor) -> pd.DataFrame:
+    values = {"sparse": sparse.flatten().cpu().numpy(), "dense": dense.flatten().cpu().numpy()}
+    return pd.DataFrame({"where": where, **values})
+
+
+def time_answers(
+    model: DepthModel, image: Any, camera: Camera | None, counts: Sequence[int], repeats: int = 5
+) -> pd.DataFrame:
+    """Median time to encode an image and to answer K random queries, results on the CPU.
+
+    Args:
+        model: the network.
+        image: as `encode` takes it.
+        camera: the image's camera.
+        counts: numbers of queries K.
+        repeats: of each measurement, after one to warm up.
+
+    Returns:
+        queries, milliseconds; 0 queries is the encoding alone.
+    """
+    scene = model.encode(image, camera)
+    height, width = scene.image_size
+    generator = torch.Generator().manual_seed(0)
+    corner = torch.tensor([width - 1.0, height - 1.0])
+    rows = [(0, _median_time(lambda: _finish(model.encode(image, camera)), repeats))]
+    for k in counts:
+        points = torch.rand(k, 2, generator=generator) * corner
+        rows.append((k, _median_time(functools.partial(_answer, scene, points), repeats)))
+    return pd.DataFrame(rows, columns=["queries", "milliseconds"])
+
+
+def _answer(scene: Scene, points: Tensor) -> Tensor:
+    return scene.depth_at(points).cpu()
+
+
+def _finish(scene: Scene) -> None:
+    if next(iter(scene.maps.values())).is_cuda:
+        torch.cuda.synchronize()
+
+
+def _median_time(work: Callable[[], object], repeats: int) -> float:
+    work()
+    spans = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        spans.append(1e3 * (time.perf_counter() - start))
+    return float(np.median(spans))

@@ -1,0 +1,293 @@
+"""Rooms: exact depth against closed forms, purity, statistics against NYU's, pictures."""
+
+from __future__ import annotations
+
+import math
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from spdlib.data.rooms import RoomBatch, Rooms, pack_rooms, render_rooms
+from spdlib.data.rooms_furniture import BALL, BOX, CYLINDER, LABELS, Solid, Style
+from spdlib.data.rooms_layout import FREE_ITEMS, WALL_ITEMS, Light, Pose, Room
+from spdlib.data.rooms_materials import WIDE, Material, seam_cover
+from spdlib.data.rooms_rays import FAR, directions, trace, untiled
+from spdlib.errors import DataError
+from spdlib.geometry import NYU_CAMERA, Camera
+
+SIZE = (48, 64)
+CAMERA = NYU_CAMERA.resized(*SIZE)
+GREY = Material((0.5, 0.5, 0.5))
+
+# In-painted depth of all 1,449 labelled NYU frames (Silberman et al., ECCV 2012) inside the white
+# border, every eighth row and column; measured on the reconstructed copy that the README describes.
+NYU_QUANTILES = {0.05: 1.116, 0.25: 1.836, 0.50: 2.520, 0.75: 3.432, 0.95: 5.512}
+NYU_BANDS = [3.09, 3.16, 2.95, 2.46, 2.12, 1.90]  # medians of six horizontal bands, top to bottom
+NYU_FRAME_MEDIAN_CV, NYU_LOG_STD, NYU_LOG_STD_WITHIN = 0.304, 0.475, 0.358
+# AbsRel on the 654 test frames of what 795 training frames predict without looking at the image
+NYU_CONSTANT, NYU_PIXEL_MAP = 0.361, 0.325
+
+
+@pytest.fixture(scope="module")
+def many() -> RoomBatch:
+    return render_rooms(range(1000, 1240), seed=1, size=SIZE)
+
+
+@pytest.fixture(scope="module")
+def some() -> RoomBatch:
+    return render_rooms(range(6), seed=3, size=(96, 128))
+
+
+def depth_of(solids: list[Solid], pose: Pose, camera: Camera = CAMERA) -> Tensor:
+    """Depth [H, W] of solids alone, FAR beside them."""
+    light = Light(pose, (1.0, 1.0, 1.0), 2.0, 0.0)
+    room = Room(5.0, 5.0, 2.5, "office", solids=solids, lights=[light])
+    x, y = directions(camera, 1, (0.0, 0.0), "cpu")
+    depth, _ = trace(pack_rooms([room], [pose]).camera, x, y)
+    return untiled(depth, 1, x.shape[1] // 8)[0, : camera.height, : camera.width]
+
+
+def positions(depth: Tensor, pose: Pose, camera: Camera = CAMERA) -> Tensor:
+    """Room coordinates [H, W, 3], float64, of a depth map."""
+    v, u = torch.meshgrid(torch.arange(camera.height), torch.arange(camera.width), indexing="ij")
+    points = camera.back_project(torch.stack([u, v], -1).double(), depth.double())
+    axes = torch.tensor(pose.axes(), dtype=torch.float64)
+    return points @ axes + torch.tensor(pose.position, dtype=torch.float64)
+
+
+LEVEL = Pose((0.0, 1.4, -2.0), 0.0, 0.0, 0.0)
+TURNED = Pose((0.3, 1.5, -2.1), 0.35, -0.25, 0.06)
+
+
+def test_depth_is_planar_not_along_the_ray() -> None:
+    wall = Solid(BOX, (0, 0, 1.5), (20, 20, 0.5), GREY, LABELS["wall"])
+    depth = depth_of([wall], LEVEL)
+    assert torch.allclose(depth, torch.full(SIZE, 3.0), atol=1e-5)  # the same in the corners
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_planes_stay_planes(axis: int) -> None:
+    centre, half = [0.0, 0.0, 0.0], [30.0, 30.0, 30.0]
+    centre[axis], half[axis] = (-1.0 if axis == 1 else 3.0), 0.5
+    slab = Solid(BOX, tuple(centre), tuple(half), GREY, LABELS["floor"])
+    depth = depth_of([slab], TURNED)
+    seen = (depth > 0) & (depth < 30)
+    assert seen.float().mean() > 0.2
+    found = positions(depth, TURNED)[..., axis][seen]
+    expected = -0.5 if axis == 1 else 2.5
+    assert (found - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("shape", [BOX, CYLINDER, BALL])
+def test_solids_against_closed_forms(shape: int) -> None:
+    """Every hit lies on the solid, faces the camera, and no ray through the solid is missed."""
+    half = np.array([0.5, 0.7, 0.4])
+    yaw, tilt, centre = 0.6, -0.3, np.array([0.4, 1.0, 0.5])
+    solid = Solid(shape, tuple(centre), tuple(half), GREY, 39, yaw=yaw, tilt=tilt)
+    depth = depth_of([solid], TURNED)
+    turn_y = np.array([[math.cos(yaw), 0, math.sin(yaw)], [0, 1, 0],
+                       [-math.sin(yaw), 0, math.cos(yaw)]])  # fmt: skip
+    turn_x = np.array([[1, 0, 0], [0, math.cos(tilt), -math.sin(tilt)],
+                       [0, math.sin(tilt), math.cos(tilt)]])  # fmt: skip
+    own = (positions(depth, TURNED).numpy() - centre) @ (turn_y @ turn_x) / half
+    hit = (depth < FAR / 2).numpy()
+    surface = {
+        BOX: np.abs(own).max(-1),
+        CYLINDER: np.maximum(np.hypot(own[..., 0], own[..., 2]), np.abs(own[..., 1])),
+        BALL: np.linalg.norm(own, axis=-1),
+    }[shape]
+    assert hit.mean() > 0.03
+    np.testing.assert_allclose(surface[hit], 1.0, atol=1e-5)
+    # march along the rays: the first point inside the solid comes right after the hit
+    eye = (np.array(TURNED.position) - centre) @ (turn_y @ turn_x) / half
+    ray = positions(torch.ones(SIZE), TURNED).numpy() - np.array(TURNED.position)
+    ray = ray @ (turn_y @ turn_x) / half
+    steps = np.linspace(0, 6, 1201)
+    along = eye + steps[:, None, None, None] * ray
+    inside = {
+        BOX: np.abs(along).max(-1) < 1,
+        CYLINDER: (np.hypot(along[..., 0], along[..., 2]) < 1) & (np.abs(along[..., 1]) < 1),
+        BALL: np.linalg.norm(along, axis=-1) < 1,
+    }[shape]
+    met = inside.any(0)
+    assert (met & ~hit).sum() == 0
+    first = steps[inside.argmax(0)]
+    assert np.abs(first - depth.numpy())[met].max() < 0.0051
+
+
+def test_a_ball_on_the_axis() -> None:
+    camera = Camera(60.0, 60.0, 32.0, 24.0, 64, 48)  # the axis meets the centre of a pixel
+    ball = Solid(BALL, (0.0, 1.4, 1.0), (0.5, 0.5, 0.5), GREY, LABELS["other_prop"])
+    depth = depth_of([ball], LEVEL, camera)
+    assert depth[24, 32] == pytest.approx(2.5, abs=1e-6)
+    radius = 60 * 0.5 / math.sqrt(3.0**2 - 0.5**2)  # of the silhouette, in pixels
+    assert (depth[24] < FAR / 2).sum() == 2 * math.floor(radius) + 1
+
+
+def test_the_nearer_solid_hides_the_other() -> None:
+    near = Solid(BOX, (0, 1.4, 0.0), (0.3, 0.3, 0.1), GREY, LABELS["table"])
+    far = Solid(BOX, (0, 1.4, 1.0), (3.0, 3.0, 0.1), GREY, LABELS["wall"])
+    for order in ([near, far], [far, near]):
+        depth = depth_of(order, LEVEL)
+        assert sorted(set(depth.flatten().mul(1e4).round().tolist())) == [19000, 29000]
+
+
+def test_frames_are_functions_of_seed_and_number() -> None:
+    together = render_rooms([3, 11, 4, 200], seed=5, size=SIZE)
+    for i, number in enumerate([3, 11, 4, 200]):
+        alone = render_rooms([number], seed=5, size=SIZE)
+        for a, b in zip(together, alone, strict=True):
+            assert torch.equal(a[i], b[0])
+    other = render_rooms([3], seed=6, size=SIZE)
+    assert not torch.equal(other.depths[0], together.depths[0])
+
+
+def test_the_size_changes_the_sampling_not_the_room() -> None:
+    small, large = (render_rooms([7], seed=5, size=size).depths[0] for size in (SIZE, (144, 192)))
+    # centres of a pixel and of the middle one of its 3 x 3 pixels coincide
+    same = (small / large[1::3, 1::3] - 1).abs() < 1e-4
+    assert same.float().mean() > 0.999
+
+
+def test_frames_carry_depth_labels_and_camera() -> None:
+    rooms = Rooms(3, seed=5, size=SIZE, start=2)
+    frame = pickle.loads(pickle.dumps(rooms))[2]
+    assert len(rooms) == 3 and rooms.ids == ["room_5_000002", "room_5_000003", "room_5_000004"]
+    assert frame.id == rooms.ids[2] and frame.truth_name() == "exact"
+    assert frame.image.shape == (*SIZE, 3) and frame.image.dtype == np.uint8
+    assert frame.truth().shape == SIZE and frame.truth().dtype == np.float32
+    assert frame.labels is not None and frame.labels.dtype == np.uint8
+    assert frame.camera == CAMERA
+    batch = render_rooms([4], seed=5, size=SIZE)
+    np.testing.assert_array_equal(frame.truth(), batch.depths[0].numpy())
+    np.testing.assert_array_equal(frame.image, rooms[-1].image)
+
+
+def test_workers_render_the_same_frames() -> None:
+    rooms = Rooms(4, seed=5, size=SIZE)
+    loader = DataLoader(rooms, batch_size=None, num_workers=2)  # type: ignore[arg-type]
+    for frame, number in zip(loader, range(4), strict=True):
+        np.testing.assert_array_equal(frame.image, rooms[number].image)
+
+
+def test_odd_sizes() -> None:
+    batch = render_rooms([0], size=(37, 51))
+    assert batch.images.shape == (1, 37, 51, 3) and batch.depths.max() < 20
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"count": 0}, {"count": 2, "start": -1}, {"count": 2, "size": (4, 64)}]
+)
+def test_refusals(arguments: dict[str, int]) -> None:
+    with pytest.raises(DataError, match="rooms need"):
+        Rooms(**arguments)  # type: ignore[arg-type]
+
+
+def test_there_is_no_frame_after_the_last() -> None:
+    with pytest.raises(IndexError, match="frame 3 of 3"):
+        Rooms(3, size=SIZE)[3]
+
+
+def test_floors_are_planes_below_a_hand_held_camera(some: RoomBatch) -> None:
+    camera = NYU_CAMERA.resized(96, 128)
+    grid = torch.meshgrid(torch.arange(96), torch.arange(128), indexing="ij")
+    points = torch.stack(grid[::-1], -1).double()
+    heights = []
+    for depth, label in zip(some.depths, some.labels, strict=True):
+        floor = camera.back_project(points, depth.double())[label == LABELS["floor"]]
+        if len(floor) < 100:
+            continue
+        plane = torch.linalg.lstsq(floor, torch.ones(len(floor), 1, dtype=torch.float64)).solution
+        height = 1 / plane.norm()
+        heights.append(float(height))
+        assert ((floor @ plane - 1) * height).abs().max() < 1e-4
+    assert len(heights) >= 3 and min(heights) >= 0.9 and max(heights) <= 1.75
+
+
+def test_edges_of_picture_and_depth_coincide(some: RoomBatch) -> None:
+    picture = some.images.float().mean(-1)
+    depth_edges = (some.depths[:, :, 1:] / some.depths[:, :, :-1]).log().abs() > 0.1
+    change = (picture[:, :, 1:] - picture[:, :, :-1]).abs()
+    at_shift = [
+        float(change.roll(shift, 2)[:, :, 4:-4][depth_edges[:, :, 4:-4]].mean())
+        for shift in range(-3, 4)
+    ]
+    assert int(np.argmax(at_shift)) == 3
+    assert at_shift[3] > 1.5 * max(at_shift[0], at_shift[-1])
+
+
+def test_depth_is_distributed_as_in_nyu(many: RoomBatch) -> None:
+    depth = many.depths.numpy()
+    for share, expected in NYU_QUANTILES.items():
+        assert np.quantile(depth, share) == pytest.approx(expected, rel=0.15), share
+    for band, expected in zip(np.array_split(depth, 6, axis=1), NYU_BANDS, strict=True):
+        assert np.median(band) == pytest.approx(expected, rel=0.15)
+    medians = np.median(depth.reshape(len(depth), -1), axis=1)
+    assert medians.std() / medians.mean() == pytest.approx(NYU_FRAME_MEDIAN_CV, rel=0.2)
+    log_depth = np.log(depth).reshape(len(depth), -1)
+    assert log_depth.std() == pytest.approx(NYU_LOG_STD, rel=0.1)
+    assert log_depth.std(axis=1).mean() == pytest.approx(NYU_LOG_STD_WITHIN, rel=0.1)
+    assert depth.min() > 0.2 and depth.max() < 13
+
+
+def weighted_median(depth: np.ndarray) -> np.ndarray:
+    """The constant along axis 0 with the least AbsRel: the median weighted by 1 / depth."""
+    ordered = np.sort(depth, axis=0)
+    weight = np.cumsum(1 / ordered, axis=0)
+    middle = (weight < weight[-1:] / 2).sum(axis=0, keepdims=True)
+    return np.take_along_axis(ordered, middle, axis=0)[0]
+
+
+def test_image_free_predictions_score_as_on_nyu(many: RoomBatch) -> None:
+    train, held_out = np.split(many.depths.numpy(), 2)
+    constant, pixel_map = weighted_median(train.reshape(-1, 1)), weighted_median(train)
+    for prediction, expected in ((constant, NYU_CONSTANT), (pixel_map, NYU_PIXEL_MAP)):
+        abs_rel = (np.abs(held_out - prediction) / held_out).mean()
+        assert abs_rel == pytest.approx(expected, rel=0.12)
+
+
+def test_pictures_are_lit_and_varied(many: RoomBatch) -> None:
+    picture = many.images.float().flatten(1)
+    assert picture.mean(1).min() > 25 and picture.mean(1).max() < 200
+    assert picture.std(1).median() > 40  # NYU: 60
+    assert set(many.labels.unique().tolist()) <= set(LABELS.values())
+    share = torch.bincount(many.labels.flatten().int(), minlength=41) / many.labels.numel()
+    bare = sum(share[LABELS[name]] for name in ("wall", "floor", "ceiling"))
+    assert 0.3 < bare < 0.65 and (share > 0.01).sum() >= 12
+
+
+@pytest.mark.parametrize("kind", sorted(WALL_ITEMS))
+def test_furniture_stands_on_the_floor_within_its_footprint(kind: str) -> None:
+    for maker, _ in WALL_ITEMS[kind] + FREE_ITEMS[kind]:
+        item = maker(Style(random.Random(1)))
+        low = min(s.centre[1] - s.half[1] for s in item.solids if not s.tilt)
+        assert -1e-6 <= low < 0.15, maker.__name__
+        for solid in item.solids:
+            assert abs(solid.centre[0]) < item.width / 2 + 0.3, maker.__name__
+            assert -0.3 < solid.centre[2] < item.depth + 0.3, maker.__name__
+            assert min(solid.half) > 0
+
+
+def test_seams_cover_their_share_near_and_far() -> None:
+    position = (torch.arange(1000) + 0.5) / 1000
+    cell, seam = torch.tensor(0.3), torch.tensor(0.006)
+    for footprint in (0.0005, 0.01, 0.05):
+        cover = seam_cover(position, cell, seam, torch.tensor(footprint))
+        assert cover.mean() == pytest.approx(2 * 0.006 / 0.3, rel=0.15)
+    none = seam_cover(position, torch.tensor(WIDE), torch.tensor(0.0), torch.tensor(0.01))
+    assert none.max() == 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_devices_agree() -> None:
+    cpu, gpu = render_rooms([1, 2], size=SIZE), render_rooms([1, 2], size=SIZE, device="cuda")
+    same = (gpu.depths.cpu() / cpu.depths - 1).abs() < 1e-4
+    assert same.float().mean() > 0.999
+    difference = (gpu.images.cpu().int() - cpu.images.int()).abs().float()
+    assert difference.mean() < 0.5

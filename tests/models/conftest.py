@@ -1,0 +1,61 @@
+"""Small networks of both shapes, and what "equal" means in float64 (decisions 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from spdlib.models import DepthModel, create_model
+
+SIZE = (64, 96)
+ENCODERS = {"vit": "vit_tiny_patch16_224", "hierarchical": "mobilenetv3_small_050"}
+
+Equal = Callable[[Tensor, Tensor], None]
+
+
+@pytest.fixture
+def equal() -> Equal:
+    """Asserts max |difference| <= 1e-12 max(1, max |reference|)."""
+
+    def check(value: Tensor, reference: Tensor) -> None:
+        assert value.shape == reference.shape
+        tolerance = 1e-12 * max(1.0, reference.abs().max().item())
+        assert (value - reference).abs().max().item() <= tolerance
+
+    return check
+
+
+@pytest.fixture(params=sorted(ENCODERS))
+def network(request: pytest.FixtureRequest) -> DepthModel:
+    """A v15_2 for 64x96 images, float32, random weights, evaluation mode."""
+    return create_model("v15_2", ENCODERS[request.param], image_size=SIZE, focal=70.0).eval()
+
+
+@pytest.fixture
+def exact_network(network: DepthModel) -> DepthModel:
+    """The same in float64, every decoder weight moved so that none is zero, one or tiny."""
+    network = network.double()
+    with torch.no_grad():
+        for part in (network.neck, network.global_path, network.local_path):
+            for parameter in part.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return network
+
+
+@pytest.fixture
+def images() -> Tensor:
+    """Two images [2, 3, 64, 96] in 0..1, float32."""
+    return torch.rand(2, 3, *SIZE)
+
+
+@pytest.fixture
+def points() -> Tensor:
+    """Points [2, 50, 2] anywhere in a 64x96 image, float64; corners and edges first."""
+    height, width = SIZE
+    edges = [[-0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, 30.2], [50.7, height - 0.5]]
+    anywhere = torch.rand(2, 50, 2, dtype=torch.float64) * torch.tensor([width, height]) - 0.5
+    anywhere[:, : len(edges)] = torch.tensor(edges, dtype=torch.float64)
+    return anywhere

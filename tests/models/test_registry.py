@@ -1,0 +1,236 @@
+"""Making, saving and loading networks; what is refused on the way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import spdlib
+from spdlib.errors import ConfigError, ModelError
+from spdlib.models import DepthModel, EncoderConfig, create_model, list_models, load
+from spdlib.models.base import count_parameters
+
+SIZE = (64, 96)
+TINY = "mobilenetv3_small_050"
+
+
+@pytest.fixture(scope="module")
+def model() -> DepthModel:
+    torch.manual_seed(2)
+    return create_model("v15_2", TINY, image_size=SIZE, focal=70.0).eval()
+
+
+@pytest.fixture
+def saved(model: DepthModel, tmp_path: Path) -> Path:
+    model.save(tmp_path / "run" / "best")
+    return tmp_path / "run" / "best"
+
+
+def answers(model: DepthModel) -> Tensor:
+    images = torch.linspace(0, 1, 3 * 64 * 96).view(1, 3, *SIZE)
+    return model(images, torch.tensor([[[3.0, 4.0], [70.5, 33.3]]])).depth
+
+
+# making
+
+
+def test_names() -> None:
+    assert list_models() == sorted(list_models())
+    assert "v15_2" in list_models()
+
+
+def test_unknown_networks_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"no network 'v15_3'; there are \[.*'v15_2'"):
+        create_model("v15_3")
+
+
+def test_an_encoder_is_a_name_or_a_configuration() -> None:
+    by_name = create_model("v15_2", TINY)
+    configured = create_model("v15_2", EncoderConfig(TINY, train_batchnorm=True))
+    assert by_name.config.encoder.name == configured.config.encoder.name == TINY
+    assert configured.config.encoder.train_batchnorm
+    assert by_name.config.encoder.mean == (0.485, 0.456, 0.406)  # the completed configuration
+
+
+def test_pretrained_is_never_dropped() -> None:
+    config = EncoderConfig(TINY, weights="file.safetensors", mean=(0, 0, 0), std=(1, 1, 1))
+    with pytest.raises(ConfigError, match="exclude each other"):
+        create_model("v15_2", config, pretrained=True)
+
+
+@pytest.mark.parametrize("options", [{"image_size": (0, 96)}, {"focal": -1.0}])
+def test_impossible_settings_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match=r"image_size|focal"):
+        create_model("v15_2", TINY, **options)  # type: ignore[arg-type]
+
+
+def test_parameter_table(model: DepthModel) -> None:
+    table = model.parameter_table()
+    assert table.columns.tolist() == ["component", "parameters"]
+    assert table["component"].tolist() == [
+        "encoder", "neck", "global_path", "local_path", "total",
+    ]  # fmt: skip
+    assert table["parameters"].iloc[-1] == table["parameters"].iloc[:-1].sum()
+    assert table["parameters"].iloc[-1] == count_parameters(model)
+
+
+def test_parameter_groups_hold_each_trainable_parameter_once() -> None:
+    model = create_model("v15_2", TINY)
+    frozen = next(model.encoder.parameters()).requires_grad_(False)
+    encoder, decoder = model.parameter_groups(1e-5, 1e-4, 0.01)
+    assert (encoder["name"], encoder["lr"], encoder["weight_decay"]) == ("encoder", 1e-5, 0.01)
+    assert (decoder["name"], decoder["lr"], decoder["weight_decay"]) == ("decoder", 1e-4, 0.01)
+    inside = {id(p) for p in model.encoder.parameters()} - {id(frozen)}
+    assert {id(p) for p in encoder["params"]} == inside
+    everything = [id(p) for p in [*encoder["params"], *decoder["params"]]]
+    assert sorted(everything) == sorted({id(p) for p in model.parameters()} - {id(frozen)})
+    torch.optim.AdamW([encoder, decoder])
+
+
+def test_the_same_seed_gives_the_same_network() -> None:
+    first, second, other = (_seeded(seed) for seed in (5, 5, 6))
+    assert first.fingerprint() == second.fingerprint() != other.fingerprint()
+
+
+def _seeded(seed: int) -> DepthModel:
+    torch.manual_seed(seed)
+    return create_model("v15_2", TINY, image_size=SIZE)
+
+
+# saving and loading
+
+
+def test_a_saved_network_comes_back_whole(model: DepthModel, saved: Path) -> None:
+    torch.manual_seed(99)
+    again = load(saved)
+    assert again.config == model.config
+    assert again.fingerprint() == model.fingerprint()
+    assert not again.training
+    assert torch.equal(answers(again), answers(model))
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_options_and_padding_come_back(tmp_path: Path) -> None:
+    encoder = EncoderConfig("mobilenetv2_050", padding="same", mean=(0.5, 0.5, 0.5))
+    model = create_model("v15_2", encoder, image_size=SIZE, sparse="plain", init="recorded").eval()
+    model.save(tmp_path)
+    again = spdlib.load(str(tmp_path))
+    assert again.config.options == {"sparse": "plain", "init": "recorded"}
+    assert again.config.encoder.padding == "same"
+    assert again.encoder.displacement == [1.5, 3.5, 7.5, 15.5]
+    assert torch.equal(answers(again), answers(model))
+
+
+def test_loading_needs_no_encoder_file(tmp_path: Path) -> None:
+    """Nor the network that `pretrained` names."""
+    config = EncoderConfig(TINY, mean=(0.5,) * 3, std=(0.5,) * 3, padding="symmetric")
+    file = tmp_path / "encoder.safetensors"
+    safetensors.torch.save_file(create_model("v15_2", config).encoder.body.state_dict(), file)
+    model = create_model("v15_2", EncoderConfig(**{**config.to_dict(), "weights": str(file)}))
+    model.save(tmp_path / "run")
+    file.unlink()
+    again = load(tmp_path / "run")
+    assert again.config.encoder.weights == "encoder.safetensors"
+    assert again.config.encoder.weights_sha256 == model.config.encoder.weights_sha256
+    assert again.fingerprint() == model.fingerprint()
+
+
+def test_weights_of_another_network_are_refused(saved: Path, tmp_path: Path) -> None:
+    create_model("v15_2", "mobilenetv3_small_075").save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / "model.safetensors", saved)
+    with pytest.raises(ModelError, match=rf"weights of another network.*'v15_2' with '{TINY}'"):
+        load(saved)
+
+
+def test_weights_with_missing_or_extra_tensors_are_refused(saved: Path) -> None:
+    path = saved / "model.safetensors"
+    state = safetensors.torch.load_file(path)
+    removed = state.pop("local_path.source_code")
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(ModelError, match=r"local_path\.source_code"):
+        load(saved)
+    state.update({"local_path.source_code": removed, "more": torch.zeros(3)})
+    safetensors.torch.save_file(state, path)
+    with pytest.raises(ModelError, match="more"):
+        load(saved)
+
+
+def _set(path: Path, change: Callable[[dict[str, object]], object]) -> None:
+    values = json.loads(path.read_text())
+    change(values)
+    path.write_text(json.dumps(values))
+
+
+def test_configuration_of_an_unknown_network_is_refused(saved: Path) -> None:
+    _set(saved / "config.json", lambda values: values.update(network="v99"))
+    with pytest.raises(ModelError, match="no network 'v99'"):
+        load(saved)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_missing_files_are_named(saved: Path, name: str) -> None:
+    (saved / name).unlink()
+    with pytest.raises(ModelError, match=f"no {name} in .*is it a saved model"):
+        load(saved)
+
+
+@pytest.mark.parametrize("keep", [0, 6, -200])
+def test_truncated_weights_are_refused(saved: Path, keep: int) -> None:
+    path = saved / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(ModelError, match=r"model.safetensors cannot be read.*another checkpoint"):
+        load(saved)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.pop("encoder"),
+        lambda values: values.update(encoder="vit"),
+        lambda values: values.update(colour="red"),
+        lambda values: values["encoder"].update(colour="red"),
+        lambda values: values.update(image_size=None),
+        lambda values: values.update(image_size=[0, 3]),
+    ],
+)
+def test_damaged_configurations_are_named(
+    saved: Path, change: Callable[[dict[str, object]], object]
+) -> None:
+    _set(saved / "config.json", change)
+    with pytest.raises(ModelError, match=r"config.json is not a model configuration"):
+        load(saved)
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff\xfe\x00", b"[1, 2]"])
+def test_configurations_that_are_no_json_are_named(saved: Path, data: bytes) -> None:
+    (saved / "config.json").write_bytes(data)
+    with pytest.raises(ModelError, match=r"config.json is not a model configuration"):
+        load(saved)
+
+
+def test_unwritable_folders_say_so(model: DepthModel, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ModelError, match=r"cannot write the model to .*choose another folder"):
+        model.save(tmp_path / "file" / "best")
+
+
+def test_a_full_disk_keeps_the_previous_files(
+    model: DepthModel, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = {path.name: path.read_bytes() for path in saved.iterdir()}
+
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(ModelError, match=r"No space left on device; free space"):
+        create_model("v15_2", TINY).save(saved)
+    assert {path.name: path.read_bytes() for path in saved.iterdir()} == before
+    assert load(saved).fingerprint() == model.fingerprint()

@@ -1,0 +1,129 @@
+"""The benchmarks' cost formulas against PyTorch's counter, and a quick run of each."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+
+import pandas as pd
+import pytest
+import torch
+
+from spdlib.errors import ConfigError
+from spdlib.models import create_model
+from spdlib.models.base import count_parameters
+from spdlib.models.v15 import LocalPath
+
+IMAGE, LATTICE = (350, 476), (100, 136)
+
+
+@pytest.fixture(scope="module")
+def decode() -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / "decode.py"
+    spec = importlib.util.spec_from_file_location("benchmark_decode", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def maps() -> dict[str, torch.Tensor]:
+    """Maps of the sheet's sizes without numbers: counting needs none."""
+    return {
+        "s8_L2": torch.empty(1, 50, 68, 128, device="meta"),
+        "L1": torch.empty(1, *LATTICE, 64, device="meta"),
+    }
+
+
+def test_formulas_are_the_sheets(decode: ModuleType) -> None:
+    assert decode.PER_QUERY == 90_240
+    assert decode.plain_query_macs() == 733_440
+    assert decode.folded_query_macs() == 171_232
+    assert decode.dense_macs(LATTICE, IMAGE) == 1_543_015_200
+
+
+def queries_macs(decode: ModuleType, maps: dict[str, torch.Tensor], form: str, k: int) -> int:
+    path = LocalPath().to("meta")
+    points = torch.empty(1, k, 2, device="meta")
+    return decode.counted_macs(lambda: getattr(path, form)(maps, points, IMAGE))
+
+
+def test_plain_queries_cost_what_the_formula_says(
+    decode: ModuleType, maps: dict[str, torch.Tensor]
+) -> None:
+    """The counter sees products, not the bilinear reads of 75 tokens of 64 values."""
+    assert queries_macs(decode, maps, "plain", 10) == 10 * (733_440 - 4 * 75 * 64)
+
+
+def test_folded_queries_cost_what_the_formula_says(
+    decode: ModuleType, maps: dict[str, torch.Tensor]
+) -> None:
+    """Without interpolation; with the codes' 75 sums, which are projected once a call."""
+    products = 171_232 - 3 * 2 * 4 * 25 * 4 - 4 * 64
+    codes = 2 * 75 * 64 - 6_656
+    once = 2 * 75 * 64 * 64
+    assert codes == 2_944
+    for k in (1, 10):
+        assert queries_macs(decode, maps, "folded", k) == once + k * (products + codes)
+
+
+def test_dense_path_costs_what_the_formula_says(
+    decode: ModuleType, maps: dict[str, torch.Tensor]
+) -> None:
+    """The counter sees projections and the codes' products, not sums over 16 channels."""
+    path, sites = LocalPath().to("meta"), 13_600
+    counted = decode.counted_macs(lambda: path.lattice(maps))
+    unseen = sites * 2 * 75 * 64 + 5 * sites * 64 * 4 + 350 * 476 * 4
+    codes = sites * 2 * 75 * 64 + 2 * 75 * 64 * 64
+    assert counted == 1_543_015_200 - unseen + codes
+
+
+def test_encoding_costs_what_the_audit_says(decode: ModuleType) -> None:
+    """24,936,007,680 for the ViT and 161,337,344 for the neck at 350x476 (audit 3.1)."""
+    model = create_model("v15_2").to("meta").eval()
+    images = torch.empty(1, 3, *IMAGE, device="meta")
+    encoder = decode.counted_macs(lambda: model.encoder(images))
+    assert encoder == 24_936_007_680
+    together = decode.counted_macs(lambda: model.maps(images))
+    cells = {"L4": 13 * 17, "L3": 25 * 34}
+    convolutions = (2 * cells["L4"] + 4 * cells["L3"]) * 9 * 64 * 64
+    before_upsampling = (cells["L4"] + cells["L3"]) * 64 * 64
+    assert together - encoder == 161_337_344 + convolutions + before_upsampling
+
+
+def test_depth_anything_has_the_shape_of_dav2_s(decode: ModuleType) -> None:
+    pytest.importorskip("transformers")
+    with torch.device("meta"):
+        model = decode.depth_anything()
+    assert count_parameters(model) == 24_785_089
+
+
+def test_quick_run_of_decode(
+    decode: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("transformers")
+    decode.main(["--quick", "--threads", "1", "--out", str(tmp_path / "bench_decode.csv")])
+    table = pd.read_csv(tmp_path / "bench_decode.csv")
+    assert set(table["operation"]) == {
+        "float32", "encode", "encode + queries", "plain", "folded", "dense",
+    }  # fmt: skip
+    assert (table["milliseconds"] > 0).all()
+    assert table.loc[0, "times_floor"] == pytest.approx(1)
+    assert set(table.loc[table["operation"] == "folded", "k"]) == {1, 16}
+    record = json.loads((tmp_path / "bench_decode.json").read_text())
+    assert record["settings"]["quick"] is True
+    assert record["machine"]["cores"] >= 1
+    assert len(record["ratios"]) == 8
+    assert "plain / folded at K = 16" in capsys.readouterr().out
+
+
+def test_decode_refuses_a_device_that_is_not_there(
+    decode: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        decode.main(["--device", "cuda", "--quick"])

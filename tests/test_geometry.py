@@ -1,0 +1,274 @@
+"""Pixels, cells and cameras: every change of an image keeps its points on the same rays."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+import torchvision.transforms.v2.functional as TF
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from spdlib.errors import DataError
+from spdlib.geometry import (
+    NYU_CAMERA,
+    Camera,
+    GridRule,
+    cells_to_pixels,
+    lattice_points,
+    nearest_cell,
+    pixels_to_cells,
+)
+
+relaxed = settings(deadline=None, max_examples=60)
+sizes = st.tuples(st.integers(1, 700), st.integers(1, 700))
+degrees = st.floats(-180, 180)
+
+
+@st.composite
+def cameras(draw: st.DrawFn) -> Camera:
+    """Cameras with fx != fy and some skew, the principal point anywhere near the image."""
+    height, width = draw(st.tuples(st.integers(4, 900), st.integers(4, 900)))
+    fx, fy = draw(st.floats(40, 2000)), draw(st.floats(40, 2000))
+    cx, cy = draw(st.floats(-50, 950)), draw(st.floats(-50, 950))
+    return Camera(fx, fy, cx, cy, width, height, draw(st.floats(-60, 60)))
+
+
+def points_in(camera: Camera, count: int = 20) -> tuple[Tensor, Tensor]:
+    """Points [count, 2] anywhere in the camera's image, and depths [count] of 0.5 to 10 m."""
+    limit = torch.tensor([camera.width, camera.height], dtype=torch.float64)
+    points = torch.rand(count, 2, dtype=torch.float64) * limit - 0.5
+    return points, torch.rand(count, dtype=torch.float64) * 9.5 + 0.5
+
+
+def turned(points: Tensor, camera: Camera, angle: float) -> Tensor:
+    """Points turned counter-clockwise about the image's centre (v points down)."""
+    c, s = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    centre = torch.tensor([camera.width - 1, camera.height - 1], dtype=torch.float64) / 2
+    u, v = (points - centre).unbind(-1)
+    return torch.stack([c * u + s * v, -s * u + c * v], -1) + centre
+
+
+def assert_close(value: Tensor, reference: Tensor, tolerance: float = 1e-9) -> None:
+    scale = max(1.0, reference.abs().max().item())
+    assert (value - reference).abs().max().item() <= tolerance * scale
+
+
+def assert_same_camera(first: Camera, second: Camera) -> None:
+    assert_close(first.to_tensor(), second.to_tensor(), 1e-9)
+
+
+# the grid rule
+
+
+@relaxed
+@given(sizes, sizes)
+def test_image_edges_meet_map_edges(image: tuple[int, int], cells: tuple[int, int]) -> None:
+    corners = torch.tensor([[-0.5, -0.5], [image[1] - 0.5, image[0] - 0.5]], dtype=torch.float64)
+    expected = torch.tensor([[-0.5, -0.5], [cells[1] - 0.5, cells[0] - 0.5]], dtype=torch.float64)
+    assert_close(pixels_to_cells(corners, image, cells), expected, 1e-12)
+
+
+@relaxed
+@given(sizes, sizes, st.integers(0, 9))
+def test_cells_and_pixels_are_inverse(
+    image: tuple[int, int], cells: tuple[int, int], seed: int
+) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    points = torch.rand(30, 2, generator=generator, dtype=torch.float64) * 800 - 50
+    back = cells_to_pixels(pixels_to_cells(points, image, cells), image, cells)
+    assert_close(back, points, 1e-12)
+
+
+def test_rule_by_hand() -> None:
+    points = torch.tensor([[0.0, 0.0], [3.0, 7.0], [1.5, 479.5]])
+    cells = pixels_to_cells(points, (480, 640), (120, 80))
+    assert torch.allclose(
+        cells, torch.tensor([[-0.4375, -0.375], [-0.0625, 1.375], [-0.25, 119.5]])
+    )
+
+
+def test_recorded_rule_by_hand() -> None:
+    points = torch.tensor([[0.0, 0.0], [8.0, 6.0]])
+    cells = pixels_to_cells(points, (480, 640), (120, 160), GridRule.RECORDED)
+    assert cells.tolist() == [[0.0, 0.0], [2.0, 1.5]]
+    assert GridRule.RECORDED.padding_mode == "zeros"
+    assert GridRule("half_pixel").padding_mode == "border"
+
+
+@relaxed
+@given(st.integers(1, 900), st.integers(1, 900))
+def test_nearest_cell_is_exact_for_every_pixel(pixels: int, cells: int) -> None:
+    u = torch.arange(pixels)
+    points = torch.stack([u.float(), torch.zeros(pixels)], -1)
+    expected = (2 * u + 1) * cells // (2 * pixels)  # floor((u + 0.5) w / W), in integers
+    found = nearest_cell(points, (1, pixels), (1, cells))
+    assert torch.equal(found[:, 0], expected)
+    assert found.dtype == torch.int64
+
+
+def test_nearest_cell_stays_on_the_map() -> None:
+    corners = torch.tensor([[-0.5, -0.5], [475.5, 349.5]])
+    assert nearest_cell(corners, (350, 476), (100, 136)).tolist() == [[0, 0], [135, 99]]
+
+
+@relaxed
+@given(sizes, st.tuples(st.integers(1, 60), st.integers(1, 60)))
+def test_lattice_points_are_cell_centres(image: tuple[int, int], cells: tuple[int, int]) -> None:
+    points = lattice_points(cells, image, dtype=torch.float64)
+    index = pixels_to_cells(points, image, cells)
+    rows = torch.arange(cells[0]).repeat_interleave(cells[1])
+    columns = torch.arange(cells[1]).repeat(cells[0])
+    assert_close(index, torch.stack([columns, rows], -1).double(), 1e-12)
+    assert torch.equal(nearest_cell(points, image, cells), torch.stack([columns, rows], -1))
+
+
+def test_lattice_of_the_sheet_holds_no_pixel_centre() -> None:
+    """Sites are at u = (x + 0.5) 3.5 - 0.5: fractions 0.25 and 0.75 (audit 4.1, cause 5)."""
+    points = lattice_points((100, 136), (350, 476))
+    assert points.shape == (13_600, 2)
+    assert set((points % 1).flatten().tolist()) == {0.25, 0.75}
+
+
+# cameras
+
+
+@relaxed
+@given(cameras())
+def test_project_undoes_back_project(camera: Camera) -> None:
+    points, depth = points_in(camera)
+    xyz = camera.back_project(points, depth)
+    assert torch.equal(xyz[..., 2], depth)
+    assert_close(camera.project(xyz), points)
+
+
+def test_back_project_by_hand() -> None:
+    camera = Camera(100, 200, 50, 40, 101, 81, skew=10)
+    xyz = camera.back_project(torch.tensor([70.0, 60.0]), torch.tensor(2.0))
+    assert torch.allclose(xyz, torch.tensor([2 * (20 - 10 * 0.1) / 100, 2 * 20 / 200, 2.0]))
+
+
+@relaxed
+@given(cameras(), st.integers(-20, 20), st.integers(-20, 20), st.integers(1, 90))
+def test_crop_keeps_rays(camera: Camera, top: int, left: int, side: int) -> None:
+    points, depth = points_in(camera)
+    cropped = camera.cropped(top, left, side, side + 1)
+    moved = points - torch.tensor([left, top])
+    assert cropped.size == (side, side + 1)
+    assert_close(cropped.back_project(moved, depth), camera.back_project(points, depth))
+    assert_same_camera(cropped.cropped(-top, -left, camera.height, camera.width), camera)
+
+
+@relaxed
+@given(cameras(), sizes)
+def test_resize_keeps_rays(camera: Camera, size: tuple[int, int]) -> None:
+    points, depth = points_in(camera)
+    resized = camera.resized(*size)
+    scale = torch.tensor([size[1] / camera.width, size[0] / camera.height], dtype=torch.float64)
+    moved = (points + 0.5) * scale - 0.5
+    assert_close(resized.back_project(moved, depth), camera.back_project(points, depth))
+    assert_same_camera(resized.resized(*camera.size), camera)
+
+
+@relaxed
+@given(cameras())
+def test_flip_mirrors_x(camera: Camera) -> None:
+    points, depth = points_in(camera)
+    mirrored = torch.stack([camera.width - 1 - points[:, 0], points[:, 1]], -1)
+    xyz = camera.flipped().back_project(mirrored, depth)
+    assert_close(xyz * torch.tensor([-1, 1, 1]), camera.back_project(points, depth))
+    assert_same_camera(camera.flipped().flipped(), camera)
+
+
+@relaxed
+@given(cameras(), degrees)
+def test_rotation_rolls_rays(camera: Camera, angle: float) -> None:
+    points, depth = points_in(camera)
+    xyz = camera.rotated(angle).back_project(turned(points, camera, angle), depth)
+    roll = camera.roll(angle)
+    assert_close(xyz, camera.back_project(points, depth) @ roll.T)
+    assert_close(roll @ roll.T, torch.eye(3, dtype=torch.float64))
+    assert camera.rotated(angle).fx > 0
+    assert_same_camera(camera.rotated(angle).rotated(-angle), camera)
+
+
+def test_rotation_turns_as_torchvision_does() -> None:
+    """A spot in the image lands where the rotated camera says."""
+    camera = Camera(300, 200, 33, 20, 81, 61)
+    spot, angle = torch.tensor([[55.0, 22.0]], dtype=torch.float64), 25.0
+    v, u = torch.meshgrid(torch.arange(61.0), torch.arange(81.0), indexing="ij")
+    image = torch.exp(-((u - 55) ** 2 + (v - 22) ** 2) / 8)
+    after = TF.rotate(image[None], angle, interpolation=TF.InterpolationMode.BILINEAR)[0]
+    found = torch.stack([(after * u).sum(), (after * v).sum()]) / after.sum()
+    assert torch.allclose(found, turned(spot, camera, angle)[0].float(), atol=0.05)
+    xyz = camera.back_project(spot, torch.ones(1, dtype=torch.float64)) @ camera.roll(angle).T
+    assert torch.allclose(camera.rotated(angle).project(xyz)[0].float(), found, atol=0.05)
+
+
+def test_pure_rotation_needs_no_skew_when_pixels_are_square() -> None:
+    camera = Camera(500, 500, 320, 240, 640, 480).rotated(3)
+    assert abs(camera.skew) < 1e-9
+    assert camera.fx == pytest.approx(500)
+
+
+Step = tuple[Callable[[Camera], Camera], Callable[[Tensor, Camera], Tensor]]
+STEPS: list[Step] = [
+    (lambda c: c.cropped(3, 5, 40, 50), lambda p, c: p - torch.tensor([5, 3])),
+    (
+        lambda c: c.flipped(),
+        lambda p, c: p * torch.tensor([-1, 1]) + torch.tensor([c.width - 1, 0]),
+    ),
+    (lambda c: c.rotated(7.0), lambda p, c: turned(p, c, 7.0)),
+    (
+        lambda c: c.resized(70, 30),
+        lambda p, c: (p + 0.5) * torch.tensor([30 / c.width, 70 / c.height]).double() - 0.5,
+    ),
+]
+
+
+@relaxed
+@given(cameras(), st.lists(st.sampled_from(range(len(STEPS))), min_size=2, max_size=6))
+def test_any_sequence_keeps_lengths_and_angles(camera: Camera, order: list[int]) -> None:
+    points, depth = points_in(camera)
+    before = camera.back_project(points, depth)
+    for number in order:
+        change, move = STEPS[number]
+        points, camera = move(points, camera), change(camera)
+    after = camera.back_project(points, depth)
+    assert_close(after @ after.T, before @ before.T, 1e-7)
+
+
+@relaxed
+@given(cameras())
+def test_cameras_survive_tensors_and_json(camera: Camera) -> None:
+    assert Camera.from_tensor(camera.to_tensor()) == camera
+    assert Camera.from_dict(json.loads(json.dumps(camera.to_dict()))) == camera
+    names = [camera.fx, camera.fy, camera.cx, camera.cy, camera.skew, camera.width, camera.height]
+    assert camera.to_tensor().tolist() == names
+
+
+def test_nyu_camera() -> None:
+    assert NYU_CAMERA.size == (480, 640)
+    assert NYU_CAMERA.focal == pytest.approx(519.16366, abs=1e-4)
+    assert NYU_CAMERA.resized(240, 320).focal == pytest.approx(519.16366 / 2, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        (0.0, 500.0, 1.0, 1.0, 10, 10),
+        (500.0, -1.0, 1.0, 1.0, 10, 10),
+        (math.nan, 500.0, 1.0, 1.0, 10, 10),
+        (500.0, 500.0, math.inf, 1.0, 10, 10),
+        (500.0, 500.0, 1.0, 1.0, 0, 10),
+    ],
+)
+def test_impossible_cameras_are_refused(
+    values: tuple[float, float, float, float, int, int],
+) -> None:
+    with pytest.raises(DataError, match="camera needs"):
+        Camera(*values)
