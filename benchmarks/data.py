@@ -164,6 +164,7 @@ def show(table: pd.DataFrame) -> None:
     ]
     pivot = table.assign(label=labels).pivot(index="source", columns="label", values="median")
     pivot = pivot.loc[table["source"].unique(), list(dict.fromkeys(labels))]
+    pivot = pivot.rename_axis(index=None, columns=None)
     pivot.insert(0, "MB a frame", table.groupby("source")["megabytes_per_frame"].first())
     print(f"frames per second, median of {table['rounds'].iloc[0]} rounds")
     print(pivot.round(2).to_string(float_format=lambda value: f"{value:.4g}"))

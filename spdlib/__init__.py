@@ -8,9 +8,9 @@ from spdlib.errors import SPDError
 from spdlib.geometry import NYU_CAMERA, Camera, GridRule
 from spdlib.models import EncoderConfig, create_model, list_models, load
 from spdlib.scene import Scene
+from spdlib.version import __version__
 
-__version__ = "0.1.0"
 __all__ = [
     "NYU_CAMERA", "Camera", "EncoderConfig", "GridRule", "SPDError", "Scene", "create_model",
-    "list_models", "load",
+    "list_models", "__version__", "load",
 ]  # fmt: skip

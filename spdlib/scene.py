@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from spdlib.disk import write_bytes
 from spdlib.errors import QueryError
 from spdlib.geometry import Camera, Size
 
@@ -74,25 +73,30 @@ class Scene:
         return len(next(iter(self.maps.values())))
 
     @torch.no_grad()
-    def depth_at(self, points: Any, chunk: int = 4096) -> Tensor:
+    def depth_at(self, points: Any, chunk: int = 4096, group: int | None = None) -> Tensor:
         """Metric depth at pixels of the given image.
 
         Args:
             points: (u, v), [K, 2] for a scene of one image or [B, K, 2]; u to the right, v down,
                 integers are pixel centres, fractions allowed.
             chunk: queries decoded at a time; changes memory, not results.
+            group: queries that share one pass and may influence each other. Default 256 for
+                networks with dependent queries, whose answers it changes; `chunk` for the others.
 
         Returns:
             [K] or [B, K] metres, float32 (float64 from a float64 network).
 
         Raises:
-            QueryError: no points, wrong shape, NaN, a point outside the image, or a chunk below 1.
+            QueryError: no points, wrong shape, NaN, a point outside the image, or a chunk or
+                group below 1.
         """
         if chunk < 1:
             raise QueryError(f"chunk must be at least 1 query; got {chunk}")
+        if group is not None and group < 1:
+            raise QueryError(f"group must be at least 1 query; got {group}")
         asked = self._check(points)
         inside = self._to_network(asked.view(-1, *asked.shape[-2:]))
-        size = chunk if self.model.queries_are_independent else GROUP
+        size = group or (chunk if self.model.queries_are_independent else GROUP)
         parts = [self.model.decode(self.maps, part, self.padded) for part in inside.split(size, 1)]
         return torch.cat(parts, 1).view(asked.shape[:-1])
 
@@ -143,24 +147,13 @@ class Scene:
         Raises:
             QueryError: the file cannot be written.
         """
-        path = Path(path)
         record = {
             "image_size": self.image_size, "resized": self.resized, "padded": self.padded,
             "camera": self.camera.to_dict() if self.camera else None,
             "camera_assumed": self.camera_assumed, "model": self.model.fingerprint(),
         }  # fmt: skip
         maps = {name: tensor.contiguous().cpu() for name, tensor in self.maps.items()}
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            safetensors.torch.save_file(maps, temporary, {"scene": json.dumps(record)})
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            raise QueryError(
-                f"cannot write the scene to {path}: {error}; free space or choose another file"
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        write_bytes(path, safetensors.torch.save(maps, {"scene": json.dumps(record)}), QueryError)
 
     @classmethod
     def load(cls, path: str | Path, model: Any) -> Scene:

@@ -27,13 +27,15 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 # whom each room of the package may import, besides itself; "" is the package's own __init__
 MAY_IMPORT = {
     "errors": set[str](),
+    "version": set[str](),
+    "disk": {"errors"},
     "geometry": {"errors"},
-    "scene": {"errors", "geometry"},
-    "models": {"errors", "geometry", "scene"},
-    "data": {"errors", "geometry"},
-    "": {"errors", "geometry", "scene", "models"},
-    "study": {"errors", "geometry", "scene", "models", "data"},
-    "view": {"errors", "geometry", "scene", "models", "data", "study"},
+    "scene": {"disk", "errors", "geometry"},
+    "models": {"disk", "errors", "geometry", "scene"},
+    "data": {"disk", "errors", "geometry", "version"},
+    "": {"errors", "geometry", "scene", "models", "version"},
+    "study": {"disk", "errors", "geometry", "scene", "models", "data"},
+    "view": {"disk", "errors", "geometry", "scene", "models", "data", "study"},
     "__main__": {"errors", "geometry", "scene", "models", "data", "study", "view"},
 }
 

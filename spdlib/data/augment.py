@@ -11,8 +11,8 @@ depth divided by z (audit C-co-14). X and Y of each 3-D point stay, Z becomes Z/
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 import torchvision.transforms.v2.functional as TF
@@ -83,10 +83,6 @@ class AugmentConfig:
             raise ConfigError(
                 f"{name} must be a range low <= high from {lowest} up; got {low, high}"
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for JSON."""
-        return asdict(self)
 
 
 BTS = AugmentConfig(

@@ -99,6 +99,11 @@ class Subset:
         return self.frames[self.indices[index]]
 
 
+def spread(count: int, wanted: int) -> list[int]:
+    """At most `wanted` positions, evenly spread over `count` frames, in order."""
+    return [int(i) for i in np.linspace(0, count - 1, min(count, wanted))]
+
+
 def selection_split(count: int) -> tuple[list[int], list[int]]:
     """Positions of (training, selection) frames among `count` sorted training frames.
 

@@ -259,11 +259,10 @@ def read_noise(table: Tensor, s: Tensor, t: Tensor) -> Tensor:
 
 def seam_cover(position: Tensor, cell: Tensor, seam: Tensor, footprint: Tensor) -> Tensor:
     """Share [N] of a pixel that a seam covers; `position` is the fraction of a cell, 0..1."""
-    distance = (0.5 - (position - 0.5).abs()) * cell
-    width = torch.maximum(footprint, seam)
-    return ((seam + width / 2 - distance) / width).clamp(0, 1) * torch.minimum(
-        2 * seam / width, torch.ones_like(seam)
-    )
+    distance = (0.5 - (position - 0.5).abs()) * cell  # from the pixel to the seam's middle
+    right = torch.minimum(seam, distance + footprint / 2)
+    left = torch.maximum(-seam, distance - footprint / 2)
+    return ((right - left) / footprint).clamp(0, 1)
 
 
 def shade(rows: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:

@@ -12,8 +12,7 @@ focal length in pixels (suspected fault F1).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -71,10 +70,6 @@ class SampleConfig:
             raise ConfigError(
                 f"supervision must be one of {SUPERVISIONS}; got {self.supervision!r}"
             )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for JSON."""
-        return asdict(self)
 
 
 class TrainingSamples(Dataset[dict[str, Tensor]]):

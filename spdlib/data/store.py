@@ -34,7 +34,6 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from spdlib.data.disk import Disk, replacing
 from spdlib.data.files import (
     LazyHDF5,
     check_frame,
@@ -44,8 +43,11 @@ from spdlib.data.files import (
     scaled_box,
 )
 from spdlib.data.frames import Frame, Frames
+from spdlib.data.hdf5_disk import Disk
+from spdlib.disk import replacing
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
+from spdlib.version import __version__
 
 FORMAT, VERSION = "spd-store", 1
 COMPRESSIONS = ("none", "lzf", "gzip")
@@ -85,7 +87,7 @@ def pack(
         raise ConfigError(f"compression is {compression!r}; choose one of {COMPRESSIONS}")
     if len(source) == 0:
         raise DataError(f"{path}: nothing to pack, the source is empty")
-    with replacing(path) as temporary, _created(temporary) as (file, disk):
+    with replacing(path, DataError) as temporary, _created(temporary) as (file, disk):
         writer = _Writer(file, len(source), compression)
         for index in tqdm(range(len(source)), desc="packing", disable=not progress, mininterval=2):
             frame = source[index]
@@ -223,12 +225,10 @@ def _checksum(arrays: Mapping[str, Any]) -> np.ndarray:
 def _provenance(
     file: h5py.File, given: Mapping[str, Any] | None, size: tuple[int, int] | None, compression: str
 ) -> dict[str, Any]:
-    import spdlib  # not above: the package is still being imported then
-
     return {
         **dict(given or {}),
         "counts": dict(Counter(_texts(file, "split"))),
-        "spdlib": spdlib.__version__,
+        "spdlib": __version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "resized_to": list(size) if size else None,
         "compression": compression,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spdlib.disk import write_bytes
 from spdlib.errors import ConfigError, ModelError, QueryError
 from spdlib.geometry import Camera, Size
 from spdlib.models.encoders import Encoder, EncoderConfig, padded_size
@@ -229,15 +229,8 @@ class DepthModel(nn.Module, ABC):
         config = json.dumps(self.config.to_dict(), indent=2)
         state = {k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}
         weights = safetensors.torch.save(state, {"config": config})
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "model.safetensors", weights)
-            write_atomically(folder / "config.json", config.encode())
-        except OSError as error:
-            raise ModelError(
-                f"cannot write the model to {folder}: {error.strerror or error}; "
-                "free space or choose another folder"
-            ) from error
+        write_bytes(folder / "model.safetensors", weights, ModelError)
+        write_bytes(folder / "config.json", config.encode(), ModelError)
 
 
 def load_weights(model: DepthModel, folder: Path) -> None:
@@ -269,19 +262,6 @@ def read_config(folder: Path) -> ModelConfig:
         raise ModelError(
             f"{path} is not a model configuration ({error}); take another checkpoint"
         ) from None
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file under a temporary name, sync it, rename it; on failure the old one survives."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -255,6 +255,13 @@ def _complete(config: EncoderConfig, file: tuple[Any, dict[str, str]] | None) ->
             f"{config.weights} does not say which {', '.join(missing)} its weights were trained "
             "with; pass them in EncoderConfig (wrong ones load silently and spoil every map)"
         )
+    if file is not None or config.pretrained:
+        for key in needed:
+            if key in known and getattr(config, key) not in (None, known[key]):
+                raise ConfigError(
+                    f"encoder {config.name!r}: {key}={getattr(config, key)!r} contradicts its "
+                    f"weights, which were trained with {known[key]!r}; leave {key} out"
+                )
     return replace(config, **{k: v for k, v in known.items() if getattr(config, k) is None})
 
 

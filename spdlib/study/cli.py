@@ -14,7 +14,7 @@ from spdlib.study.datasets import open_data
 from spdlib.study.evaluation import Evaluation, evaluate_run
 from spdlib.study.experiments import EXPERIMENTS, PROFILES, RunConfig, resolve
 from spdlib.study.image_free import fit_image_free
-from spdlib.study.runs import DEFAULT_ROOT, Run
+from spdlib.study.runs import DEFAULT_ROOT, Run, publish
 from spdlib.study.training import fit, make_accelerator
 
 
@@ -22,6 +22,7 @@ def add_parser(subparsers: Any) -> None:
     """Adds `train` and `evaluate`; each sets `command`, a function of the parsed arguments."""
     _add_train(subparsers)
     _add_evaluate(subparsers)
+    _add_publish(subparsers)
 
 
 def _add_train(subparsers: Any) -> None:
@@ -77,8 +78,19 @@ def parse_settings(items: list[str]) -> dict[str, Any]:
     return settings
 
 
+def _add_publish(subparsers: Any) -> None:
+    text = "copy a run's record, tables and figures without frames to a folder to commit"
+    parser = subparsers.add_parser("publish", help=text, description=text)
+    parser.add_argument("run", type=Path, help="folder of an evaluated run")
+    parser.add_argument("target", type=Path, help="for instance results/measured/NAME")
+    parser.set_defaults(command=_publish)
+
+
 def _train(args: argparse.Namespace) -> int:
     settings = parse_settings(args.set)
+    arguments = {"experiment": "EXPERIMENT", "profile": "--profile", "device": "--device"}
+    for name in arguments.keys() & settings.keys():
+        raise ConfigError(f"--set {name}=... is no setting; use the argument {arguments[name]}")
     if args.weights is not None:
         settings["weights"] = str(args.weights)
     config = resolve(args.experiment, args.profile, device=args.device, **settings)
@@ -122,6 +134,12 @@ def _evaluate(args: argparse.Namespace) -> int:
     )
     if _is_main_process():
         _show(run, result)
+    return 0
+
+
+def _publish(args: argparse.Namespace) -> int:
+    names = publish(Run.open(args.run), args.target)
+    print(f"{args.target}: {', '.join(names)}")
     return 0
 
 

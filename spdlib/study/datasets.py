@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from spdlib.data.frames import Frame, Frames, Subset, selection_split
 from spdlib.data.rooms import Rooms
@@ -23,18 +27,36 @@ class DataSets(NamedTuple):
 
 
 class InMemory:
-    """A copy of all frames of a source, made once, for sources that are slow to ask."""
+    """A copy of all frames of a source, made once, for sources that are slow to ask.
+
+    Attributes:
+        ids: of the frames.
+        provenance: of the source, if it has one.
+        fingerprint: SHA-256 of all frames; equal copies hold equal frames.
+    """
 
     def __init__(self, frames: Frames) -> None:
         self.ids = list(frames.ids)
         self.provenance: dict[str, Any] = dict(getattr(frames, "provenance", {}))
         self._frames = [frames[index] for index in range(len(frames))]
+        self.fingerprint = _fingerprint(self._frames)
 
     def __len__(self) -> int:
         return len(self._frames)
 
     def __getitem__(self, index: int) -> Frame:
         return self._frames[index]
+
+
+def _fingerprint(frames: list[Frame]) -> str:
+    """SHA-256 of names, cameras, images and depths."""
+    digest = hashlib.sha256()
+    for frame in frames:
+        head = [frame.id, frame.camera.to_dict(), sorted(frame.depths), frame.valid_box]
+        digest.update(json.dumps(head).encode())
+        for array in (frame.image, *(frame.depths[name] for name in sorted(frame.depths))):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:

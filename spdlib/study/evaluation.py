@@ -26,8 +26,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from spdlib.data.augment import AugmentConfig, augment
-from spdlib.data.frames import TRUTHS, Frame, Frames
+from spdlib.data.frames import TRUTHS, Frame, Frames, spread
 from spdlib.data.queries import (
+    EIGEN_MAX_DEPTH,
+    EIGEN_MIN_DEPTH,
     EIGEN_POINTS,
     PointSample,
     edge_mask,
@@ -39,6 +41,7 @@ from spdlib.data.queries import (
 from spdlib.errors import RunError
 from spdlib.geometry import Camera, Size
 from spdlib.models import DepthModel
+from spdlib.models.base import evaluating
 from spdlib.scene import GROUP, Scene
 from spdlib.study.image_free import PixelMap
 from spdlib.study.metrics import (
@@ -48,7 +51,7 @@ from spdlib.study.metrics import (
     merge_processes,
     paired_bootstrap,
 )
-from spdlib.study.runs import Run, describe_frames, write_bytes
+from spdlib.study.runs import Run, describe_frames, origin, write_bytes
 
 SWEEP = (1, 64, 256, 1024)
 SWEEP_SINGLES = 64
@@ -87,8 +90,8 @@ class View:
 class Answers(Protocol):
     """Depth of one view."""
 
-    def depth_at(self, points: Tensor) -> Tensor:
-        """Depth [K] in metres at points [K, 2] in pixels of the view."""
+    def depth_at(self, points: Tensor, group: int | None = None) -> Tensor:
+        """Depth [K] in metres at points [K, 2] in pixels of the view, asked `group` at a time."""
         ...
 
     def dense(self) -> Tensor | None:
@@ -111,13 +114,13 @@ class SceneAnswers:
     scene: Scene
     mirrored: Scene | None = None
 
-    def depth_at(self, points: Tensor) -> Tensor:
-        """Depth [K] in metres on the CPU at points [K, 2]."""
-        depth = self.scene.depth_at(points)
+    def depth_at(self, points: Tensor, group: int | None = None) -> Tensor:
+        """Depth [K] in metres on the CPU at points [K, 2]; `group` as for `Scene.depth_at`."""
+        depth = self.scene.depth_at(points, group=group)
         if self.mirrored is not None:
             last = self.scene.image_size[1] - 1
             other = torch.stack([last - points[..., 0], points[..., 1]], -1)
-            depth = (depth + self.mirrored.depth_at(other)) / 2
+            depth = (depth + self.mirrored.depth_at(other, group=group)) / 2
         return depth.cpu()
 
     def dense(self) -> Tensor | None:
@@ -162,7 +165,7 @@ class _MapAnswers:
     depth_map: PixelMap
     view: View
 
-    def depth_at(self, points: Tensor) -> Tensor:
+    def depth_at(self, points: Tensor, group: int | None = None) -> Tensor:
         """Read the map where the whole frame shows what the view shows at the points."""
         camera, frame = self.view.camera, self.view.frame_camera
         rays = camera.back_project(points.double(), torch.ones(points.shape[:-1]).double())
@@ -214,11 +217,15 @@ class Evaluation:
     Attributes:
         metrics: model, protocol, sites, metric, value, frames.
         bins: model, protocol, sites, bin, abs_rel, delta1, count.
-        frames: model, protocol, sites, frame and the eigen scores of each frame.
-        k_sweep: k, points, abs_rel, rmse, delta1, max_abs_difference (metres, to groups of 256),
-            frames, independent. With independent queries all rows are one line: the same answers.
+        frames: model, protocol, sites, frame and the eigen scores of each frame; of the recorded
+            protocol AbsRel at the points only.
+        k_sweep: k, points, abs_rel, abs_rel_same_points (of the row's points in groups of 256),
+            rmse, delta1, max_abs_difference (metres, to groups of 256), frames, independent. With
+            independent queries all rows are one line: the same answers. K = 1 is asked of fewer
+            points, so that only abs_rel_same_points may be set against its abs_rel.
         notes: protocol name -> what was done, in words.
-        examples: arrays of a few frames for figures, by frame id; see `load_examples`.
+        examples: arrays of a few frames for figures, by frame id; see `load_examples`. Of several
+            processes the first one holds them.
     """
 
     metrics: pd.DataFrame
@@ -247,15 +254,12 @@ class Evaluation:
 
     def summary(self, metrics: Sequence[str] = SUMMARY) -> pd.DataFrame:
         """One row per protocol, sites and model; one column per metric."""
-        table = self.metrics[self.metrics["metric"].isin(metrics)]
-        keys = ["protocol", "sites", "model"]
-        wide = table.pivot_table(index=keys, columns="metric", values="value", sort=False)
-        return wide[[m for m in metrics if m in wide]].rename_axis(columns=None).reset_index()
+        return wide_scores(self.metrics, metrics)
 
     def compare(
         self, first: str, second: str, protocol: str, metric: str = "abs_rel", sites: str = "points"
     ) -> Comparison:
-        """Paired bootstrap of two models over the frames of one eigen protocol."""
+        """Paired bootstrap of two models over the frames of one protocol; see `compare_frames`."""
         return compare_frames(self.frames, first, second, protocol, metric, sites)
 
     def save(self, run: Run) -> None:
@@ -263,6 +267,21 @@ class Evaluation:
         for name in ("metrics", "bins", "frames", "k_sweep"):
             run.write_table(name, getattr(self, name))
         save_examples(run.folder / EXAMPLES_FILE, self.examples)
+
+
+def wide_scores(metrics: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """One row per protocol, sites and model in the table's order, one column per metric.
+
+    Args:
+        metrics: metrics.csv of a run.
+        names: which metrics, in the order of the columns.
+    """
+    rows = metrics[metrics["metric"].isin(names)]
+    keys = ["protocol", "sites", "model"]
+    # pivot_table would sort or drop rows whose scores are all NaN
+    wide = rows.pivot(index=keys, columns="metric", values="value")
+    wide = wide.reindex(pd.MultiIndex.from_frame(rows[keys].drop_duplicates()))
+    return wide[[name for name in names if name in wide]].rename_axis(columns=None).reset_index()
 
 
 def compare_frames(
@@ -275,8 +294,11 @@ def compare_frames(
 ) -> Comparison:
     """Paired bootstrap of two models in a table of frames, over the frames that both have.
 
+    Frames that are NaN for both had nothing to score and are left out.
+
     Raises:
-        RunError: the table lacks one of them.
+        RunError: the table lacks one of them, or the metric of single frames.
+        DataError: the score of a frame is NaN for one of them.
     """
     chosen = frames[(frames["protocol"] == protocol) & (frames["sites"] == sites)]
     tables = [chosen[chosen["model"] == model] for model in (first, second)]
@@ -284,7 +306,9 @@ def compare_frames(
     if not len(pair[0]) or not len(pair[1]):
         have = sorted(set(chosen["model"]))
         raise RunError(f"{protocol}/{sites} has frames of {have}, not of both {first}, {second}")
-    both = pd.concat(pair, axis=1, keys=["first", "second"], join="inner").dropna()
+    both = pd.concat(pair, axis=1, keys=["first", "second"], join="inner").dropna(how="all")
+    if both.empty:
+        raise RunError(f"{protocol}/{sites} has no {metric} of frames that both models share")
     higher = metric.startswith("delta")
     return paired_bootstrap(both["first"].to_numpy(), both["second"].to_numpy(), higher)
 
@@ -328,8 +352,6 @@ def evaluate(
     """
     if not len(frames):
         raise RunError("there are no frames to evaluate; check the split's name")
-    was_training = model.training
-    model.eval()
     first = frames[0]
     names = list(truths or [kind for kind in TRUTHS if kind in first.depths])
     named = name or model.config.network
@@ -339,18 +361,18 @@ def evaluate(
     recorded = _Recorded(model.config.image_size, crop, recorded_k)
     independent = model.queries_are_independent
     sweep = _Sweep(len(frames), SWEEP_FRAMES if independent else None) if k_sweep else None
-    kept: dict[str, dict[str, np.ndarray]] = {}
-    wanted = _spread(len(frames), examples)
     who = processes or _Alone()
-    for index in _progress(range(who.process_index, len(frames), who.num_processes), progress):
-        frame = frames[index]
-        answers = _score_frame(board, predictors, frame, index, names, dense)
-        _score_recorded(board, predictors, frame, names, dense, recorded)
-        if sweep is not None and index in sweep.wanted:
-            sweep.add(answers[named], frame, index, names[0])
-        if index in wanted:
-            kept[frame.id] = _example(answers[named], frame, names[0])
-    model.train(was_training)
+    mine = range(who.process_index, len(frames), who.num_processes)
+    wanted = spread(len(frames), examples if who.process_index == 0 else 0)
+    with evaluating(model):
+        for index in _progress(mine, progress):
+            frame = frames[index]
+            answers = _score_frame(board, predictors, frame, index, names, dense)
+            _score_recorded(board, predictors, frame, index, names, dense, recorded)
+            if sweep is not None and index in sweep.wanted:
+                sweep.add(answers[named], frame, index, names[0])
+        chosen = (frames[index] for index in wanted)
+        kept = {frame.id: _example(predictors[named], frame, names[0]) for frame in chosen}
     tables = board.merged(who).tables(frames.ids)
     swept = sweep.table(who, independent) if sweep else pd.DataFrame()
     return Evaluation(*tables, swept, _notes(first, names, flip, recorded), kept)
@@ -363,7 +385,7 @@ def selection_scores(
     """Scores on the selection set, in the history's names; frames are shared out over processes.
 
     AbsRel, RMSE and delta1 follow the eigen protocol at its fixed 1,024 points a frame; s* and the
-    ranges are pooled over the same points.
+    ranges are pooled over the same points, clamped alike.
     """
     eigen, pooled = EigenMetrics(), RecordedMetrics()
     for index in range(processes.process_index, len(frames), processes.num_processes):
@@ -372,7 +394,7 @@ def selection_scores(
         depth = model.encode(frame.image, frame.camera).depth_at(sample.points).cpu()
         batch = depth[None], sample.truth[None].to(depth), sample.valid[None]
         eigen.update(*batch, [index])
-        pooled.update(*batch)
+        pooled.update(_clamped(depth)[None], *batch[1:])
     scores = merge_processes(eigen, processes).compute()
     ranges = merge_processes(pooled, processes).compute()
     return {
@@ -384,11 +406,6 @@ def selection_scores(
     }
 
 
-def _spread(count: int, wanted: int) -> set[int]:
-    """Positions spread evenly over `count` frames."""
-    return {int(i) for i in np.linspace(0, count - 1, min(count, wanted))}
-
-
 def _progress(indices: range, show: bool) -> Iterator[int]:
     quiet = not (show and sys.stderr.isatty())
     yield from tqdm(indices, desc="evaluating", unit="frame", disable=quiet)
@@ -398,8 +415,9 @@ def _eigen_points(frame: Frame, truth: str | None) -> PointSample:
     return evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id)
 
 
-def _in_groups(answers: Answers, points: Tensor, size: int) -> Tensor:
-    return torch.cat([answers.depth_at(part) for part in points.split(size)])
+def _clamped(depth: Tensor) -> Tensor:
+    """Predictions as the eigen protocol takes them; `EigenMetrics` clamps by itself."""
+    return depth.clamp(EIGEN_MIN_DEPTH, EIGEN_MAX_DEPTH)
 
 
 # --------------------------------------------------------------------------------------- protocols
@@ -446,6 +464,7 @@ class _Board:
             if key[1].startswith("recorded") and scores["points"]:
                 metrics += _metric_rows(key, scores)
                 bins.append(_keyed(recorded.bin_table(), key))
+                frames.append(_keyed(recorded.frame_table(ids), key))
         columns = ["model", "protocol", "sites", "metric", "value", "frames"]
         return (
             pd.DataFrame(metrics, columns=columns),
@@ -485,11 +504,11 @@ def _score_frame(
         edges = edge_mask(depth)
         columns, rows = sample.points.long().unbind(-1)
         for name, each in answers.items():
-            predicted = _in_groups(each, sample.points, GROUP)[None]
-            scored = predicted, sample.truth[None].to(predicted), sample.valid[None]
+            predicted = each.depth_at(sample.points, GROUP)[None]
+            known = sample.truth[None].to(predicted), sample.valid[None]
             key = (name, f"eigen/{truth}", "points")
-            board.eigen[key].update(*scored, [index], edges[rows, columns][None])
-            board.pooled[key].update(*scored)
+            board.eigen[key].update(predicted, *known, [index], edges[rows, columns][None])
+            board.pooled[key].update(_clamped(predicted), *known)
             full = maps[name]
             if full is not None:
                 batch = full[None], depth[None].to(full), eigen_mask(depth)[None]
@@ -522,6 +541,7 @@ def _score_recorded(
     board: _Board,
     predictors: Mapping[str, Predictor],
     frame: Frame,
+    index: int,
     truths: Sequence[str],
     dense: bool,
     options: _Recorded,
@@ -533,10 +553,10 @@ def _score_recorded(
         sample = recorded_points(depth, options.points, generator)
         for name, predictor in predictors.items():
             answers = predictor(view)
-            predicted = _in_groups(answers, sample.points, GROUP)[None]
+            predicted = answers.depth_at(sample.points, GROUP)[None]
             key = f"recorded/{truth}"
             board.pooled[name, key, "points"].update(
-                predicted, sample.truth[None].to(predicted), sample.valid[None]
+                predicted, sample.truth[None].to(predicted), sample.valid[None], [index]
             )
             full = answers.dense() if dense else None
             if full is not None:
@@ -572,32 +592,37 @@ class _Sweep:
     """The same points of every frame, asked in groups of different size."""
 
     def __init__(self, frames: int, limit: int | None) -> None:
-        self.wanted = _spread(frames, frames if limit is None else limit)
+        self.wanted = set(spread(frames, frames if limit is None else limit))
         self.scores = {k: EigenMetrics() for k in SWEEP}
+        self.same_points = {k: EigenMetrics() for k in SWEEP}
         self.difference = dict.fromkeys(SWEEP, 0.0)
 
     def add(self, answers: Answers, frame: Frame, index: int, truth: str) -> None:
         """Ask one frame's points in all groupings."""
         sample = _eigen_points(frame, truth)
-        reference = _in_groups(answers, sample.points, GROUP)
+        reference = answers.depth_at(sample.points, GROUP)
         for k in SWEEP:
             asked = slice(SWEEP_SINGLES if k == 1 else len(sample.points))
-            depth = _in_groups(answers, sample.points[asked], k)
+            depth = answers.depth_at(sample.points[asked], k)
             change = float((depth - reference[asked]).abs().max())
-            self.difference[k] = max(self.difference[k], change)
-            batch = depth[None], sample.truth[None, asked].to(depth), sample.valid[None, asked]
-            self.scores[k].update(*batch, [index])
+            self.difference[k] = float(np.maximum(self.difference[k], change))  # keeps NaN
+            known = sample.truth[None, asked].to(depth), sample.valid[None, asked]
+            self.scores[k].update(depth[None], *known, [index])
+            self.same_points[k].update(reference[None, asked], *known, [index])
 
     def table(self, processes: Processes, independent: bool) -> pd.DataFrame:
         """One row per group size."""
         rows = []
         for k in SWEEP:
             scores = merge_processes(self.scores[k], processes).compute()
+            same = merge_processes(self.same_points[k], processes).compute()
             rows.append(
                 {
                     "k": k,
                     "points": SWEEP_SINGLES if k == 1 else EIGEN_POINTS,
-                    **{name: scores[name] for name in ("abs_rel", "rmse", "delta1")},
+                    "abs_rel": scores["abs_rel"],
+                    "abs_rel_same_points": same["abs_rel"],
+                    **{name: scores[name] for name in ("rmse", "delta1")},
                     "max_abs_difference": _largest(self.difference[k], processes),
                     "frames": int(scores["frames"]),
                     "independent": independent,
@@ -617,14 +642,15 @@ def _largest(value: float, processes: Any) -> float:
 # ---------------------------------------------------------------------------------------- examples
 
 
-def _example(answers: Answers, frame: Frame, truth: str) -> dict[str, np.ndarray]:
+def _example(predictor: Predictor, frame: Frame, truth: str) -> dict[str, np.ndarray]:
+    answers = predictor(View(frame.image, frame.camera, frame.camera))
     sample = _eigen_points(frame, truth)
     arrays = {
         "image": frame.image,
         "truth": frame.truth(truth).astype(np.float32),
         "points": sample.points.numpy(),
         "point_truth": sample.truth.numpy(),
-        "point_depth": _in_groups(answers, sample.points, GROUP).float().numpy(),
+        "point_depth": answers.depth_at(sample.points, GROUP).float().numpy(),
     }
     full = answers.dense()
     return arrays | ({"dense": full.float().numpy()} if full is not None else {})
@@ -693,6 +719,7 @@ def evaluate_run(
                     "test": describe_frames(test),
                     "weights": model.fingerprint(),
                     "protocols": dict(result.notes),
+                    **origin(),
                 }
             }
         )

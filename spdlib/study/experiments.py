@@ -7,14 +7,17 @@ both into one `RunConfig`; `deviations` lists where that differs from the record
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pandas as pd
+import timm
 import torch
 
 from spdlib.data.augment import STYLES, AugmentConfig, augmentation
@@ -22,7 +25,7 @@ from spdlib.data.samples import SAMPLERS, SampleConfig
 from spdlib.errors import ConfigError
 from spdlib.geometry import GridRule
 from spdlib.models import EncoderConfig
-from spdlib.models.encoders import PADDINGS
+from spdlib.models.encoders import IMAGENET_MEAN, IMAGENET_STD, PADDINGS
 
 LOSSES = ("silog",)
 REDUCTIONS = ("per_image", "pooled")
@@ -30,6 +33,29 @@ SUPERVISION = ("points", "lattice", "dense")
 PRECISIONS = ("bf16", "bf16_cpu", "float32", "float64")
 DATA = ("rooms", "nyu_labeled", "nyu_full")
 HALVES = (0.5, 0.5, 0.5)
+NOT_RECORDED = frozenset(
+    {
+        "experiment", "profile", "seed", "train_frames", "selection_frames", "test_frames",
+        "room_size",
+    }
+)  # fmt: skip
+"""`RunConfig` fields without a recorded counterpart: names, a seed that is not on record, and sizes
+of rooms, which `data` stands for."""
+
+
+@dataclass(frozen=True)
+class Departure:
+    """A difference from the recorded run that no setting undoes.
+
+    Attributes:
+        field: what differs.
+        recorded: how the log's run did it.
+        used: how it is done here.
+    """
+
+    field: str
+    recorded: str
+    used: str
 
 
 @dataclass(frozen=True)
@@ -45,6 +71,7 @@ class Experiment:
         reduction: "per_image" (root after averaging over images) or "pooled".
         grid_rule: how pixels find cells (decisions 1).
         recorded: the log's settings, by `RunConfig` field.
+        departures: other differences from the recorded run.
         recorded_results: whose recorded numbers stand beside ours.
     """
 
@@ -56,6 +83,7 @@ class Experiment:
     reduction: str
     grid_rule: str
     recorded: Mapping[str, Any]
+    departures: tuple[Departure, ...]
     recorded_results: str
 
 
@@ -149,6 +177,7 @@ class RunConfig:
     focal_mismatch: bool = False
 
     def __post_init__(self) -> None:
+        _check_types(RunConfig, vars(self))
         _check_choices(self)
         _check_numbers(self)
         _check_consistency(self)
@@ -233,7 +262,35 @@ def _augment(
     unknown = sorted(set(changes) - known)
     if unknown:
         raise ConfigError(f"unknown augmentation fields {unknown}; known: {sorted(known)}")
-    return replace(base, **{key: _tuples(value) for key, value in changes.items()})
+    values = {key: _tuples(value) for key, value in changes.items()}
+    _check_types(AugmentConfig, values)
+    return replace(base, **values)
+
+
+def _check_types(kind: type, values: Mapping[str, Any]) -> None:
+    """ConfigError names the first value that is not of its field's type in the dataclass `kind`."""
+    for name, hint in get_type_hints(kind).items():
+        if name in values and not _fits(values[name], hint):
+            raise ConfigError(
+                f"{name}={values[name]!r} is {type(values[name]).__name__}; "
+                f"it must be {inspect.formatannotation(hint)}"
+            )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value is of an annotated type; int passes for float, bool for nothing else."""
+    parts = get_args(hint)
+    if get_origin(hint) is tuple:
+        return (
+            isinstance(value, tuple)
+            and len(value) == len(parts)
+            and all(_fits(item, part) for item, part in zip(value, parts, strict=True))
+        )
+    if parts:
+        return any(_fits(value, part) for part in parts)
+    if isinstance(value, bool):
+        return hint is bool
+    return isinstance(value, int | float if hint is float else hint)
 
 
 def _check_choices(config: RunConfig) -> None:
@@ -278,6 +335,11 @@ def _check_consistency(config: RunConfig) -> None:
             f"supervision={config.supervision!r} contradicts points={config.points}: "
             "give points > 0 with 'points' and points=0 otherwise"
         )
+    if config.grid_rule != GridRule.HALF_PIXEL.value and config.network.startswith("v15"):
+        raise ConfigError(
+            f"{config.network} has no grid_rule={config.grid_rule!r}: only v13 and v14 were "
+            "recorded with it; keep 'half_pixel'"
+        )
     if config.sampling != "uniform" and config.supervision != "points":
         raise ConfigError(f"sampling={config.sampling!r} needs supervision='points'")
     if config.warmup_steps >= config.steps:
@@ -296,9 +358,13 @@ EXP13 = MappingProxyType(
     {
         "encoder": "vit_small_patch14_dinov2",
         "pretrained": True,
+        "weights": None,
+        "input_mean": IMAGENET_MEAN,
+        "input_std": IMAGENET_STD,
         "padding": "patch",
         "image_size": (350, 476),
         "data": "nyu_full",
+        "truth": "inpainted",
         "batch_size": 2,
         "steps": 10 * 23_792,
         "encoder_lr": 5e-6,
@@ -309,16 +375,39 @@ EXP13 = MappingProxyType(
         "weight_decay": 0.01,
         "clip": 1.0,
         "precision": "bf16",
+        "loss": "silog",
         "silog_lambda": 0.5,
         "reduction": "per_image",
         "supervision": "dense",
         "points": 0,
+        "sampling": "uniform",
+        "jitter": False,
         "ema_decay": 0.0,
+        "evaluate_every": 0,
+        "patience": 0,
+        "focal_mismatch": False,
         "train_batchnorm": False,
         "augment": STYLES["bts_native"],
     }
 )
 """Recorded settings of Exp 13 (sheet v15, section 5); no run of v15.2 itself is on record."""
+
+FROM_V15_1 = (
+    Departure("network", "v15_1", "v15_2"),
+    Departure(
+        "grid_rule",
+        "v15.1's patches: u/t at fractional centres, align_corners=True, zero padding",
+        "half_pixel, border padding",
+    ),
+    Departure("head bias", "none: training starts near 0.69 m", "training starts at 2.5 m"),
+    Departure("embeddings", "none in v15.1; N(0, 1) in v15.2's code", "N(0, 0.02^2)"),
+    Departure(
+        "augmentation order",
+        "the unscaled frame is rotated, then cropped",
+        "the crop is rotated; its corners lose what the frame still shows",
+    ),
+)
+"""What separates every run of v15.2 from Exp 13 besides its settings (sheet v15, sections 3-5)."""
 
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
@@ -331,6 +420,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             reduction="per_image",
             grid_rule=GridRule.HALF_PIXEL.value,
             recorded=EXP13,
+            departures=FROM_V15_1,
             recorded_results="v15_1",
         )
     }
@@ -398,6 +488,10 @@ SMALL_ENCODER: Mapping[str, Any] = MappingProxyType(
     }
 )
 """What `nyu_labeled` trains on a CPU; where it has no bf16 units, precision="float32" is faster."""
+
+TENSORFLOW_MOBILENETV2 = "d1c4bc12039020118b6d4e97f1c9903e2b8a8c2e3b279dfd235d67d5548a1b4a"
+"""SHA-256 of ImageNet weights converted from TensorFlow's MobileNetV2: they take RGB in -1..1 and
+TensorFlow's padding, and the file does not say so."""
 
 SHEET_ENCODER: Mapping[str, Any] = MappingProxyType(
     {
@@ -467,21 +561,24 @@ def _profile_values(
     if profile == "paper":
         return dict(experiment.recorded)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    on_gpu = device.startswith("cuda")
-    values = {**NYU_LABELED, **(SHEET_ENCODER if on_gpu else SMALL_ENCODER)}
-    if not on_gpu:
-        values.update(_encoder_weights(overrides))
-    return values
+    encoder = SHEET_ENCODER if device.startswith("cuda") else SMALL_ENCODER
+    return {**NYU_LABELED, **encoder, **_encoder_weights(overrides)}
 
 
 def _encoder_weights(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The small encoder's weights: a file (argument or SPD_WEIGHTS), else timm's download."""
-    path = overrides.get("weights", os.environ.get("SPD_WEIGHTS"))
-    if path is None:
+    """The encoder's weights: a file (argument or SPD_WEIGHTS), else timm's download.
+
+    What a file's weights expect of their input comes with it: from its metadata, from the
+    overrides, or for one known file from here. Nothing is assumed of any other.
+    """
+    path = overrides.get("weights") or os.environ.get("SPD_WEIGHTS")
+    if not path:
         return {"pretrained": True}
-    # The file holds TensorFlow's weights: symmetric padding or ImageNet scaling would load
-    # silently and shift every map.
-    return {"weights": path, "input_mean": HALVES, "input_std": HALVES, "padding": "same"}
+    values: dict[str, Any] = {"weights": path, "pretrained": False, "padding": None}
+    file = Path(path)
+    if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == TENSORFLOW_MOBILENETV2:
+        values |= {"input_mean": HALVES, "input_std": HALVES, "padding": "same"}
+    return values
 
 
 def _derive(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
@@ -500,20 +597,31 @@ def _derive(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
 
 
 def deviations(config: RunConfig) -> pd.DataFrame:
-    """Where a config differs from its experiment's recorded settings.
+    """Where a run differs from its experiment's recorded one: settings, then all departures.
 
     Returns:
-        DataFrame with columns field, recorded, used; empty if nothing differs.
+        DataFrame with columns field, recorded, used.
     """
-    recorded = EXPERIMENTS[config.experiment].recorded
-    used = config.to_dict()
+    experiment = EXPERIMENTS[config.experiment]
+    used = _spelled_out(config)
     rows = []
-    for name, value in recorded.items():
+    for name, value in experiment.recorded.items():
         was = _plain(asdict(value)) if isinstance(value, AugmentConfig) else _plain(value)
         if isinstance(was, dict):
             rows += [(f"{name}.{key}", was[key], used[name][key]) for key in was]
         else:
             rows.append((name, was, used[name]))
-    table = pd.DataFrame(rows, columns=["field", "recorded", "used"], dtype=object)
-    differs = [was != now for was, now in zip(table["recorded"], table["used"], strict=True)]
-    return table[differs].reset_index(drop=True)
+    rows = [row for row in rows if row[1] != row[2]]
+    rows += [(each.field, each.recorded, each.used) for each in experiment.departures]
+    return pd.DataFrame(rows, columns=["field", "recorded", "used"], dtype=object)
+
+
+def _spelled_out(config: RunConfig) -> dict[str, Any]:
+    """The config's values with words or numbers for those that None leaves to others."""
+    used = config.to_dict()
+    used["truth"] = used["truth"] or "the frame's first"
+    known = timm.get_pretrained_cfg(config.encoder) if config.weights is None else None
+    for name, theirs in (("input_mean", "mean"), ("input_std", "std")):
+        if used[name] is None:
+            used[name] = list(getattr(known, theirs)) if known else "as the weights say"
+    return used

@@ -94,12 +94,21 @@ def frame_scores(
     return torch.stack(columns, 1)
 
 
+def frame_counts(valid: Tensor, edges: Tensor | None = None) -> Tensor:
+    """Pixels of each image behind `frame_scores`: all, near edges and far from them, [B, 3]."""
+    mask = valid.flatten(1)
+    near = torch.zeros_like(mask) if edges is None else mask & edges.flatten(1)
+    far = torch.zeros_like(mask) if edges is None else mask & ~edges.flatten(1)
+    return torch.stack([mask.sum(1), near.sum(1), far.sum(1)], 1)
+
+
 class EigenMetrics:
     """Scores of the eigen protocol, frame by frame, and its depth bins (pooled over points)."""
 
     def __init__(self) -> None:
         self._rows: dict[int, np.ndarray] = {}
         self._bins: dict[int, np.ndarray] = {}
+        self._counts: dict[int, np.ndarray] = {}
 
     def update(
         self,
@@ -121,21 +130,27 @@ class EigenMetrics:
             raise DataError(f"{len(prediction)} images came with {len(frames)} frame numbers")
         clamped = _wide(prediction).clamp(EIGEN_MIN_DEPTH, EIGEN_MAX_DEPTH)
         scores = frame_scores(prediction, truth, valid, edges).cpu().numpy()
+        counts = frame_counts(valid, edges).double().cpu().numpy()
         for i, frame in enumerate(frames):
-            self._rows[int(frame)] = scores[i]
+            self._rows[int(frame)], self._counts[int(frame)] = scores[i], counts[i]
             sums = bin_sums(clamped[i][valid[i]], truth[i][valid[i]])
             self._bins[int(frame)] = sums.cpu().numpy()
 
     def compute(self) -> dict[str, float]:
         """Mean over the frames that have valid pixels, and their number as "frames".
 
-        Frames without edges (or without anything else) are left out of those two means.
+        Frames without edges (or without anything else) are left out of those two means; a NaN
+        prediction is no reason to be left out.
         """
         table = self.frame_table()
-        scored = table[~self._unscored(table)]
-        means = {name: float(scored[name].mean(skipna=False)) for name in FRAME_METRICS[:-2]}
-        means |= {name: float(scored[name].mean()) for name in FRAME_METRICS[-2:]}
-        return means | {"frames": len(scored)}
+        counts = np.reshape([self._counts[n] for n in sorted(self._counts)], (-1, 3))
+        valid, near, far = (counts > 0).T
+        behind = [*[valid] * (len(FRAME_METRICS) - 2), near, far]
+        means = {
+            name: float(table.loc[scored, name].mean(skipna=False))
+            for name, scored in zip(FRAME_METRICS, behind, strict=True)
+        }
+        return means | {"frames": int(valid.sum())}
 
     def frame_table(self, ids: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per frame, by number: `frame` (its id if `ids` are given) and its scores."""
@@ -153,30 +168,27 @@ class EigenMetrics:
         return _bin_frame(np.sum(np.reshape(sums, (-1, len(BINS), 3)), axis=0))
 
     def state(self) -> State:
-        """Frame numbers [N], scores [N, 11] and bin sums [N, 3, 3]."""
+        """Frame numbers [N], scores [N, 11], bin sums [N, 3, 3] and counts of pixels [N, 3]."""
         numbers = sorted(self._rows)
         rows = [self._rows[n] for n in numbers]
         bins = [self._bins[n] for n in numbers]
+        counts = [self._counts[n] for n in numbers]
         return {
             "frames": torch.tensor(numbers, dtype=torch.float64),
             "rows": torch.from_numpy(np.reshape(rows, (-1, len(FRAME_METRICS)))),
             "bins": torch.from_numpy(np.reshape(bins, (-1, len(BINS), 3))),
+            "counts": torch.from_numpy(np.reshape(counts, (-1, 3))),
         }
 
     def merge_state(self, state: State) -> None:
         """Add the frames of another state."""
-        rows, bins = state["rows"].cpu().numpy(), state["bins"].cpu().numpy()
-        for i, frame in enumerate(state["frames"].tolist()):
-            self._rows[int(frame)], self._bins[int(frame)] = rows[i], bins[i]
+        parts = [state[name].cpu().numpy() for name in ("rows", "bins", "counts")]
+        for i, frame in enumerate(state["frames"].long().tolist()):
+            self._rows[frame], self._bins[frame], self._counts[frame] = (part[i] for part in parts)
 
     def merge(self, other: EigenMetrics) -> None:
         """Add the frames of another accumulator."""
         self.merge_state(other.state())
-
-    def _unscored(self, table: pd.DataFrame) -> np.ndarray:
-        """Frames without a valid pixel; a NaN prediction is no reason to be left out."""
-        counted = {n: bool(sums[:, 2].sum() > 0) for n, sums in self._bins.items()}
-        return np.array([not counted[n] for n in sorted(self._rows)], dtype=bool)
 
 
 class RecordedMetrics:
@@ -192,12 +204,20 @@ class RecordedMetrics:
         self._bins = torch.zeros(len(BINS), 3, dtype=torch.float64)
         self._spreads = torch.zeros(3, dtype=torch.float64)  # sum, images with one, all images
         self._least_spread = math.inf
+        self._frames: dict[int, float] = {}
         self.predictions, self.truths, self.ratios = LogSample(), LogSample(), LogSample()
 
-    def update(self, prediction: Tensor, truth: Tensor, valid: Tensor) -> None:
+    def update(
+        self,
+        prediction: Tensor,
+        truth: Tensor,
+        valid: Tensor,
+        frames: Sequence[int] | None = None,
+    ) -> None:
         """Add a batch of predictions, truths [B, ...] in metres and their mask.
 
-        Predictions that are not finite are counted before clamping and make the means NaN.
+        Predictions that are not finite are counted before clamping and make the means NaN. The
+        AbsRel of each image is kept under its number in `frames`, if they are given.
 
         Raises:
             DataError: the tensors differ in shape.
@@ -211,6 +231,8 @@ class RecordedMetrics:
         self._sums += _moments(p, g, raw).cpu()
         if not p.numel():
             return
+        if frames is not None:
+            self._add_frames(prediction, truth, mask, frames)
         self._add_extremes(torch.stack([p.min(), p.max(), g.min(), g.max(),
                                         p.log().min(), p.log().max()]).cpu())  # fmt: skip
         self._bins += bin_sums(p, g).cpu()
@@ -247,11 +269,21 @@ class RecordedMetrics:
         """Rows bin, abs_rel, delta1, count; NaN where a bin is empty."""
         return _bin_frame(self._bins.numpy())
 
+    def frame_table(self, ids: Sequence[str]) -> pd.DataFrame:
+        """Rows frame, abs_rel of the images that came with a number and had a point."""
+        numbers = sorted(self._frames)
+        scores = [self._frames[n] for n in numbers]
+        return pd.DataFrame({"frame": [ids[n] for n in numbers], "abs_rel": scores})
+
     def state(self) -> State:
-        """Sums, extremes and the points themselves (or their histograms)."""
+        """Sums, extremes, scores of frames and the points themselves (or their histograms)."""
+        numbers = sorted(self._frames)
+        scores = [self._frames[n] for n in numbers]
         least = torch.tensor([self._least_spread], dtype=torch.float64)
         state = {"sums": self._sums, "extremes": self._extremes, "bins": self._bins,
-                 "spreads": self._spreads, "least_spread": least}  # fmt: skip
+                 "spreads": self._spreads, "least_spread": least,
+                 "frames": torch.tensor(numbers, dtype=torch.float64),
+                 "frame_abs_rel": torch.tensor(scores, dtype=torch.float64)}  # fmt: skip
         for name in _SAMPLES:
             state |= {f"{name}.{key}": part for key, part in getattr(self, name).state().items()}
         return state
@@ -262,8 +294,10 @@ class RecordedMetrics:
         self._sums += state["sums"]
         self._bins += state["bins"]
         self._spreads += state["spreads"]
-        self._least_spread = min(self._least_spread, state["least_spread"].item())
+        self._least_spread = _lower(self._least_spread, state["least_spread"].item())
         self._add_extremes(state["extremes"])
+        numbers = state["frames"].long().tolist()
+        self._frames |= dict(zip(numbers, state["frame_abs_rel"].tolist(), strict=True))
         for name in _SAMPLES:
             parts = {key: state[f"{name}.{key}"] for key in ("values", "cells", "counts")}
             getattr(self, name).merge_state(parts)
@@ -278,7 +312,15 @@ class RecordedMetrics:
         counts = [spread, float(known), float(image.numel() > 0)]
         self._spreads += torch.tensor(counts, dtype=torch.float64)
         if known:
-            self._least_spread = min(self._least_spread, spread)
+            self._least_spread = _lower(self._least_spread, spread)
+
+    def _add_frames(
+        self, prediction: Tensor, truth: Tensor, mask: Tensor, frames: Sequence[int]
+    ) -> None:
+        for image, depth, inside, frame in zip(prediction, truth, mask, frames, strict=True):
+            p, g = image[inside].double().clamp(min=EIGEN_MIN_DEPTH), depth[inside].double()
+            if p.numel():
+                self._frames[int(frame)] = ((p - g).abs() / g).mean().item()
 
     def _add_extremes(self, extremes: Tensor) -> None:
         low, high = extremes[::2], extremes[1::2]
@@ -315,7 +357,10 @@ class RecordedMetrics:
 
 
 class LogSample:
-    """Positive numbers whose median is wanted: kept up to 2 M, then counted in cells of ln x."""
+    """Positive numbers whose median is wanted: kept up to 2 M, then counted in cells of ln x.
+
+    One cell more counts NaN, which makes median and mean NaN in both forms.
+    """
 
     def __init__(self, limit: int = EXACT_POINTS) -> None:
         self.limit = limit
@@ -343,6 +388,8 @@ class LogSample:
             # kthvalue sorts NaN last; a median must not hide one
             has_nan = bool(values.isnan().any())
             return math.nan if has_nan else values.kthvalue(middle + 1).values.item()
+        if self._counts[-1]:
+            return math.nan
         total = int(self._counts.sum())
         middle = total // 2 if upper else (total - 1) // 2
         cell = torch.searchsorted(self._counts.cumsum(0), middle, right=True)
@@ -352,6 +399,8 @@ class LogSample:
         """Mean of an elementwise function of the numbers."""
         if self._counts is None:
             return float(function(self._values()).mean()) if self._kept else math.nan
+        if self._counts[-1]:
+            return math.nan
         filled = torch.nonzero(self._counts).flatten()
         weights = self._counts[filled].double()
         return float((function(_cell_values(filled)) * weights).sum() / weights.sum())
@@ -375,16 +424,17 @@ class LogSample:
 
     def _to_histogram(self) -> None:
         if self._counts is None:
-            self._counts = torch.zeros(round(2 * LOG_LIMIT / LOG_BIN), dtype=torch.int64)
+            self._counts = torch.zeros(round(2 * LOG_LIMIT / LOG_BIN) + 1, dtype=torch.int64)
         chunks, self._chunks, self._kept = self._chunks, [], 0
         for chunk in chunks:
             self._count(chunk)
 
     def _count(self, values: Tensor) -> None:
         assert self._counts is not None
-        cells = ((values.log() + LOG_LIMIT) / LOG_BIN).floor().nan_to_num(0.0)
-        cells = cells.clamp(0, self._counts.numel() - 1).long()
-        self._counts += torch.bincount(cells, minlength=self._counts.numel())
+        last = self._counts.numel() - 1
+        cells = ((values.log() + LOG_LIMIT) / LOG_BIN).floor().clamp(0, last - 1)
+        cells = torch.where(cells.isnan(), last, cells).long()
+        self._counts += torch.bincount(cells, minlength=last + 1)
 
 
 class Comparison(NamedTuple):
@@ -511,6 +561,11 @@ def _deviation(mean: float, mean_square: float, n: float) -> float:
     variance = (mean_square - mean * mean) * n / (n - 1)
     # rounding can make it slightly negative; NaN stays NaN
     return 0.0 if variance < 0 else math.sqrt(variance)
+
+
+def _lower(first: float, second: float) -> float:
+    """The smaller of two numbers, NaN if one is: `min` would depend on their order."""
+    return float(np.minimum(first, second))
 
 
 def _cell_values(cells: Tensor) -> Tensor:

@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from spdlib.data.frames import Frames
+from spdlib.data.frames import Frame, Frames, spread
+from spdlib.data.queries import eigen_mask
 from spdlib.data.samples import TrainingSamples
 from spdlib.errors import RunError
 from spdlib.models import DepthModel
+from spdlib.models.base import evaluating
 from spdlib.study.experiments import RunConfig
 from spdlib.study.losses import silog
 
@@ -25,6 +26,7 @@ FRAMES = 8
 """Frames of each set that are looked at."""
 POINTS = 256
 FOCAL_TOLERANCE = 0.02
+"""Largest relative difference, among training frames and between them and selection frames."""
 DEPTH_MEDIAN = (0.3, 30.0)
 """Medians outside mean another unit: millimetres read as metres, or the reverse."""
 DEPTH_LIMIT = 100.0
@@ -65,10 +67,11 @@ def check(model: DepthModel, train: Frames, selection: Frames, config: RunConfig
         PreflightError: a check fails.
     """
     samples = _samples(train, config)
+    chosen = [selection[index] for index in spread(len(selection), FRAMES)]
     rows = [
         *_target_rows(samples["depth"]),
         *_image_rows(samples["image"]),
-        *_focal_rows(model, samples["camera"], selection, config),
+        *_selection_rows(model, samples["camera"], chosen, config),
         *_prediction_rows(model, samples, config),
         _displacement_row(model),
         *_set_rows(train, selection),
@@ -84,14 +87,9 @@ def check(model: DepthModel, train: Frames, selection: Frames, config: RunConfig
     return table
 
 
-def _spread(count: int, wanted: int = FRAMES) -> list[int]:
-    """Positions spread evenly over `count` frames."""
-    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, wanted))})
-
-
 def _samples(frames: Frames, config: RunConfig) -> dict[str, Tensor]:
     samples = TrainingSamples(frames, config.sample_config())
-    parts = [samples[(0, index)] for index in _spread(len(frames))]
+    parts = [samples[(0, index)] for index in spread(len(frames), FRAMES)]
     return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -139,26 +137,49 @@ def _image_rows(image: Tensor) -> list[Check]:
     ]
 
 
-def _focal_rows(
-    model: DepthModel, cameras: Tensor, selection: Frames, config: RunConfig
+def _selection_rows(
+    model: DepthModel, cameras: Tensor, selection: list[Frame], config: RunConfig
 ) -> list[Check]:
-    trained = float((cameras[:, 0] * cameras[:, 1]).sqrt().median())
-    frame = selection[0]
-    scene = model.encode(frame.image, frame.camera)
-    seen = frame.camera.focal * scene.resized[0] / scene.image_size[0]
-    ratio = seen / trained
-    close = abs(math.log(ratio)) <= math.log1p(FOCAL_TOLERANCE)
-    limit = f"within {100 * FOCAL_TOLERANCE:g} %"
+    if not selection:  # which has its own row
+        return []
+    return [*_focal_rows(model, cameras, selection, config), _scored_row(selection, config)]
+
+
+def _focal_rows(
+    model: DepthModel, cameras: Tensor, selection: list[Frame], config: RunConfig
+) -> list[Check]:
+    """Focal lengths of the images that the network is trained with and will be scored on."""
+    trained = (cameras[:, 0] * cameras[:, 1]).sqrt()
+    middle = float(trained.median())
+    seen = [_seen_focal(model, frame) for frame in selection]
+    ratio = max((focal / middle for focal in seen), key=lambda ratio: abs(math.log(ratio)))
     return [
-        Check("focal length in training", f"{trained:.1f} px", "", None),
-        Check("focal length in validation", f"{seen:.1f} px", "", None),
-        Check(
-            "focal ratio validation / training",
-            f"{ratio:.4f}",
-            f"{limit} (the experiment allows more)" if config.focal_mismatch else limit,
-            None if config.focal_mismatch else close,
-        ),
+        Check("focal length in training", f"{middle:.1f} px", "", None),
+        _ratio_row("focal ratio within training", float(trained.max() / trained.min()), config),
+        Check("focal length in validation", f"{min(seen):.1f}..{max(seen):.1f} px", "", None),
+        _ratio_row("focal ratio validation / training", ratio, config),
     ]
+
+
+def _ratio_row(name: str, ratio: float, config: RunConfig) -> Check:
+    limit = f"within {100 * FOCAL_TOLERANCE:g} %"
+    if config.focal_mismatch:
+        return Check(name, f"{ratio:.4f}", f"{limit} (the experiment allows more)", None)
+    close = abs(math.log(ratio)) <= math.log1p(FOCAL_TOLERANCE)
+    return Check(name, f"{ratio:.4f}", limit, close)
+
+
+def _seen_focal(model: DepthModel, frame: Frame) -> float:
+    """Focal length in pixels of the image that `encode` makes of a frame."""
+    scene = model.encode(frame.image, frame.camera)
+    return frame.camera.resized(*scene.resized).focal
+
+
+def _scored_row(selection: list[Frame], config: RunConfig) -> Check:
+    """Fewest pixels that a selection frame can be scored at."""
+    depths = (torch.from_numpy(frame.truth(config.truth)) for frame in selection)
+    fewest = min(int(eigen_mask(depth).sum()) for depth in depths)
+    return Check("fewest scored pixels of a selection frame", str(fewest), "at least 1", fewest > 0)
 
 
 @torch.no_grad()
@@ -169,10 +190,8 @@ def _prediction_rows(
     truth, points = _valid_points(depth)
     images = samples["image"].to(model.device, model.dtype)
     asked = points.to(model.device, model.dtype)
-    was_training = model.training
-    model.eval()
-    first = model(model.pad(images), asked).depth.cpu()
-    model.train(was_training)
+    with evaluating(model):
+        first = model(model.pad(images), asked).depth.cpu()
     low, high = float(first.min()), float(first.max())
     inside = math.isfinite(low + high) and PREDICTION[0] <= low and high <= PREDICTION[1]
     start = silog(first, truth.to(first), None, config.silog_lambda, config.reduction)

@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import subprocess
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,11 +22,14 @@ from typing import Any
 import pandas as pd
 import torch
 
+from spdlib import disk
 from spdlib.data.frames import Frames
 from spdlib.data.store import PackedFrames, info
 from spdlib.errors import RunError
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pandas", "h5py", "accelerate", "safetensors")
+FIGURES_OF_FRAMES = ("frames", "error_maps", "query")
+"""Figures that show images of the data, which may not be redistributed."""
 DEFAULT_ROOT = Path("results") / "runs"
 
 
@@ -38,7 +40,7 @@ def machine() -> dict[str, Any]:
     """
     return {
         "cpu": _cpu_model(),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "memory_gib": _memory_gib(),
         "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
         "system": _system(),
@@ -59,7 +61,8 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -103,17 +106,35 @@ def _output(*command: str, folder: Path | None = None) -> str | None:
 
 
 def code_version() -> dict[str, Any]:
-    """Git commit of the package's checkout and whether tracked files differ from it.
+    """Git commit of the package's checkout, whether tracked files differ, and a hash of its source.
 
-    Both are None where the package does not live in a git checkout.
+    `commit` and `dirty` are None where the package does not live in a git checkout; `source_hash`
+    names the code in any case.
     """
     here = Path(__file__).resolve().parent
+    source = source_hash(here.parent)
     # An installed package may lie inside somebody else's checkout.
     if not _output("git", "ls-files", Path(__file__).name, folder=here):
-        return {"commit": None, "dirty": None}
+        return {"commit": None, "dirty": None, "source_hash": source}
     commit = _output("git", "rev-parse", "HEAD", folder=here)
     changes = _output("git", "status", "--porcelain", "--untracked-files=no", folder=here)
-    return {"commit": commit, "dirty": None if commit is None else bool(changes)}
+    dirty = None if commit is None else bool(changes)
+    return {"commit": commit, "dirty": dirty, "source_hash": source}
+
+
+def source_hash(folder: str | Path) -> str:
+    """First 16 hex digits of the SHA-256 of names and contents of all Python files in a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(folder).rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode())
+        digest.update(content)
+    return digest.hexdigest()[:16]
+
+
+def origin() -> dict[str, Any]:
+    """Code and machine at work, as they stand in a record beside what they made."""
+    return {"code": code_version(), "machine": machine()}
 
 
 def hash_of(value: Any) -> str:
@@ -131,7 +152,8 @@ def file_hash(path: str | Path) -> str:
 def describe_frames(frames: Frames) -> dict[str, Any]:
     """What identifies a set of frames in a record: count, hash of the names, provenance.
 
-    Files appear by content, never by path.
+    Stores and copies in memory add the fingerprint of their content. Files appear by content,
+    never by path.
     """
     described: dict[str, Any] = {"frames": len(frames), "ids_hash": hash_of(list(frames.ids))}
     source: Any = frames
@@ -142,47 +164,18 @@ def describe_frames(frames: Frames) -> dict[str, Any]:
         described["provenance"] = dict(provenance)
     if isinstance(source, PackedFrames):
         described["fingerprint"] = info(source.path)["fingerprint"]
+    elif hasattr(source, "fingerprint"):
+        described["fingerprint"] = source.fingerprint
     return described
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file so that either the old or the new content exists, never a part.
-
-    The data goes to a temporary file in the same folder, is synced and then renamed.
+    """Write a run's file by rename.
 
     Raises:
         RunError: the file cannot be written; the previous one, if any, is untouched.
     """
-    path = Path(path)
-    temporary: str | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
-        kept = "the previous file is kept" if path.is_file() else "nothing was written"
-        raise RunError(
-            f"cannot write {path}: {error.strerror or error}; {kept}. "
-            "Free disk space or choose another folder, then start the same command again."
-        ) from error
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable where the system allows syncing a folder."""
-    with contextlib.suppress(OSError, AttributeError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    disk.write_bytes(path, data, RunError)
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -239,11 +232,6 @@ class Run:
                 "give the folder that `train` wrote"
             )
         return run
-
-    @classmethod
-    def named(cls, name: str, root: str | Path | None = None) -> Run:
-        """The run `name` under `root` (default results/runs), whether it exists or not."""
-        return cls(Path(root or DEFAULT_ROOT) / name)
 
     @property
     def exists(self) -> bool:
@@ -305,7 +293,7 @@ class Run:
         if not path.is_file():
             have = sorted(found.stem for found in self.folder.glob("*.csv"))
             raise RunError(f"{self.folder} has no table {name!r}; it has {have}")
-        return pd.read_csv(path)
+        return pd.read_csv(path, dtype={"frame": str})  # "00000" is a name, not a number
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write the table `name`.csv of this run by rename."""
@@ -340,6 +328,27 @@ class Run:
     def k_sweep(self) -> pd.DataFrame:
         """Accuracy of the same points asked in groups of k."""
         return self.table("k_sweep")
+
+
+def publish(run: Run, target: str | Path) -> list[str]:
+    """Copy a run's config, record, tables and figures to a folder that may be committed.
+
+    Weights, examples and figures that show frames of real data stay behind.
+
+    Returns:
+        Names of the copied files.
+
+    Raises:
+        RunError: the run has not been evaluated, or the folder cannot be written.
+    """
+    if not (run.folder / "metrics.csv").is_file():
+        raise RunError(f"{run.folder} has no metrics.csv; evaluate the run before publishing it")
+    shown = () if run.config.get("data") == "rooms" else FIGURES_OF_FRAMES
+    figures = (path for path in run.folder.glob("figures/*.png") if path.stem not in shown)
+    files = [run.config_path, run.record_path, *run.folder.glob("*.csv"), *figures]
+    for path in sorted(files):
+        write_bytes(Path(target) / path.relative_to(run.folder), path.read_bytes())
+    return sorted(str(path.relative_to(run.folder)) for path in files)
 
 
 def recorded_v15_1() -> pd.DataFrame:

@@ -3,7 +3,9 @@
 Everything random derives from (seed, step, frame), so that a run that was stopped, or killed in the
 middle of an epoch, continues from its last checkpoint as if nothing had happened: bit for bit on
 one machine with the same threads and versions (decisions 9). The loss is that of the whole batch on
-every process (see `losses`), so the number of processes changes nothing but rounding.
+every process (see `losses`), so the number of processes changes nothing but rounding. The exception
+is BatchNorm in training mode (`train_batchnorm`): its statistics are per process, and those of
+process 0 are evaluated and kept.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -45,10 +48,11 @@ from spdlib.study.losses import LossValue, silog
 from spdlib.study.preflight import PreflightError, check
 from spdlib.study.runs import (
     Run,
-    code_version,
     describe_frames,
+    file_hash,
     hash_of,
-    machine,
+    origin,
+    usable_cores,
     write_bytes,
     write_json,
 )
@@ -64,6 +68,8 @@ DTYPES = {
     "float32": torch.float32,
     "float64": torch.float64,
 }
+SAME_DATA = ("frames", "ids_hash", "fingerprint")
+"""Parts of a description of frames that must not change while a run is continued."""
 
 
 def fit(
@@ -87,7 +93,7 @@ def fit(
         train: frames to learn from.
         selection: held-out frames that choose the weights to keep; never test frames.
         folder: of the run; see `Run`. A finished run with this config is returned as it is, an
-            unfinished one is continued.
+            unfinished one is continued; either only with the frames and encoder weights it had.
         resume: False refuses a folder that already holds a run.
         device: "cpu" or "cuda"; default a GPU if there is one.
         deterministic: on a CPU, use deterministic algorithms only.
@@ -100,12 +106,15 @@ def fit(
         The finished run.
 
     Raises:
-        RunError: the folder cannot be written or holds another run, a pre-flight check fails, the
-            loss is no longer finite, or a checkpoint cannot be written.
+        RunError: the folder cannot be written or holds a run with another config or other data, a
+            pre-flight check fails, the loss or the selection score is no longer finite, or a
+            checkpoint cannot be written.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     run = Run(Path(folder))
     found = _claim(run, config, resume)
+    if found != "new":
+        _require_same_data(run, config, {"train": train, "selection": selection})
     if found == "finished":
         return run
     accelerator = make_accelerator(device)
@@ -153,6 +162,29 @@ def _claim(run: Run, config: RunConfig, resume: bool) -> str:
     return "finished" if run.finished else "unfinished"
 
 
+def _require_same_data(run: Run, config: RunConfig, sets: dict[str, Frames]) -> None:
+    """RunError says how frames or encoder weights differ from those that the run began with."""
+    record = run.record
+    changes = []
+    for name, frames in sets.items():
+        was, now = record.get("data", {}).get(name, {}), describe_frames(frames)
+        changes += [
+            f"{name} {key}: {was[key]} -> {now.get(key)}"
+            for key in SAME_DATA
+            if key in was and was[key] != now.get(key)
+        ]
+    began = record.get("encoder_weights_sha256")
+    # The file may be gone: a started run carries its encoder.
+    if began is not None and config.weights is not None and Path(config.weights).is_file():
+        found = file_hash(config.weights)
+        changes += [f"encoder weights: {began} -> {found}"] if began != found else []
+    if changes:
+        raise RunError(
+            f"{run.folder} holds a run on other data ({'; '.join(changes)}); "
+            "choose another folder or give it the data it began with"
+        )
+
+
 def learning_rate(config: RunConfig, step: int, peak: float) -> float:
     """Rate of one step (counted from 0): linear warm-up, then a cosine down to `final_lr`."""
     if step < config.warmup_steps:
@@ -187,7 +219,8 @@ def batch_loss(model: nn.Module, batch: dict[str, Tensor], config: RunConfig) ->
 
     Args:
         model: takes (images, points); its images are padded already.
-        batch: collated training samples; `image` and `depth` padded to the same size.
+        batch: collated training samples; `image` padded, and `depth` to the same size. Points
+            need no `depth`, the other kinds of supervision nothing else.
         config: supervision, lambda and reduction.
     """
     if config.supervision == "points":
@@ -288,8 +321,11 @@ class _Trainer:
             record = self._record(deterministic, workers)
             if not fresh:
                 known = self.run.record
+                for change in _machine_changes(known["machine"], record["machine"]):
+                    self._print(f"not bit for bit as begun: {change}")
                 # The machine and code of a continued run are those that started it.
-                continued = [*known.get("continued_at", []), self.counters.step]
+                here = {name: record[name] for name in ("code", "machine")}
+                continued = [*known.get("continued_at", []), {"step": self.counters.step, **here}]
                 record |= {**known, "continued_at": continued}
             write_json(self.run.record_path, {**record, "status": "running"})
         self.accelerator.wait_for_everyone()
@@ -316,8 +352,7 @@ class _Trainer:
             "experiment": self.config.experiment,
             "profile": self.config.profile,
             "config_hash": hash_of(self.config.to_dict()),
-            "code": code_version(),
-            "machine": machine(),
+            **origin(),
             "device": self._device(),
             "processes": self.accelerator.num_processes,
             "deterministic": deterministic and self.accelerator.device.type == "cpu",
@@ -399,7 +434,8 @@ class _Trainer:
 
     def train(self, workers: int, checkpoint_every: int, tensorboard: bool) -> None:
         """Run the remaining steps."""
-        writer = _tensorboard(self.run, self.counters.step) if tensorboard else None
+        wanted = tensorboard and self.accelerator.is_main_process
+        writer = _tensorboard(self.run, self.counters.step) if wanted else None
         batches = iter(()) if self.counters.stopped_early else self._timed_batches(workers)
         last_saved = self.counters.step
         with _stop_requests() as stop, self._bar() as bar:
@@ -461,18 +497,19 @@ class _Trainer:
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         device, dtype = self.accelerator.device, DTYPES[self.config.precision]
-        index = batch.pop("index")
+        by_points = self.config.supervision == "points"
         moved = {
             name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
             for name, value in batch.items()
+            if name in ("image", *(("points", "truth", "valid") if by_points else ("depth",)))
         }
+        height, width = moved["image"].shape[-2:]
         image = self.plain.pad(moved["image"])
-        height, width = moved["depth"].shape[-2:]
-        extra = (0, image.shape[-1] - width, 0, image.shape[-2] - height)
         moved["image"] = image.contiguous(memory_format=torch.channels_last)
-        moved["depth"] = F.pad(moved["depth"], extra)  # 0: not measured
-        moved["index"] = index
-        return moved
+        if not by_points:
+            extra = (0, image.shape[-1] - width, 0, image.shape[-2] - height)
+            moved["depth"] = F.pad(moved["depth"], extra)  # 0: not measured
+        return {**moved, "index": batch["index"]}
 
     def _step(self, batch: dict[str, Tensor]) -> None:
         step = self.counters.step
@@ -483,11 +520,13 @@ class _Trainer:
         torch.manual_seed(stable_seed("step", self.config.seed, step, rank))
         with self._autocast():
             loss = batch_loss(self.model, batch, self.config)
-        value = float(loss.value.detach())
-        self._require_finite("loss", value, batch["index"])
         self.accelerator.backward(loss.value)
         limit = self.config.clip or math.inf
-        norm = float(nn.utils.clip_grad_norm_(self.parameters, limit))
+        length = nn.utils.clip_grad_norm_(self.parameters, limit)
+        # One transfer: each makes a GPU wait for all that was asked of it so far.
+        numbers = torch.stack([x.detach().double() for x in (loss.value, length, loss.images)])
+        value, norm, images = numbers.tolist()
+        self._require_finite("loss", value, batch["index"])
         self._require_finite("gradient norm", norm, batch["index"])
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -496,7 +535,7 @@ class _Trainer:
         self.window.steps += 1
         self.window.loss += value
         self.window.norm += norm
-        self.window.skipped += self.config.batch_size - int(loss.images)
+        self.window.skipped += self.config.batch_size - int(images)
 
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         kind = self.accelerator.device.type
@@ -539,8 +578,10 @@ class _Trainer:
 
     def _evaluate(self, writer: Any) -> None:
         """Score the selection set, add a row to the history, keep the best weights, save."""
+        self._share_statistics()
         scores = selection_scores(self.scored, self.selection, self.config.truth, self.accelerator)
         row = self._row(scores)
+        self._require_score(row["sel_abs_rel"])
         self.history.append(row)
         counters = self.counters
         better = row["sel_abs_rel"] < counters.best
@@ -559,6 +600,23 @@ class _Trainer:
         self._tick()  # evaluating counts as time of the run, not as a step
         self.save_state()
         self._print(_line(row, self.config.steps))
+
+    def _share_statistics(self) -> None:
+        """Give all processes the BatchNorm statistics of process 0, which it will save.
+
+        In training mode every process follows its own part of the batches.
+        """
+        if self.accelerator.num_processes > 1:
+            broadcast(list(self.plain.buffers()))
+
+    def _require_score(self, abs_rel: float) -> None:
+        if not math.isfinite(abs_rel):
+            raise RunError(
+                f"the selection AbsRel is {abs_rel} at step {self.counters.step}: the network's "
+                "depth is not finite (lower the learning rate), or the selection frames have no "
+                "valid pixel inside the eigen crop (check them with `data verify`). The run's last "
+                f"checkpoint in {self.run.last} is untouched"
+            )
 
     def _row(self, scores: dict[str, float]) -> dict[str, Any]:
         config, window, step = self.config, self.window, self.counters.step
@@ -609,10 +667,22 @@ def _now() -> str:
 
 def _worker_count(workers: int | None) -> int:
     if workers is None:
-        return max(1, min(8, machine()["cores"] - 1))
+        return max(1, min(8, usable_cores() - 1))
     if workers < 0:
         raise ConfigError(f"workers must not be negative; got {workers}")
     return workers
+
+
+def _machine_changes(was: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What rounding depends on and is no longer as it was."""
+    before, after = (
+        {**m["libraries"], "processor": m["cpu"], "threads": m["torch_threads"]} for m in (was, now)
+    )
+    return [
+        f"{name} {before.get(name)} -> {value}"
+        for name, value in after.items()
+        if before.get(name) != value
+    ]
 
 
 def _line(row: dict[str, Any], steps: int) -> str:

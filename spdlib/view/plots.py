@@ -274,9 +274,9 @@ def _grouped_bars(ax: Axes, part: pd.DataFrame, score: str, models: Sequence[str
         bars = ax.bar(places, row[score], width * 0.94, **look)
         ax.bar_label(bars, fmt="%.2f", padding=1, fontsize="x-small", color=INK)
     counts = part.groupby("bin", sort=False)["count"].max()
-    labels = [f"{name} m\nn = {_thousands(counts[name])}" for name in names]
+    labels = [f"{name} m\n{_short(counts[name])}" for name in names]
     ax.set_xticks(range(len(names)), labels)
-    ax.set_xlabel("true depth")
+    ax.set_xlabel("true depth; number of pixels")
     ax.grid(False, axis="x")
 
 
@@ -391,14 +391,27 @@ def _difference_histogram(ax: Axes, relative: pd.Series, name: str, colour: Any)
 def accuracy_at_k(k_sweep: pd.DataFrame) -> Figure:
     """AbsRel of the same points asked in groups of K, and how far any answer moves.
 
+    Where only some of the points were asked, no line leads to their score: a ring shows what the
+    same points score in groups of 256.
+
     Args:
         k_sweep: k_sweep.csv of a run.
     """
     fig, (left, right) = figure(1, 2, 3.0)
     places = np.arange(len(k_sweep))
-    left.plot(places, k_sweep["abs_rel"], "o-", color=_colour(0))
-    for place, value in enumerate(k_sweep["abs_rel"]):
-        _above(left, place, value, f"{value:.4f}")
+    few = (k_sweep["points"] < k_sweep["points"].max()).to_numpy()
+    for part, line in ((few, "o"), (~few, "o-")):
+        left.plot(places[part], k_sweep["abs_rel"][part], line, color=_colour(0))
+    if few.any():
+        ring = {"markersize": 13, "fillstyle": "none", "label": "same points in groups of 256"}
+        same = k_sweep["abs_rel_same_points"][few]
+        left.plot(places[few], same, "o", color=_colour(1), **ring)
+        left.legend(loc="lower right")
+    most = k_sweep["points"].max()
+    for i, (value, count) in enumerate(zip(k_sweep["abs_rel"], k_sweep["points"], strict=True)):
+        _above(left, i, value, f"{value:.4f}")
+        if count < most:
+            left.annotate(f"only {count} of\n{most} points", (i, 0), ha="center", fontsize="small")
     left.set(title="AbsRel", ylabel="AbsRel")
     left.set_ylim(0, 1.35 * k_sweep["abs_rel"].max())
     shift = 1e6 * k_sweep["max_abs_difference"]
@@ -428,7 +441,7 @@ def answer_times(times: pd.DataFrame) -> Figure:
     look = {"color": _colour(0), "label": "answer K queries"}
     ax.plot(asked["queries"], asked["milliseconds"], "o-", **look)
     for k, milliseconds in zip(asked["queries"], asked["milliseconds"], strict=True):
-        _above(ax, k, milliseconds, f"{milliseconds:.2g} ms")
+        _above(ax, k, milliseconds, f"{milliseconds:.{1 if milliseconds < 10 else 0}f} ms")
     ax.set(xscale="log", yscale="log", xlabel="K, queries", ylabel="milliseconds",
            title="encode once, ask often")  # fmt: skip
     ax.set_xticks(asked["queries"], [_thousands(k) for k in asked["queries"]])
@@ -489,7 +502,10 @@ def contact_sheet(images: Sequence[Any], depths: Sequence[Any], columns: int = 6
         row, column = divmod(i, columns)
         axes[2 * row, column].imshow(np.asarray(image), interpolation="antialiased")
         _show_depth(axes[2 * row + 1, column], depth, norm)
-    _colour_bar(fig, axes, norm, _colours(DEPTH_COLOURS), "depth [m]")
+    fig.colorbar(
+        ScalarMappable(norm, _colours(DEPTH_COLOURS)), ax=axes, label="depth [m]", extend="both",
+        shrink=0.8, aspect=30, pad=0.02,
+    )  # fmt: skip
     return fig
 
 
@@ -506,11 +522,12 @@ def error_maps(
         title: names model and protocol.
     """
     count, shape = len(images), np.shape(truths[0])
-    height = count * (WIDTH / 4) * shape[0] / shape[1] + 1.2
-    fig, axes = figure(count, 4, height, squeeze=False, layout="compressed")
+    height = count * (WIDTH / 4 - 0.06) * shape[0] / shape[1]
+    ratios = [height / count] * count + [0.1]
+    fig, axes = figure(count + 1, 4, height + 1.15, squeeze=False, height_ratios=ratios)
     _tight(fig)
     norm, error_norm = _shared_depth([*truths, *predictions]), Normalize(0, ERROR_LIMIT)
-    for row, image, truth, prediction in zip(axes, images, truths, predictions, strict=True):
+    for row, image, truth, prediction in zip(axes[:-1], images, truths, predictions, strict=True):
         error = relative_error(prediction, truth)
         row[0].imshow(np.asarray(image), interpolation="antialiased")
         _show_depth(row[1], truth, norm)
@@ -519,14 +536,24 @@ def error_maps(
         _corner(row[3], f"AbsRel {np.nanmean(error):.3f}")
     for ax, name in zip(axes[0], ("image", "truth", "prediction", "|p − g| / g"), strict=True):
         ax.set_title(name)
-    for ax in axes.flat:
+    for ax in axes[:-1].flat:
         ax.axis("off")
-    _colour_bar(fig, axes[:, 1:3], norm, _colours(DEPTH_COLOURS), "depth [m]", "bottom")
-    colours = _colours(ERROR_COLOURS)
-    _colour_bar(fig, axes[:, 3:], error_norm, colours, "relative error", "bottom", "max")
+    _scales_below(fig, axes[-1], norm, error_norm)
     if title:
-        fig.suptitle(title, fontsize="medium", x=0.01, ha="left")
+        fig.suptitle(f"{title}\n", fontsize="medium", x=0.004, ha="left", linespacing=0.5)
     return fig
+
+
+def _scales_below(fig: Figure, places: Any, norm: Normalize, error_norm: Normalize) -> None:
+    """Colour bars in the last row of axes: depth under two columns, error under one."""
+    for ax in places:
+        ax.remove()
+    grid = places[0].get_subplotspec().get_gridspec()
+    depth_bar, error_bar = fig.add_subplot(grid[-1, 1:3]), fig.add_subplot(grid[-1, 3])
+    scale = ScalarMappable(norm, _colours(DEPTH_COLOURS))
+    fig.colorbar(scale, depth_bar, label="depth [m]", extend="both", orientation="horizontal")
+    scale = ScalarMappable(error_norm, _colours(ERROR_COLOURS))
+    fig.colorbar(scale, error_bar, label="relative error", extend="max", orientation="horizontal")
 
 
 def relative_error(prediction: Any, truth: Any) -> np.ndarray:
@@ -560,17 +587,23 @@ def query_picture(
     ax.scatter(places[:, 0], places[:, 1], s=70, c=answers, zorder=3, **look)
     for (u, v), metres, real in zip(places, answers, known, strict=True):
         text = f"{metres:.2f} m" + (f" ({real:.2f})" if real > 0 else "")
-        right = u < 0.8 * picture.shape[1]
-        ax.annotate(
-            text, (u, v), (9 if right else -9, 0), textcoords="offset points", va="center",
-            ha="left" if right else "right", fontsize="small", fontweight="bold", color="white",
-            path_effects=[withStroke(linewidth=2.6, foreground="#101010")], zorder=4,
-        )  # fmt: skip
+        _label_point(ax, (u, v), text, picture.shape)
     ax.axis("off")
     ax.set_title(title)
     scale = ScalarMappable(norm, DEPTH_COLOURS)
     fig.colorbar(scale, ax=ax, label="answered depth [m]", shrink=0.85, pad=0.01)
     return fig
+
+
+def _label_point(ax: Axes, point: tuple[float, float], text: str, shape: tuple[int, ...]) -> None:
+    """White text under a point of an image, or above it at the lower border."""
+    across, down = point[0] / shape[1], point[1] / shape[0]
+    side = "left" if across < 0.1 else "right" if across > 0.9 else "center"
+    ax.annotate(
+        text, point, (0, 9 if down > 0.92 else -9), textcoords="offset points", ha=side, zorder=4,
+        va="bottom" if down > 0.92 else "top", fontsize="small", fontweight="bold", color="white",
+        path_effects=[withStroke(linewidth=2.6, foreground="#101010")],
+    )  # fmt: skip
 
 
 @styled
@@ -622,6 +655,14 @@ def _above(ax: Axes, x: float, y: float, text: str) -> None:
     ax.annotate(text, (x, y), (0, 8), textcoords="offset points", ha="center", fontsize="small")
 
 
+def _short(count: float) -> str:
+    """A count in three digits: 950, 44 k, 96 M."""
+    for unit, size in ((" M", 1e6), (" k", 1e3)):
+        if count >= size:
+            return f"{count / size:.0f}{unit}"
+    return f"{count:.0f}"
+
+
 def _thousands(count: float) -> str:
     return f"{count:,.0f}".replace(",", "\u2009")
 
@@ -636,7 +677,8 @@ def _depth_limits(metres: np.ndarray) -> tuple[float, float]:
 
 
 def _metre_ticks(axis: Any, low: float, high: float) -> None:
-    axis.set_ticks([t for t in (0.1, 0.2, 0.5, 1, 2, 3, 5, 7, 10, 20, 50, 100) if low <= t <= high])
+    steps = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100)
+    axis.set_ticks([step for step in steps if low <= step <= high])
     axis.set_major_formatter(ScalarFormatter())
     axis.minorticks_off()
 
@@ -673,18 +715,3 @@ def _tight(fig: Figure) -> None:
 def _corner(ax: Axes, text: str) -> None:
     ax.text(0.02, 0.97, text, transform=ax.transAxes, va="top", fontsize="small", color="white",
             path_effects=[withStroke(linewidth=2.4, foreground="#101010")])  # fmt: skip
-
-
-def _colour_bar(
-    fig: Figure,
-    axes: Any,
-    norm: Normalize,
-    colours: Colormap,
-    label: str,
-    location: str = "right",
-    extend: str = "both",
-) -> None:
-    fig.colorbar(
-        ScalarMappable(norm, colours), ax=list(np.ravel(axes)), label=label, extend=extend,
-        location=location, shrink=0.8, aspect=30, pad=0.02,
-    )  # fmt: skip

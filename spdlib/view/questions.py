@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from spdlib.data.frames import Frames
+from spdlib.data.frames import Frames, spread
 from spdlib.data.queries import evaluation_points
 from spdlib.data.rooms import Rooms
 from spdlib.errors import ConfigError, DataError
@@ -74,7 +74,9 @@ def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
         return load(demo.best), f"This is the demo's network (AbsRel {error:.3f} on other rooms)."
     config = resolve("v15_2", profile, seed=seed, **QUICK[profile])
     data = open_data(config)
-    run = fit(config, data.train, data.selection, run_folder("", "00_start_here", profile))
+    print(f"no trained network here: training one for {config.steps} steps")
+    folder = run_folder("", "00_start_here", profile)
+    run = fit(config, data.train, data.selection, folder, progress=False)
     return load(run.best), (
         f"This network saw {config.train_frames} rooms for {config.steps} steps, which is next to "
         "nothing: take its depths as a demonstration. `make demo` trains a better one."
@@ -109,11 +111,6 @@ def look_at(image: str, focal: float, seed: int) -> Picture:
 def grid(camera: Camera, columns: int, rows: int) -> Tensor:
     """Points [rows * columns, 2] at the centres of equal rectangles that fill the image."""
     return lattice_points((rows, columns), camera.size)
-
-
-def spread(count: int, limit: int) -> list[int]:
-    """At most `limit` positions, evenly spread over `count`."""
-    return sorted({int(i) for i in np.linspace(0, count - 1, min(count, limit))})
 
 
 def depths_of(frames: Frames, truth: str | None = None, limit: int = 64) -> np.ndarray:

@@ -5,20 +5,28 @@ from __future__ import annotations
 import io
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 
-from spdlib.study.evaluation import compare_frames
+from spdlib.study.diagnostics import alarms
+from spdlib.study.evaluation import compare_frames, wide_scores
 from spdlib.study.runs import DEFAULT_ROOT, Run, write_bytes
 from spdlib.view.plots import BASELINE_GREYS, model_name
 
 BASELINES = tuple(BASELINE_GREYS)
 """Names of the image-free baselines in the tables, weakest first."""
-SHORT = ("abs_rel", "rmse", "delta1", "s_star")
+METRICS = {
+    "abs_rel": "AbsRel", "rmse": "RMSE [m]", "delta1": "δ1", "silog": "SILog", "s_star": "s*",
+    "scaled_abs_rel": "AbsRel × s*",
+}  # fmt: skip
+"""Scores of the short tables and their names for people."""
+NO_INTERVAL = "no interval"
+"""Verdict on a difference whose frames were not scored one by one: none."""
 SHORT_EVALUATIONS, SHORT_EPOCHS = 4, 4.0
 """A run with fewer evaluations or epochs than these is too short to judge."""
 
@@ -60,18 +68,33 @@ def keep(folder: str | Path, name: str, figure: Figure) -> Figure:
 # -- tables -----------------------------------------------------------------------------------
 
 
-def score_table(metrics: pd.DataFrame, names: Sequence[str] = SHORT) -> pd.DataFrame:
-    """One row per protocol, sites and model, one column per metric.
+def score_table(metrics: pd.DataFrame, names: Sequence[str] = tuple(METRICS)) -> pd.DataFrame:
+    """One row per protocol, sites and model, one column per metric, named for people.
 
     Args:
         metrics: metrics.csv of a run.
-        names: which metrics.
+        names: which of `METRICS`.
     """
-    rows = metrics[metrics["metric"].isin(names)]
-    keys = ["protocol", "sites", "model"]
-    wide = rows.pivot_table(index=keys, columns="metric", values="value", sort=False)
-    table = wide[[name for name in names if name in wide]].rename_axis(columns=None).reset_index()
-    return table.assign(model=table["model"].map(model_name))
+    table = wide_scores(metrics, names)
+    return table.assign(model=table["model"].map(model_name)).rename(columns=METRICS)
+
+
+def shown(table: pd.DataFrame, precision: int = 3) -> Styler:
+    """A table as notebooks show it: no index, text to the left, empty cells for NaN.
+
+    Args:
+        table: any table.
+        precision: decimals of numbers in numeric columns; others keep their shortest form.
+    """
+    number = table.select_dtypes("number").columns
+    text = [column for column in table if column not in number]
+    styled = table.style.hide(axis="index").format(precision=precision, na_rep="", thousands=",")
+    styled = styled.format(_shortest, subset=text)
+    return styled.set_properties(subset=text, **{"text-align": "left"})
+
+
+def _shortest(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def improvements(metrics: pd.DataFrame, frames: pd.DataFrame, model: str) -> pd.DataFrame:
@@ -85,7 +108,12 @@ def improvements(metrics: pd.DataFrame, frames: pd.DataFrame, model: str) -> pd.
     Returns:
         baseline, protocol, sites, score, baseline_score, improvement, low, high, verdict. The
         improvement is in percent of the baseline's score, as are the ends of the paired bootstrap
-        interval (95 %, over frames); the recorded protocol pools its points and has none (NaN).
+        interval (95 %, over frames). The recorded protocol takes as many points of every frame, so
+        that its pooled score is their mean; its dense score pools frames of different weight, has
+        no interval (NaN) and no verdict ("no interval").
+
+    Raises:
+        DataError: the score of a frame is NaN for one of two models.
     """
     table = metrics[metrics["metric"] == "abs_rel"]
     keys = zip(table["model"], table["protocol"], table["sites"], strict=True)
@@ -111,10 +139,27 @@ def _interval(
     sites: str,
     pair: tuple[float, float],
 ) -> tuple[float, float, str]:
-    if not protocol.startswith("eigen"):
-        return math.nan, math.nan, "better" if pair[0] < pair[1] else "worse"
+    scored = frames[(frames["protocol"] == protocol) & (frames["sites"] == sites)]
+    if not {model, baseline} <= set(scored["model"]):
+        return math.nan, math.nan, NO_INTERVAL
     found = compare_frames(frames, model, baseline, protocol, sites=sites)
     return -100 * found.high / pair[1], -100 * found.low / pair[1], found.verdict
+
+
+def recorded_scores(
+    metrics: pd.DataFrame, model: str, sites: str = "points"
+) -> tuple[str, dict[str, float]]:
+    """A network's scores under the recorded protocol, and the protocol's full name.
+
+    Args:
+        metrics: table of an evaluation.
+        model: the network's name in it.
+        sites: "points" or "dense".
+    """
+    mine = metrics[(metrics["model"] == model) & metrics["protocol"].str.startswith("recorded")]
+    protocol = str(mine["protocol"].iloc[0])
+    mine = mine[(mine["protocol"] == protocol) & (mine["sites"] == sites)]
+    return protocol, dict(zip(mine["metric"], mine["value"], strict=True))
 
 
 def beside_recorded(
@@ -132,11 +177,8 @@ def beside_recorded(
         score, this run, recorded; the column names say model and protocol.
     """
     best = recorded.iloc[int(recorded["abs_rel"].argmin())]
-    mine = metrics[(metrics["model"] == model) & metrics["protocol"].str.startswith("recorded")]
-    protocol = str(mine["protocol"].iloc[0])
-    mine = mine[mine["protocol"] == protocol]
-    points = mine[mine["sites"] == "points"].set_index("metric")["value"]
-    dense = mine[mine["sites"] == "dense"].set_index("metric")["value"]
+    protocol, points = recorded_scores(metrics, model)
+    _, dense = recorded_scores(metrics, model, "dense")
     far = bins[(bins["model"] == model) & (bins["protocol"] == protocol)
                & (bins["sites"] == "points") & (bins["bin"] == "[5, 10)")]["abs_rel"]  # fmt: skip
     names = {"abs_rel": "AbsRel", "s_star": "s*", "scaled_abs_rel": "AbsRel after scaling by s*",
@@ -152,20 +194,27 @@ def beside_recorded(
 # -- sentences --------------------------------------------------------------------------------
 
 
-def verdict(table: pd.DataFrame, history: pd.DataFrame, model: str, wanted: float) -> str:
-    """What the numbers say about the network against images never looked at, as Markdown.
+def verdict(
+    table: pd.DataFrame,
+    history: pd.DataFrame,
+    model: str,
+    wanted: float,
+    scores: Mapping[str, float],
+) -> str:
+    """What the numbers say about a network, as Markdown.
 
     Args:
         table: of `improvements`.
         history: history.csv of the run.
         model: the network's name.
         wanted: improvement in percent over both baselines that was asked for.
+        scores: under the recorded protocol, for the alarms of the log's reports.
     """
-    weakest = table.iloc[int(table["improvement"].argmin())]
-    lines = [f"**{_conclusion(table, weakest, history, model, wanted)}**", ""]
+    lines = [f"**{_conclusion(table, history, model, wanted)}**", ""]
     for row in table.itertuples():
-        lines.append(f"- {_comparison(row, model)}")
-    lines += ["", _ending(history)]
+        lines.append(f"- {_comparison(row)}")
+    found = "; ".join(alarms(scores)) or "none"
+    lines += ["", _ending(history), "", f"Alarms of the log's reports: {found}."]
     return "\n".join(lines)
 
 
@@ -174,25 +223,30 @@ def too_short(history: pd.DataFrame) -> bool:
     return len(history) < SHORT_EVALUATIONS or history["epoch"].iloc[-1] < SHORT_EPOCHS
 
 
-def _conclusion(
-    table: pd.DataFrame, weakest: pd.Series, history: pd.DataFrame, model: str, wanted: float
-) -> str:
-    where = f"({weakest['protocol']}, {weakest['sites']})"
-    against = f"the {model_name(str(weakest['baseline']))} {where}"
-    gain = weakest["improvement"]
+def _conclusion(table: pd.DataFrame, history: pd.DataFrame, model: str, wanted: float) -> str:
     if too_short(history):
         epochs = history["epoch"].iloc[-1]
         return (
             f"Too short to judge: {len(history)} evaluations over {epochs:g} epochs. "
             "The numbers below only show that the path works from end to end."
         )
-    if (table["verdict"] == "worse").any():
+    judged = table[table["verdict"] != NO_INTERVAL]
+    if judged.empty:
+        return f"Nothing follows: no score of {model} can be given an interval."
+    found = next(word for word in ("worse", "tie", "better") if word in set(judged["verdict"]))
+    rows = judged[judged["verdict"] == found]
+    weakest = rows.iloc[int(rows["improvement"].argmin())]
+    where = f"({weakest['protocol']}, {weakest['sites']})"
+    against = f"the {model_name(str(weakest['baseline']))} {where}"
+    gain = weakest["improvement"]
+    if found == "worse":
         return f"{model} does not beat every image-free baseline: it is worse than {against}."
-    if (table["verdict"] == "tie").any():
+    if found == "tie":
         return f"A tie: {model} cannot be told apart from {against}."
     if gain >= wanted:
+        protocols = " and ".join(dict.fromkeys(judged["protocol"]))
         return (
-            f"{model} beats both image-free baselines in both protocols by at least "
+            f"{model} beats both image-free baselines under {protocols} by at least "
             f"{math.floor(10 * gain) / 10:.1f} % in AbsRel (asked for: {wanted:g} %). "
             "It reads depth from the image."
         )
@@ -202,15 +256,16 @@ def _conclusion(
     )
 
 
-def _comparison(row: Any, model: str) -> str:
-    interval = "pooled points, no interval"
+def _comparison(row: Any) -> str:
+    sign, word = (1, "lower") if row.improvement >= 0 else (-1, "higher")
+    interval = "pooled over all frames: no interval, not judged"
     if math.isfinite(row.low):
-        interval = f"95 % interval {row.low:.1f} to {row.high:.1f} %"
+        low, high = sorted((sign * row.low, sign * row.high))
+        interval = f"95 % interval {low:.1f} to {high:.1f} %"
         interval += ", a tie" if row.verdict == "tie" else ""
-    word = "below" if row.improvement >= 0 else "above"
     return (
-        f"{row.protocol}, {row.sites}: {model} {row.score:.3f}, {abs(row.improvement):.1f} % "
-        f"{word} the {model_name(row.baseline)}'s {row.baseline_score:.3f} ({interval})"
+        f"{row.protocol}, {row.sites}: {row.score:.3f} against {row.baseline_score:.3f} of the "
+        f"{model_name(row.baseline)}, {sign * row.improvement:.1f} % {word} ({interval})"
     )
 
 
@@ -235,10 +290,10 @@ def _ending(history: pd.DataFrame) -> str:
 
 def closing(run: Run) -> str:
     """The end of a notebook's log: where the run lies and its short table."""
-    table = score_table(run.metrics)
+    table = score_table(run.metrics, ("abs_rel", "rmse", "delta1", "s_star"))
     folder = run.folder
     if folder.is_absolute() and folder.is_relative_to(project_root()):
         folder = folder.relative_to(project_root())
     frames = int(run.metrics["frames"].max())
-    text = table.to_string(index=False, float_format=lambda value: f"{value:.3f}")
-    return f"run: {folder}\n{frames} test frames; AbsRel and RMSE [m]: lower is better\n\n{text}"
+    text = table.to_string(index=False, float_format=lambda value: f"{value:.3f}", na_rep="")
+    return f"run: {folder}\n{frames} test frames; AbsRel and RMSE: lower is better\n\n{text}"

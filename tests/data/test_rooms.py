@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import pickle
 import random
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from spdlib.data.frames import Frame
 from spdlib.data.rooms import RoomBatch, Rooms, pack_rooms, render_rooms
 from spdlib.data.rooms_furniture import BALL, BOX, CYLINDER, LABELS, Solid, Style
 from spdlib.data.rooms_layout import FREE_ITEMS, WALL_ITEMS, Light, Pose, Room
@@ -72,9 +74,9 @@ def test_depth_is_planar_not_along_the_ray() -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_planes_stay_planes(axis: int) -> None:
-    centre, half = [0.0, 0.0, 0.0], [30.0, 30.0, 30.0]
-    centre[axis], half[axis] = (-1.0 if axis == 1 else 3.0), 0.5
-    slab = Solid(BOX, tuple(centre), tuple(half), GREY, LABELS["floor"])
+    centre = ((3.0, 0.0, 0.0), (0.0, -1.0, 0.0), (0.0, 0.0, 3.0))[axis]
+    half = ((0.5, 30.0, 30.0), (30.0, 0.5, 30.0), (30.0, 30.0, 0.5))[axis]
+    slab = Solid(BOX, centre, half, GREY, LABELS["floor"])
     depth = depth_of([slab], TURNED)
     seen = (depth > 0) & (depth < 30)
     assert seen.float().mean() > 0.2
@@ -170,7 +172,8 @@ def test_frames_carry_depth_labels_and_camera() -> None:
 
 def test_workers_render_the_same_frames() -> None:
     rooms = Rooms(4, seed=5, size=SIZE)
-    loader = DataLoader(rooms, batch_size=None, num_workers=2)  # type: ignore[arg-type]
+    dataset = cast("Dataset[Frame]", rooms)
+    loader: DataLoader[Frame] = DataLoader(dataset, batch_size=None, num_workers=2)
     for frame, number in zip(loader, range(4), strict=True):
         np.testing.assert_array_equal(frame.image, rooms[number].image)
 

@@ -23,7 +23,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from spdlib.data import cli, disk, store
+from spdlib.data import cli, hdf5_disk, store
 from spdlib.data.frames import Frame, Frames
 from spdlib.data.sources import BTSFolder, LabelledMat, PlainFolder, open_source
 from spdlib.data.store import PackedFrames, info, pack, resize_frame, verify
@@ -309,16 +309,13 @@ def test_interruption_leaves_the_previous_store(packed: Path, error: BaseExcepti
 def test_unwritable_folder(tmp_path: Path) -> None:
     source = ListFrames([frame()])
     (tmp_path / "file").write_text("")
-    for folder in (tmp_path / "absent", tmp_path / "file"):
-        with pytest.raises(
-            DataError, match=rf"{folder.name}: cannot write there .*writable folder"
-        ):
-            pack(source, folder / "s.h5", "train")
+    with pytest.raises(DataError, match=r"cannot write .*file/s\.h5.*choose another folder"):
+        pack(source, tmp_path / "file" / "s.h5", "train")
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(stat.S_IRUSR | stat.S_IXUSR)
     if not os.access(closed, os.W_OK):  # the superuser may write anywhere
-        with pytest.raises(DataError, match="closed: cannot write there"):
+        with pytest.raises(DataError, match=r"cannot write .*closed/s\.h5"):
             pack(source, closed / "s.h5", "train")
     closed.chmod(stat.S_IRWXU)
 
@@ -338,8 +335,8 @@ def test_full_disk(
         written += len(part)
         return pwrite(handle, part, offset)
 
-    monkeypatch.setattr(disk.os, "pwrite", limited)
-    with pytest.raises(DataError, match=r"store.h5: .*No space left on device.*free space"):
+    monkeypatch.setattr(hdf5_disk.os, "pwrite", limited)
+    with pytest.raises(DataError, match=r"store.h5: .*No space left on device.*is kept"):
         pack(BTSFolder(layouts.bts(), "test"), packed, "test")
     assert written == room
     monkeypatch.undo()
@@ -366,7 +363,7 @@ def test_refused_writes_end_the_process_in_good_order(packed: Path, layouts: Lay
     command = [sys.executable, "-c", FILE_TOO_LARGE, str(layouts.bts()), str(packed)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "could not be written" in done.stdout and "is untouched" in done.stdout
+    assert "cannot write" in done.stdout and "is kept" in done.stdout
     assert_untouched(packed, before)
 
 

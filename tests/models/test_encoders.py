@@ -290,7 +290,8 @@ def test_a_file_may_say_its_own_input(tmp_path: Path) -> None:
     safetensors.torch.save_file(timm.create_model(TINY).state_dict(), path, said)
     config = Encoder(EncoderConfig(TINY, weights=str(path))).config
     assert (config.mean, config.std, config.padding) == (HALF, (0.25, 0.5, 1.0), "same")
-    assert Encoder(local(TINY, path)).config.padding == "symmetric"  # the caller's word wins
+    with pytest.raises(ConfigError, match=r"padding='symmetric' contradicts its weights.*'same'"):
+        Encoder(EncoderConfig(TINY, weights=str(path), padding="symmetric"))
     safetensors.torch.save_file(timm.create_model(TINY).state_dict(), path, {**said, "std": "one"})
     with pytest.raises(ConfigError, match=r"said.safetensors: std 'one' is not three numbers"):
         Encoder(EncoderConfig(TINY, weights=str(path)))

@@ -94,5 +94,5 @@ def test_start_here_says_that_its_network_is_hardly_trained(
 def test_a_misspelt_file_stops_start_here(repository: Path, tmp_path: Path) -> None:
     notebook = repository / "notebooks" / "00_start_here.ipynb"
     values = {"profile": "smoke", "model": str(tmp_path)}
-    with pytest.raises(NotebookError, match="no config.json"):
+    with pytest.raises(NotebookError, match=r"no config\.json"):
         run_notebook(notebook, values, tmp_path / "out.ipynb", log=io.StringIO())

@@ -40,19 +40,34 @@ accelerator.end_training()
 """
 
 
+NOTED = """
+from pathlib import Path
+from spdlib.study import training
+scores = training.selection_scores
+
+def noted(model, frames, truth, processes):
+    name = f"scored_{processes.num_processes}_{processes.process_index}"
+    Path(sys.argv[1]).with_name(name).write_text(model.fingerprint())
+    return scores(model, frames, truth, processes)
+
+training.selection_scores = noted
+"""
+"""Before the training: note which network each process scores."""
+
+
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
 
 
-def launch(folder: Path, config: RunConfig, world: int) -> None:
+def launch(folder: Path, config: RunConfig, world: int, worker: str = WORKER) -> None:
     """Run the worker in `world` processes, as a launcher does."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(world)}
     processes = []
     for rank in range(world):
         ranks = {**address, "RANK": str(rank), "LOCAL_RANK": str(rank)} if world > 1 else {}
-        words = [sys.executable, "-c", WORKER, str(folder), json.dumps(config.to_dict())]
+        words = [sys.executable, "-c", worker, str(folder), json.dumps(config.to_dict())]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", **ranks}
         processes.append(
             subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
@@ -82,6 +97,21 @@ def test_two_processes_equal_one(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "2" / "record.json").read_text())
     assert record["processes"] == 2
     assert_same_tables(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_processes_score_one_network_though_batchnorm_learns(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    config = resolve(
+        "v15_2", "smoke", image_size=(32, 64), steps=3, evaluate_every=3, batch_size=4, points=32,
+        ema_decay=0.9,
+    )  # fmt: skip
+    assert config.train_batchnorm
+    worker = WORKER.replace("\nconfig =", f"{NOTED}\nconfig =", 1)
+    launch(tmp_path / "run", config, 2, worker.replace("workers=0", "workers=0, tensorboard=True"))
+    first, second = ((tmp_path / f"scored_2_{rank}").read_text() for rank in (0, 1))
+    assert first == second
+    assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
 
 
 def assert_same_tables(one: Path, two: Path) -> None:

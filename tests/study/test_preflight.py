@@ -72,6 +72,57 @@ def test_missing_depth_is_refused(
         check(model, Scaled(rooms, 0.0), held_out, small)
 
 
+class Seen:
+    """Frames through other lenses: the i-th camera's focal lengths times the i-th factor."""
+
+    def __init__(self, frames: Frames, factors: list[float]) -> None:
+        self.source, self.factors, self.ids = frames, factors, frames.ids
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Frame:
+        frame, factor = self.source[index], self.factors[index]
+        camera = frame.camera
+        camera = replace(camera, fx=factor * camera.fx, fy=factor * camera.fy)
+        return replace(frame, camera=camera)
+
+
+def test_training_through_two_lenses_is_refused_unless_allowed(
+    model: DepthModel, rooms: Frames, held_out: Frames, small: RunConfig
+) -> None:
+    two = Seen(rooms, [1.0] * 9 + [1.1])
+    with pytest.raises(PreflightError, match=r"focal ratio within training is 1\.1"):
+        check(model, two, held_out, small)
+    check(model, two, held_out, replace(small, focal_mismatch=True))
+
+
+def test_selection_frames_are_looked_at_as_the_network_will_see_them(
+    small: RunConfig, rooms: Frames, held_out: Frames
+) -> None:
+    model = build_model(small, rooms)
+    longer = Seen(held_out, [1.0, 1.0, 1.3])
+    # Told its focal length, the network resizes the third frame to it; not told, it cannot.
+    table = check(model, rooms, longer, small).set_index("check")
+    assert float(table.loc["focal ratio validation / training", "value"]) == pytest.approx(1, 0.02)
+    model.config = replace(model.config, focal=None)
+    with pytest.raises(PreflightError, match="focal ratio validation / training is"):
+        check(model, rooms, longer, small)
+
+
+def test_selection_frame_that_cannot_be_scored_is_refused(
+    model: DepthModel, rooms: Frames, held_out: Frames, small: RunConfig
+) -> None:
+    far = Scaled(held_out, 1000.0)
+    with pytest.raises(PreflightError, match="scored pixels of a selection frame is 0"):
+        check(model, rooms, far, small)
+
+
+def test_no_selection_frame_is_refused(model: DepthModel, rooms: Frames, small: RunConfig) -> None:
+    with pytest.raises(PreflightError, match="frames training / selection is 10 / 0"):
+        check(model, rooms, Subset(rooms, []), small)
+
+
 def test_another_focal_length_is_refused_unless_allowed(
     small: RunConfig, rooms: Frames, held_out: Frames
 ) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,22 @@ def assert_same_outcome(run: Run, whole: Run) -> None:
     assert run.record["status"] == whole.record["status"] == "finished"
 
 
+def continued_at(run: Run) -> list[int]:
+    return [each["step"] for each in run.record["continued_at"]]
+
+
+def interrupt(patched: pytest.MonkeyPatch, number: int, after: int) -> None:
+    """Send this process a signal at the step that is its `after`-th."""
+    step = _Trainer._step
+
+    def step_under_signal(trainer: _Trainer, batch: Any) -> None:
+        if trainer.counters.step == after - 1:
+            os.kill(os.getpid(), number)
+        step(trainer, batch)
+
+    patched.setattr(_Trainer, "_step", step_under_signal)
+
+
 def test_killed_in_mid_epoch(config: RunConfig, run_fit: Fit, whole: Run, tmp_path: Path) -> None:
     folder = tmp_path / "killed"
     words = [sys.executable, "-c", KILLED, str(folder), json.dumps(config.to_dict())]
@@ -76,7 +93,7 @@ def test_killed_in_mid_epoch(config: RunConfig, run_fit: Fit, whole: Run, tmp_pa
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert Run.open(folder).record["status"] == "running"
     run = run_fit(config, folder)
-    assert run.record["continued_at"] == [3]
+    assert continued_at(run) == [3]
     assert_same_outcome(run, whole)
 
 
@@ -85,16 +102,9 @@ def test_interrupted(
     config: RunConfig, run_fit: Fit, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     number: int,
 ) -> None:  # fmt: skip
-    step = _Trainer._step
-
-    def step_under_signal(trainer: _Trainer, batch: Any) -> None:
-        if trainer.counters.step == 3:
-            os.kill(os.getpid(), number)
-        step(trainer, batch)
-
     before = signal.getsignal(number)
     with monkeypatch.context() as patched:
-        patched.setattr(_Trainer, "_step", step_under_signal)
+        interrupt(patched, number, after=4)
         with pytest.raises(KeyboardInterrupt, match=r"after step 4 of 7.*same command again"):
             run_fit(config, tmp_path / "run", workers=1)
     assert signal.getsignal(number) == before
@@ -102,8 +112,24 @@ def test_interrupted(
     assert stopped.record["status"] == "interrupted"
     assert stopped.record["steps_done"] == 4
     run = run_fit(config, tmp_path / "run")
-    assert run.record["continued_at"] == [4]
+    assert continued_at(run) == [4]
     assert_same_outcome(run, whole)
+
+
+def test_interrupted_under_autocast(
+    config: RunConfig, run_fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    half = replace(config, precision="bf16_cpu", steps=4)
+    whole = run_fit(half, tmp_path / "whole")
+    with monkeypatch.context() as patched:
+        interrupt(patched, signal.SIGTERM, after=2)
+        with pytest.raises(KeyboardInterrupt):
+            run_fit(half, tmp_path / "run")
+    run = run_fit(half, tmp_path / "run")
+    assert continued_at(run) == [2]
+    assert_same_outcome(run, whole)
+    full = run_fit(replace(config, steps=4), tmp_path / "full")
+    assert list(full.history["train_loss"]) != list(run.history["train_loss"])
 
 
 def test_killed_before_the_first_checkpoint_starts_again(
@@ -136,5 +162,5 @@ def test_later_rows_of_the_history_are_written_again(
             run_fit(config, tmp_path / "run", checkpoint_every=2)
     assert list(Run.open(tmp_path / "run").history["step"]) == [5]
     run = run_fit(config, tmp_path / "run")
-    assert run.record["continued_at"] == [4]
+    assert continued_at(run) == [4]
     assert_same_outcome(run, whole)

@@ -13,10 +13,20 @@ import pandas as pd
 import pytest
 
 from spdlib.data.frames import Frames, Subset
+from spdlib.data.rooms import Rooms
 from spdlib.data.store import PackedFrames, pack
 from spdlib.errors import RunError
 from spdlib.study import runs
-from spdlib.study.runs import Run, describe_frames, machine, recorded_v15_1, write_bytes
+from spdlib.study.datasets import InMemory
+from spdlib.study.runs import (
+    Run,
+    code_version,
+    describe_frames,
+    machine,
+    recorded_v15_1,
+    source_hash,
+    write_bytes,
+)
 
 
 def test_machine_names_hardware_and_versions_only() -> None:
@@ -97,6 +107,28 @@ def test_frames_are_described_by_content_not_by_path(tmp_path: Path, rooms: Fram
     assert str(tmp_path) not in json.dumps(described)
     other = describe_frames(Subset(PackedFrames(store, "train"), [0, 2]))
     assert other["ids_hash"] != described["ids_hash"]
+
+
+def test_copies_in_memory_are_described_by_content() -> None:
+    described = [
+        describe_frames(Subset(InMemory(Rooms(2, size=size)), [0, 1]))
+        for size in ((24, 32), (24, 32), (30, 40))
+    ]
+    assert described[0] == described[1]
+    assert described[0]["fingerprint"] != described[2]["fingerprint"]
+    assert described[0]["ids_hash"] == described[2]["ids_hash"]
+
+
+def test_changed_source_has_another_hash(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a.py").write_text("x = 1\n")
+    (tmp_path / "inner" / "b.py").write_text("y = 2\n")
+    before = source_hash(tmp_path)
+    (tmp_path / "notes.txt").write_text("not code")
+    assert source_hash(tmp_path) == before
+    (tmp_path / "inner" / "b.py").write_text("y = 3\n")
+    assert source_hash(tmp_path) != before
+    assert code_version()["source_hash"] == source_hash(Path(runs.__file__).parents[1])
 
 
 def test_recorded_v15_1_is_the_logs_table() -> None:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors.torch
 import torch
 
 import spdlib
-from spdlib.data.frames import Frame, Frames
+from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.data.rooms import Rooms
 from spdlib.errors import RunError
 from spdlib.study import training
@@ -23,7 +24,13 @@ from spdlib.study.evaluation import evaluate, selection_scores
 from spdlib.study.experiments import RunConfig, resolve
 from spdlib.study.losses import LossValue
 from spdlib.study.runs import Run
-from spdlib.study.training import HISTORY_COLUMNS, effective_focal, fit, learning_rate
+from spdlib.study.training import (
+    HISTORY_COLUMNS,
+    batch_loss,
+    effective_focal,
+    fit,
+    learning_rate,
+)
 
 Fit = Callable[..., Run]
 
@@ -64,7 +71,7 @@ def test_run_leaves_everything_needed_to_repeat_it(
     assert record["parameters"]["total"] == sum(
         count for name, count in record["parameters"].items() if name != "total"
     )
-    assert {"commit", "dirty"} == set(record["code"])
+    assert {"commit", "dirty", "source_hash"} == set(record["code"])
     assert {row["field"] for row in record["deviations"]} >= {"encoder", "steps", "image_size"}
     assert RunConfig.from_dict(run.config) == small
     printed = capsys.readouterr().out.splitlines()
@@ -95,6 +102,79 @@ def test_other_config_is_refused_by_field(tmp_path: Path, small: RunConfig, run_
         run_fit(replace(small, silog_lambda=0.85), tmp_path)
     with pytest.raises(RunError, match="already holds a run"):
         run_fit(small, tmp_path, resume=False)
+
+
+@pytest.mark.parametrize("status", ["finished", "interrupted"])
+def test_other_data_are_refused_by_name(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, held_out: Frames, status: str
+) -> None:
+    run = run_fit(replace(small, steps=2), tmp_path)
+    run.update_record({"status": status})
+    larger = InMemory(Rooms(10, size=(60, 80)))  # the same names, other pixels
+    options = {"device": "cpu", "workers": 0, "progress": False}
+    with pytest.raises(RunError, match=r"other data \(train fingerprint: .* -> .*another folder"):
+        fit(replace(small, steps=2), larger, held_out, tmp_path, **options)  # type: ignore[arg-type]
+    fewer = Subset(larger, [0, 1])
+    with pytest.raises(RunError, match=r"train frames: 10 -> 2; train ids_hash: "):
+        fit(replace(small, steps=2), fewer, held_out, tmp_path, **options)  # type: ignore[arg-type]
+
+
+def test_other_encoder_weights_are_refused(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
+    file = tmp_path / "encoder.safetensors"
+    body = training.build_model(small, InMemory(Rooms(1, size=(48, 64)))).encoder.body
+    state = {name: tensor.contiguous() for name, tensor in body.state_dict().items()}
+    known = {"mean": "0.5,0.5,0.5", "std": "0.5,0.5,0.5", "padding": "symmetric"}
+    safetensors.torch.save_file(state, file, known)
+    config = replace(small, weights=str(file), steps=2)
+    run_fit(config, tmp_path / "run")
+    safetensors.torch.save_file(state, file, {**known, "of": "elsewhere"})
+    with pytest.raises(RunError, match="encoder weights: "):
+        run_fit(config, tmp_path / "run")
+    file.unlink()  # a run carries its encoder
+    assert run_fit(config, tmp_path / "run").finished
+
+
+def test_score_that_is_not_finite_stops_the_run(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*args: Any) -> dict[str, float]:
+        return {**selection_scores(*args), "sel_abs_rel": math.nan}
+
+    monkeypatch.setattr(training, "selection_scores", nothing)
+    with pytest.raises(RunError, match=r"selection AbsRel is nan at step 2.*learning rate"):
+        run_fit(small, tmp_path)
+    assert not Run.open(tmp_path).finished
+
+
+def test_change_of_machine_is_told(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_fit(small, tmp_path)
+    machine = run.record["machine"]
+    older = {**machine["libraries"], "torch": "1.0"}
+    run.update_record({"status": "interrupted", "machine": {**machine, "libraries": older}})
+    run_fit(small, tmp_path, progress=True)
+    assert "not bit for bit as begun: torch 1.0 -> " in capsys.readouterr().out
+    (continued,) = run.record["continued_at"]
+    assert set(continued) == {"step", "code", "machine"}
+    assert continued["machine"] == machine
+
+
+def test_points_need_no_depth_on_the_device(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def noted(model: Any, batch: dict[str, torch.Tensor], config: RunConfig) -> LossValue:
+        seen.append(set(batch))
+        return batch_loss(model, batch, config)
+
+    monkeypatch.setattr(training, "batch_loss", noted)
+    run_fit(replace(small, steps=2), tmp_path / "points")
+    dense = replace(small, steps=2, supervision="dense", points=0)
+    run_fit(dense, tmp_path / "dense")
+    points = {"image", "points", "truth", "valid", "index"}
+    assert seen == [points, points, {"image", "depth", "index"}, {"image", "depth", "index"}]
 
 
 def test_unwritable_folder_is_refused_before_training(
@@ -139,7 +219,7 @@ def test_full_disk_at_a_checkpoint_keeps_the_previous_one(
             run_fit(small, tmp_path / "run")
     monkeypatch.undo()
     run = run_fit(small, tmp_path / "run")
-    assert run.record["continued_at"] == [2]
+    assert [each["step"] for each in run.record["continued_at"]] == [2]
     assert _same_weights(run, reference)
 
 

@@ -62,7 +62,7 @@ def bins() -> pd.DataFrame:
 
 @pytest.fixture
 def frames() -> pd.DataFrame:
-    """Twenty frames whose errors scatter about the models' scores."""
+    """Twenty frames whose errors scatter about the models' scores; recorded/dense has none."""
     noise = np.random.default_rng(0).normal(0, 0.01, 20)
     tables = [
         pd.DataFrame(
@@ -74,7 +74,7 @@ def frames() -> pd.DataFrame:
                 "abs_rel": score + noise - noise.mean() + 0.001 * i * np.resize([1, -1], 20),
             }
         )
-        for protocol, sites in PROTOCOLS[:2]
+        for protocol, sites in PROTOCOLS[:3]
         for i, (model, score) in enumerate(MODELS.items())
     ]
     return pd.concat(tables, ignore_index=True)

@@ -120,9 +120,3 @@ def test_the_demos_network_is_found(
     network, origin = questions.any_network("", "demo", 0)
     assert network.fingerprint() == model.fingerprint()
     assert "AbsRel 0.200" in origin
-
-
-def test_without_a_network_one_is_trained_and_says_so() -> None:
-    network, origin = questions.any_network("", "smoke", 0)
-    assert "6 steps, which is next to nothing" in origin
-    assert not network.training

@@ -1,62 +1,11 @@
-"""Writing a file so that a failure leaves the previous one, and HDF5 above a disk that may fill."""
+"""HDF5 above a disk that may fill."""
 
 from __future__ import annotations
 
 import io
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-from spdlib.errors import DataError
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that becomes `path` if the block ends well, else vanishes.
-
-    Raises:
-        DataError: the folder is not writable, or writing failed (for example a full disk); the
-            file that was at `path` before is untouched.
-    """
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise DataError(
-            f"{path.parent}: cannot write there ({error.strerror}); choose an existing, writable "
-            "folder"
-        ) from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets only its owner read
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        raise DataError(
-            f"{path}: could not be written ({error}); the previous file, if any, is untouched: "
-            "free space or choose another folder"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class Disk(io.RawIOBase):
