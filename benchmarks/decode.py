@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -178,26 +179,22 @@ def depth_anything(quick: bool = False) -> Any:
         ConfigError: transformers is not installed.
     """
     try:
-        from transformers import (
-            DepthAnythingConfig,
-            DepthAnythingForDepthEstimation,
-            Dinov2Config,
-        )
+        library: Any = import_module("transformers")
     except ImportError:
         raise ConfigError(
             "comparing with DAv2-S needs transformers: pip install '.[bench]'"
         ) from None
     layers, width = (4, 32) if quick else (12, 384)
-    backbone = Dinov2Config(
+    backbone = library.Dinov2Config(
         hidden_size=width, num_hidden_layers=layers, num_attention_heads=width // 64 or 1,
         image_size=518, patch_size=14, reshape_hidden_states=False, apply_layernorm=True,
         out_features=[f"stage{layers * part // 4}" for part in (1, 2, 3, 4)],
     )  # fmt: skip
-    config = DepthAnythingConfig(
+    config = library.DepthAnythingConfig(
         backbone_config=backbone, reassemble_hidden_size=width, patch_size=14,
         neck_hidden_sizes=[48, 96, 192, 384], fusion_hidden_size=64,
     )  # fmt: skip
-    return DepthAnythingForDepthEstimation(config).eval()
+    return library.DepthAnythingForDepthEstimation(config).eval()
 
 
 def depth_anything_operation(device: torch.device, quick: bool) -> Operation:
@@ -273,8 +270,9 @@ def timings(operations: Sequence[Operation], seconds: Sequence[float]) -> pd.Dat
 
 def ratios(table: pd.DataFrame, subject: Subject) -> list[dict[str, Any]]:
     """What the timings of one network say, beside the aims."""
-    known = table.set_index(["network", "operation", "k"])["milliseconds"].to_dict()
-    own = {key[1:]: ms for key, ms in known.items() if key[0] == subject.label}
+    rows = zip(*(table[c] for c in ("network", "operation", "k", "milliseconds")), strict=True)
+    known = {(network, operation, k): ms for network, operation, k, ms in rows}
+    own = {(o, k): ms for (network, o, k), ms in known.items() if network == subject.label}
     k = 1024 if 1024 in subject.ks else max(subject.ks)
     asked = own["encode + queries", COMPANY]
     values = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -24,6 +24,9 @@ Maps = Mapping[str, Tensor]
 
 GROUP = 256
 """Queries that networks with dependent queries answer together (decisions 7)."""
+
+CHUNK = {"cpu": 1024, "cuda": 16_384}
+"""Queries decoded at a time: few enough for a CPU's cache, enough to fill a GPU."""
 
 
 class Decoder(Protocol):
@@ -73,13 +76,13 @@ class Scene:
         return len(next(iter(self.maps.values())))
 
     @torch.no_grad()
-    def depth_at(self, points: Any, chunk: int = 4096, group: int | None = None) -> Tensor:
+    def depth_at(self, points: Any, chunk: int | None = None, group: int | None = None) -> Tensor:
         """Metric depth at pixels of the given image.
 
         Args:
             points: (u, v), [K, 2] for a scene of one image or [B, K, 2]; u to the right, v down,
                 integers are pixel centres, fractions allowed.
-            chunk: queries decoded at a time; changes memory, not results.
+            chunk: queries decoded at a time, default `CHUNK`; changes memory, not results.
             group: queries that share one pass and may influence each other. Default 256 for
                 networks with dependent queries, whose answers it changes; `chunk` for the others.
 
@@ -90,17 +93,18 @@ class Scene:
             QueryError: no points, wrong shape, NaN, a point outside the image, or a chunk or
                 group below 1.
         """
-        if chunk < 1:
+        if chunk is not None and chunk < 1:
             raise QueryError(f"chunk must be at least 1 query; got {chunk}")
         if group is not None and group < 1:
             raise QueryError(f"group must be at least 1 query; got {group}")
         asked = self._check(points)
         inside = self._to_network(asked.view(-1, *asked.shape[-2:]))
+        chunk = chunk or CHUNK.get(inside.device.type, CHUNK["cpu"])
         size = group or (chunk if self.model.queries_are_independent else GROUP)
         parts = [self.model.decode(self.maps, part, self.padded) for part in inside.split(size, 1)]
         return torch.cat(parts, 1).view(asked.shape[:-1])
 
-    def points_3d(self, points: Any, chunk: int = 4096) -> Tensor:
+    def points_3d(self, points: Any, chunk: int | None = None) -> Tensor:
         """3-D points [K, 3] or [B, K, 3] in metres (x right, y down, z forward).
 
         Raises:
@@ -167,7 +171,9 @@ class Scene:
                 record = json.loads((file.metadata() or {})["scene"])
                 maps = {name: file.get_tensor(name).to(model.device) for name in file.keys()}  # noqa: SIM118
             encoder, assumed = record["model"], record["camera_assumed"]
-            sizes = [tuple(record[name]) for name in ("image_size", "resized", "padded")]
+            image_size, resized, padded = (
+                _size(record[name]) for name in ("image_size", "resized", "padded")
+            )
             camera = Camera.from_dict(record["camera"]) if record["camera"] else None
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise QueryError(
@@ -179,7 +185,7 @@ class Scene:
                 f"{path} was encoded by another network or other weights "
                 f"({encoder[:12]}, not {own[:12]}); encode the image again"
             )
-        return cls(model, maps, *sizes, camera, assumed)
+        return cls(model, maps, image_size, resized, padded, camera, assumed)
 
     def _check(self, points: Any) -> Tensor:
         """Points as a tensor like the maps, [K, 2] or [B, K, 2], all finite and inside."""
@@ -220,6 +226,11 @@ class Scene:
         """Pixels of the caller's image -> pixels of the resized (and padded) one."""
         ratio = [self.resized[1] / self.image_size[1], self.resized[0] / self.image_size[0]]
         return (points + 0.5) * points.new_tensor(ratio) - 0.5
+
+
+def _size(values: Sequence[int]) -> Size:
+    height, width = values
+    return height, width
 
 
 def _cells(pixels: Tensor, image: int, resized: int, padded: int, cells: int) -> Tensor:

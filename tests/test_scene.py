@@ -312,6 +312,21 @@ def test_dependent_queries_are_asked_in_groups_of_256() -> None:
     assert groups.unique(return_counts=True)[0].tolist() == [88, 256]
 
 
+def test_a_group_of_another_size_can_be_asked_together(
+    model: DepthModel, image: np.ndarray
+) -> None:
+    config = ModelConfig("v15_2", spdlib.EncoderConfig("mobilenetv3_small_050"), SIZE)
+    scene = Company(config).encode(torch.rand(3, *SIZE))
+    points = points_in(SIZE, 1024)
+    for group in (1, 64, 1024):
+        assert scene.depth_at(points, group=group).unique().tolist() == [group]
+    with pytest.raises(QueryError, match="group must be at least 1 query; got 0"):
+        scene.depth_at(points, group=0)
+    independent = model.encode(image)
+    alone = independent.depth_at(points[:9], group=1)
+    torch.testing.assert_close(alone, independent.depth_at(points[:9]))
+
+
 def test_scenes_made_under_autocast_answer_outside_it(model: DepthModel, image: np.ndarray) -> None:
     with torch.autocast("cpu", torch.bfloat16):
         scene = model.encode(image)

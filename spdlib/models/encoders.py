@@ -119,7 +119,7 @@ class Encoder(nn.Module):
     def forward(self, images: Tensor) -> list[Tensor]:
         """RGB images [B, 3, H, W] in 0..1 -> four levels [B, C_l, h_l, w_l], finest first."""
         images = (images - self.mean) / self.std
-        if self.is_vit:
+        if isinstance(self.body, VisionTransformer):
             return vit_taps(self.body, images, self.config.taps)
         return list(self.body(images))
 
@@ -165,6 +165,7 @@ def vit_taps(vit: VisionTransformer, images: Tensor, taps: Sequence[int]) -> lis
 
 def _add_positions(vit: VisionTransformer, tokens: Tensor, grid: Size) -> Tensor:
     """Tokens [B, h * w, C] with positions added and the class and register tokens in front."""
+    assert vit.pos_embed is not None  # such networks are refused when they are built
     prefix = vit.num_prefix_tokens
     embed, _ = full_precision(vit.pos_embed)
     count = 0 if vit.no_embed_class else prefix

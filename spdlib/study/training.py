@@ -729,9 +729,13 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
 
 
 def _leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C reaches every process of a terminal; the parent decides when its workers end."""
+    """Ctrl-C, and SIGTERM to a whole group, reach workers too; the parent ends them by itself.
+
+    A worker that died of the signal would end the run before its state is saved. Workers whose
+    parent is gone notice within seconds.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -39,8 +39,8 @@ def exact_network(network: DepthModel) -> DepthModel:
     """The same in float64, every decoder weight moved so that none is zero, one or tiny."""
     network = network.double()
     with torch.no_grad():
-        for part in (network.neck, network.global_path, network.local_path):
-            for parameter in part.parameters():
+        for name, parameter in network.named_parameters():
+            if not name.startswith("encoder."):
                 parameter.add_(torch.randn_like(parameter), alpha=0.1)
     return network
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -73,8 +74,8 @@ def test_taps_carry_the_final_norm() -> None:
     vit = encoder.body
     assert isinstance(vit, VisionTransformer)
     with torch.no_grad():
-        nn.init.normal_(vit.norm.weight)
-        nn.init.normal_(vit.norm.bias)
+        for parameter in vit.norm.parameters():
+            nn.init.normal_(parameter)
         images = torch.randn(1, 3, 224, 224)
         found = vit_taps(vit, images, (2, 5, 8, 11))
         expected = vit.get_intermediate_layers(images, n=[2, 5, 8, 11], reshape=True, norm=True)
@@ -110,8 +111,8 @@ def test_position_table_is_resized_as_transformers_does(size: tuple[int, int]) -
         img_size=70, patch_size=14, embed_dim=32, depth=1, num_heads=2, num_classes=0
     )
     with torch.no_grad():
-        vit.pos_embed.copy_(nn.init.normal_(theirs.position_embeddings))
-        vit.cls_token.copy_(nn.init.normal_(theirs.cls_token))
+        for ours, other in (("pos_embed", "position_embeddings"), ("cls_token", "cls_token")):
+            vit.get_parameter(ours).copy_(nn.init.normal_(theirs.get_parameter(other)))
         vit.patch_embed.proj.load_state_dict(theirs.patch_embeddings.projection.state_dict())
         seen: list[Tensor] = []
         vit.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
@@ -269,7 +270,7 @@ def test_real_weights_load_strictly(encoder_weights: Path) -> None:
 @pytest.mark.parametrize("name", [TINY, "convnext_atto", "vit_tiny_patch16_224"])
 def test_whole_timm_files_fit_the_feature_extractor(name: str, tmp_path: Path) -> None:
     """With a classifier, and with the names that feature extractors change."""
-    whole = timm.create_model(name, num_classes=10).eval()
+    whole: Any = timm.create_model(name, num_classes=10).eval()
     path = tmp_path / "timm.safetensors"
     safetensors.torch.save_file(whole.state_dict(), path)
     encoder = Encoder(local(name, path)).eval()

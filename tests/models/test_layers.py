@@ -62,12 +62,13 @@ def test_full_precision_leaves_autocast() -> None:
 def test_vit_neck() -> None:
     neck = ViTNeck([384] * 4)
     assert count_parameters(neck) == 218_048
-    convolutions = sum(count_parameters(level[0]) for level in neck.project)  # type: ignore[index]
-    norms = sum(count_parameters(level[1]) for level in neck.project)  # type: ignore[index]
-    assert (convolutions, norms) == (98_560, 512)
+    levels = [layer for level in neck.project for layer in level.children()]
+    convolutions = [count_parameters(x) for x in levels if isinstance(x, nn.Conv2d)]
+    norms = [count_parameters(x) for x in levels if isinstance(x, ChannelLayerNorm)]
+    assert (sum(convolutions), sum(norms)) == (98_560, 512)
     assert [count_parameters(layer) for layer in neck.resize] == [65_600, 16_448, 0, 36_928]
-    levels = neck([torch.randn(1, 384, 5, 6)] * 4)
-    assert [tuple(x.shape[1:]) for x in levels] == [
+    maps = neck([torch.randn(1, 384, 5, 6)] * 4)
+    assert [tuple(x.shape[1:]) for x in maps] == [
         (64, 20, 24), (64, 10, 12), (64, 5, 6), (64, 3, 3),
     ]  # fmt: skip
 

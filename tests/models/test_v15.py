@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -269,7 +270,7 @@ def test_l1_must_be_twice_l2(network: DepthModel, images: Tensor) -> None:
     def crop(_: nn.Module, __: object, levels: list[Tensor]) -> list[Tensor]:
         return [levels[0][..., :-1], *levels[1:]]
 
-    hook = network.neck.register_forward_hook(crop)  # type: ignore[union-attr, arg-type]
+    hook = network.neck.register_forward_hook(crop)  # type: ignore[union-attr]
     with pytest.raises(ModelError, match="needs L1 = 2 L2"):
         network(images)
     hook.remove()
@@ -331,6 +332,6 @@ def test_recorded_initialisation() -> None:
 
 
 @pytest.mark.parametrize("options", [{"sparse": "fast"}, {"init": "zero"}, {"colour": 1}])
-def test_unknown_options_are_refused(options: dict[str, object]) -> None:
+def test_unknown_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="v15_2"):
         create_model("v15_2", "mobilenetv3_small_050", **options)

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.errors import DataError, RunError
-from spdlib.geometry import NYU_CAMERA
+from spdlib.geometry import NYU_CAMERA, Size
 from spdlib.models import DepthModel
+from spdlib.scene import Maps, Scene
 from spdlib.study.evaluation import (
     Evaluation,
     MapPredictor,
     ModelPredictor,
+    SceneAnswers,
     View,
+    _Alone,
+    _Sweep,
+    compare_frames,
     evaluate,
     evaluate_run,
     load_examples,
+    selection_scores,
+    wide_scores,
 )
 from spdlib.study.experiments import RunConfig
 from spdlib.study.image_free import PixelMap, constant, fit_image_free
@@ -111,12 +121,127 @@ def test_group_size_changes_nothing_for_independent_queries(result: Evaluation) 
     assert abs_rel[1:] == pytest.approx(result.value("v15_2", "eigen/exact", "abs_rel"), rel=1e-5)
 
 
+def test_single_queries_stand_beside_the_same_points(result: Evaluation) -> None:
+    sweep = result.k_sweep.set_index("k")
+    assert sweep["abs_rel"].to_numpy() == pytest.approx(sweep["abs_rel_same_points"], rel=1e-5)
+    assert sweep["abs_rel"][1] != pytest.approx(sweep["abs_rel"][256], rel=1e-3)
+
+
+class Company:
+    """A decoder whose answer is the number of queries asked together; alone it fails, if told."""
+
+    has_dense: ClassVar[bool] = False
+    queries_are_independent: ClassVar[bool] = False
+
+    def __init__(self, alone: float = 1.0) -> None:
+        self.alone = alone
+
+    def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
+        count = points.shape[1]
+        return torch.full(points.shape[:2], float(count) if count > 1 else self.alone)
+
+    def decode_lattice(self, maps: Maps) -> Tensor:
+        raise NotImplementedError
+
+    def fingerprint(self) -> str:
+        return "company"
+
+
+@pytest.mark.parametrize("alone", [1.0, np.nan])
+def test_sweep_asks_dependent_queries_in_groups_of_k(held_out: Frames, alone: float) -> None:
+    size = (48, 64)
+    scene = Scene(Company(alone), {"L1": torch.zeros(1, 1, 1, 1)}, size, size, size)
+    sweep = _Sweep(len(held_out), None)
+    for index in range(len(held_out)):
+        sweep.add(SceneAnswers(scene), held_out[index], index, "exact")
+    table = sweep.table(_Alone(), independent=False).set_index("k")
+    changes = [256 - alone, 192, 0, 768]
+    np.testing.assert_equal(table["max_abs_difference"].to_numpy(), changes)
+    assert table["abs_rel_same_points"].notna().all()
+    assert np.isnan(table["abs_rel"][1]) == np.isnan(alone)
+
+
 def test_comparison_is_paired_by_frame(result: Evaluation) -> None:
     comparison = result.compare("v15_2", "v15_2", "eigen/exact")
     assert comparison.difference == 0
     assert comparison.verdict == "tie"
     with pytest.raises(RunError, match="not of both v15_2, nobody"):
         result.compare("v15_2", "nobody", "eigen/exact")
+
+
+def test_comparison_refuses_a_score_that_only_one_lacks(result: Evaluation) -> None:
+    pair = ("v15_2", "constant", "eigen/exact")
+    table = result.frames.copy()
+    first = table.index[(table["model"] == "v15_2") & (table["frame"] == table["frame"][0])]
+    table.loc[first, "abs_rel"] = np.nan
+    with pytest.raises(DataError, match="not finite"):
+        compare_frames(table, *pair)
+    table.loc[table["frame"] == table["frame"][0], "abs_rel"] = np.nan  # nothing to score
+    assert np.isfinite(compare_frames(table, *pair).difference)
+    with pytest.raises(RunError, match="recorded/exact/points has no rmse of frames"):
+        compare_frames(table, "v15_2", "constant", "recorded/exact", "rmse")
+
+
+def test_recorded_scores_of_frames_average_to_the_pooled_score(result: Evaluation) -> None:
+    rows = result.frames[result.frames["protocol"] == "recorded/exact"]
+    assert set(rows["sites"]) == {"points"}
+    for name, part in rows.groupby("model"):
+        pooled = result.value(str(name), "recorded/exact", "abs_rel")
+        assert part["abs_rel"].mean() == pytest.approx(pooled, rel=1e-9)
+
+
+def test_pooled_eigen_scores_are_clamped(model: DepthModel, held_out: Frames) -> None:
+    far = {"far": constant(1000.0), "near": constant(1e-6)}
+    result = evaluate(model, held_out, baselines=far, k_sweep=False, dense=False, progress=False)
+    assert result.value("far", "eigen/exact", "pred_max") == 10
+    assert result.value("near", "eigen/exact", "pred_min") == pytest.approx(1e-3)
+    median = result.value("far", "eigen/exact", "gt_median")
+    assert result.value("far", "eigen/exact", "s_star") == pytest.approx(median / 10, rel=1e-6)
+    assert result.value("far", "recorded/exact", "pred_max") == 1000
+
+
+def test_selection_scores_are_clamped(
+    model: DepthModel, held_out: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Scene, "depth_at", lambda _, points: torch.full((len(points),), 1000.0))
+    scores = selection_scores(model, held_out, "exact", _Alone())
+    assert scores["pred_min"] == scores["pred_max"] == 10
+    assert scores["sel_s_star"] < 1
+
+
+def test_rows_without_any_number_stay_in_the_wide_table() -> None:
+    rows = [("b", "p", "points", "rmse", np.nan), ("a", "p", "points", "rmse", 1.0)]
+    metrics = pd.DataFrame(rows, columns=["model", "protocol", "sites", "metric", "value"])
+    assert wide_scores(metrics, ["rmse", "delta1"])["model"].tolist() == ["b", "a"]
+
+
+class Second(NamedTuple):
+    num_processes: int = 2
+    process_index: int = 1
+
+
+def test_the_first_of_several_processes_keeps_all_examples(
+    model: DepthModel, held_out: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spdlib.study.evaluation.merge_processes", lambda metrics, _: metrics)
+    options = {"dense": False, "k_sweep": False, "progress": False}
+    first = evaluate(model, held_out, processes=Second(process_index=0), **options)
+    other = evaluate(model, held_out, processes=Second(), **options)
+    assert list(first.examples) == held_out.ids
+    assert not other.examples
+
+
+def test_a_failed_evaluation_leaves_the_training_mode(rooms: Frames, small: RunConfig) -> None:
+    class Broken(Subset):
+        def __getitem__(self, index: int) -> Frame:
+            if index:
+                raise DataError("broken")
+            return super().__getitem__(index)
+
+    model = build_model(small, rooms).train()
+    with pytest.raises(DataError, match="broken"):
+        evaluate(model, Broken(rooms, [0, 1]), dense=False, k_sweep=False, progress=False)
+    assert model.training
 
 
 def test_unknown_score_is_refused(result: Evaluation) -> None:

@@ -99,6 +99,19 @@ def test_frames_without_truth_are_left_out_but_nan_predictions_are_not_hidden() 
     assert EigenMetrics().compute()["frames"] == 0
 
 
+def test_nan_at_edges_is_not_taken_for_no_edges() -> None:
+    edges = torch.tensor([[True, False, True, False]])
+    broken = PREDICTION.clone()
+    broken[0, 0] = torch.nan
+    total = EigenMetrics()
+    total.update(PREDICTION, TRUTH, ALL, [0], edges)
+    total.update(PREDICTION, TRUTH, ALL, [1], ~ALL)  # no edges
+    assert total.compute()["abs_rel_edge"] == pytest.approx((0 + 1) / 2)
+    total.update(broken, TRUTH, ALL, [2], edges)
+    assert math.isnan(total.compute()["abs_rel_edge"])
+    assert math.isfinite(total.compute()["abs_rel_interior"])
+
+
 def test_eigen_batches_maps_and_repeated_frames_change_nothing() -> None:
     p, g, valid = random_batch(0, (3, 5, 10))
     whole, parts = EigenMetrics(), EigenMetrics()
@@ -178,6 +191,33 @@ def test_recorded_counts_what_is_not_finite_and_shows_it() -> None:
     assert all(math.isnan(result[name]) for name in ("abs_rel", "s_star", "pred_std", "log_std"))
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_recorded_least_spread_shows_nan_in_any_order(first: int) -> None:
+    images = [PREDICTION, PREDICTION * torch.nan]
+    batches = [(images[i], TRUTH, ALL) for i in (first, 1 - first)]
+    assert math.isnan(recorded(*batches)["intra_std_min"])
+    parts = [RecordedMetrics(), RecordedMetrics()]
+    for part, batch in zip(parts, batches, strict=True):
+        part.update(*batch)
+    parts[0].merge(parts[1])
+    assert math.isnan(parts[0].compute()["intra_std_min"])
+
+
+def test_recorded_keeps_the_score_of_each_frame() -> None:
+    p, g, _ = random_batch(5)
+    valid = torch.ones_like(p, dtype=torch.bool)
+    valid[1] = False
+    whole, other = RecordedMetrics(), RecordedMetrics()
+    whole.update(p[1:], g[1:], valid[1:], [1, 2])
+    other.update(p[:1], g[:1], valid[:1], [0])
+    whole.merge(other)
+    table = whole.frame_table(["a", "b", "c"])
+    assert table["frame"].tolist() == ["a", "c"]  # b has no point
+    expected = ((p - g).abs() / g).mean(1)[[0, 2]]
+    assert np.allclose(table["abs_rel"], expected)
+    assert table["abs_rel"].mean() == pytest.approx(whole.compute()["abs_rel"], rel=1e-12)
+
+
 def test_recorded_without_points_is_nan() -> None:
     result = recorded((PREDICTION, TRUTH, ~ALL), (PREDICTION, TRUTH * 0, ALL))
     assert result["points"] == 0 and result["frames"] == 0
@@ -232,6 +272,17 @@ def test_large_sets_take_their_median_from_a_histogram() -> None:
     mixed.merge_state(rest.state())
     assert mixed.median() == coarse.median()
     assert exact.median() == values.median().item()
+
+
+@pytest.mark.parametrize("limit", [100, 2])
+def test_samples_with_nan_have_no_median(limit: int) -> None:
+    sample, merged = LogSample(limit), LogSample(limit)
+    sample.add(torch.tensor([1.0, torch.nan, 4.0, 8.0]))
+    merged.add(torch.tensor([2.0, 3.0, 5.0]))
+    merged.merge_state(sample.state())
+    for each in (sample, merged):
+        assert math.isnan(each.median()) and math.isnan(each.median(upper=True))
+        assert math.isnan(each.mean(torch.sqrt))
 
 
 def test_even_counts_have_two_medians_in_both_forms() -> None:

@@ -63,6 +63,13 @@ def test_full_disk_keeps_the_previous_file(
     assert os.listdir(tmp_path) == ["state.bin"]
 
 
+def test_frame_names_stay_names(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.write_table("frames", pd.DataFrame({"frame": ["00000", "00001"], "abs_rel": [0.1, 0.2]}))
+    assert run.frames["frame"].tolist() == ["00000", "00001"]
+    assert run.frames["abs_rel"].tolist() == [0.1, 0.2]
+
+
 def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(RunError, match=r"file/run/a\.json.*nothing was written"):

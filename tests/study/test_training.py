@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -33,6 +34,15 @@ from spdlib.study.training import (
 )
 
 Fit = Callable[..., Run]
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, small: RunConfig, rooms: Frames, held_out: Frames
+) -> Run:
+    """A finished run with averaged weights."""
+    folder = tmp_path_factory.mktemp("finished")
+    return fit(small, rooms, held_out, folder, device="cpu", workers=0, progress=False)
 
 
 class Alone:
@@ -88,20 +98,17 @@ def test_model_knows_the_focal_length_it_was_trained_at(
     assert model.config.focal == pytest.approx(rooms[0].camera.focal)
 
 
-def test_finished_run_is_returned_as_it_is(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
-    first = run_fit(small, tmp_path)
-    stamp = os.stat(first.state_path).st_mtime_ns
-    again = run_fit(small, tmp_path)
-    assert again == first
-    assert os.stat(first.state_path).st_mtime_ns == stamp
+def test_finished_run_is_returned_as_it_is(finished: Run, small: RunConfig, run_fit: Fit) -> None:
+    stamp = os.stat(finished.state_path).st_mtime_ns
+    assert run_fit(small, finished.folder) == finished
+    assert os.stat(finished.state_path).st_mtime_ns == stamp
 
 
-def test_other_config_is_refused_by_field(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
-    run_fit(small, tmp_path)
+def test_other_config_is_refused_by_field(finished: Run, small: RunConfig, run_fit: Fit) -> None:
     with pytest.raises(RunError, match=r"silog_lambda: 0\.5 -> 0\.85"):
-        run_fit(replace(small, silog_lambda=0.85), tmp_path)
+        run_fit(replace(small, silog_lambda=0.85), finished.folder)
     with pytest.raises(RunError, match="already holds a run"):
-        run_fit(small, tmp_path, resume=False)
+        run_fit(small, finished.folder, resume=False)
 
 
 @pytest.mark.parametrize("status", ["finished", "interrupted"])
@@ -202,9 +209,8 @@ def test_loss_that_is_not_finite_names_step_and_frames(
 
 
 def test_full_disk_at_a_checkpoint_keeps_the_previous_one(
-    tmp_path: Path, small: RunConfig, run_fit: Fit, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, finished: Run, small: RunConfig, run_fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reference = run_fit(small, tmp_path / "reference")
     write_bytes, saved = training.write_bytes, []
 
     def full(path: Path, data: bytes) -> None:
@@ -220,7 +226,7 @@ def test_full_disk_at_a_checkpoint_keeps_the_previous_one(
     monkeypatch.undo()
     run = run_fit(small, tmp_path / "run")
     assert [each["step"] for each in run.record["continued_at"]] == [2]
-    assert _same_weights(run, reference)
+    assert _same_weights(run, finished)
 
 
 def _no_space(*_: object) -> None:
@@ -232,12 +238,14 @@ def _same_weights(one: Run, other: Run) -> bool:
     return all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_damaged_state_is_named(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
-    run = run_fit(small, tmp_path)
+def test_damaged_state_is_named(
+    tmp_path: Path, finished: Run, small: RunConfig, run_fit: Fit
+) -> None:
+    run = Run(Path(shutil.copytree(finished.folder, tmp_path / "run")))
     run.update_record({"status": "running"})
     run.state_path.write_bytes(run.state_path.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"state\.safetensors is not a usable state.*delete"):
-        run_fit(small, tmp_path)
+        run_fit(small, run.folder)
 
 
 def test_early_stopping_waits_for_its_patience(
@@ -282,12 +290,13 @@ def test_images_without_truth_are_left_out_and_counted(
     assert math.isfinite(run.history["train_loss"].iloc[-1])
 
 
-def test_averaged_weights_are_kept(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
-    plain = run_fit(replace(small, ema_decay=0.0), tmp_path / "plain")
-    averaged = run_fit(small, tmp_path / "averaged")
-    assert not _same_weights(plain, averaged)
+def test_averaged_weights_are_kept(
+    tmp_path: Path, finished: Run, small: RunConfig, run_fit: Fit
+) -> None:
+    plain = run_fit(replace(small, ema_decay=0.0), tmp_path)
+    assert not _same_weights(plain, finished)
     # Averaging never touches training itself.
-    assert list(plain.history["train_loss"]) == list(averaged.history["train_loss"])
+    assert list(plain.history["train_loss"]) == list(finished.history["train_loss"])
 
 
 def test_tensorboard_on_request(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:

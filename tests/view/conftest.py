@@ -88,6 +88,7 @@ def k_sweep() -> pd.DataFrame:
             "k": [1, 64, 256, 1024],
             "points": [64, 1024, 1024, 1024],
             "abs_rel": [0.21, 0.2, 0.2, 0.2],
+            "abs_rel_same_points": [0.21, 0.2, 0.2, 0.2],
             "rmse": 0.5,
             "delta1": 0.7,
             "max_abs_difference": [2e-7, 1e-7, 0.0, 3e-7],

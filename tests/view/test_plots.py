@@ -151,8 +151,13 @@ def test_identical_answers_can_be_drawn(k_sweep: pd.DataFrame) -> None:
 
 
 def test_accuracy_at_k_shows_every_group_size(k_sweep: pd.DataFrame) -> None:
-    said = words(plots.accuracy_at_k(k_sweep))
+    figure = plots.accuracy_at_k(k_sweep)
+    said = words(figure)
     assert {"1", "64", "256", "1024", "0.2000", "only 64 of\n1024 points"} <= set(said)
+    singles, groups, same = (np.asarray(line.get_xydata()) for line in figure.axes[0].lines)
+    assert groups.tolist() == [[1, 0.2], [2, 0.2], [3, 0.2]]  # no line leads to fewer points
+    assert singles.tolist() == same.tolist() == [[0, 0.21]]
+    assert "same points in groups of 256" in said
 
 
 def test_times_are_compared_with_the_encoding() -> None:

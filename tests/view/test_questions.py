@@ -89,11 +89,6 @@ def test_a_grid_lies_at_the_centres_of_equal_rectangles() -> None:
     assert points[-1].tolist() == [69.5, 49.5]
 
 
-def test_positions_are_spread_evenly() -> None:
-    assert questions.spread(3, 12) == [0, 1, 2]
-    assert questions.spread(100, 3) == [0, 49, 99]
-
-
 def test_depths_leave_unmeasured_pixels_out() -> None:
     depths = questions.depths_of(Slopes(), limit=2)
     assert depths.shape == (2 * 64 * 96,) and depths.min() == 1

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from spdlib.errors import RunError
+from spdlib.errors import DataError, RunError
 from spdlib.study.runs import Run, recorded_v15_1
 from spdlib.view import report
 
@@ -36,6 +36,27 @@ def test_improvements_are_percent_of_the_baselines_score(table: pd.DataFrame) ->
     assert (judged["verdict"] == "better").all()
     assert table[pooled]["low"].isna().all()
     assert (table[pooled]["verdict"] == "no interval").all()
+
+
+def test_a_frame_that_only_one_model_fails_at_is_not_skipped(
+    metrics: pd.DataFrame, frames: pd.DataFrame
+) -> None:
+    frames.loc[frames.index[frames["model"] == "v15_2"][3], "abs_rel"] = np.nan
+    with pytest.raises(DataError, match="frame 3 is not finite"):
+        report.improvements(metrics, frames, "v15_2")
+
+
+def test_scores_without_interval_decide_nothing(
+    metrics: pd.DataFrame, frames: pd.DataFrame, history: pd.DataFrame
+) -> None:
+    dense = (metrics["protocol"] == "recorded/exact") & (metrics["sites"] == "dense")
+    metrics.loc[dense & (metrics["model"] == "v15_2"), "value"] = 0.9
+    table = report.improvements(metrics, frames, "v15_2")
+    text = report.verdict(table, history, "v15_2", 20, SCORES)
+    assert "by at least 33.3 %" in text
+    assert "% higher (pooled over all frames: no interval, not judged)" in text
+    none = report.improvements(metrics, frames[:0], "v15_2")
+    assert "Nothing follows" in report.verdict(none, history, "v15_2", 20, SCORES)
 
 
 def test_the_verdict_says_how_much_better(table: pd.DataFrame, history: pd.DataFrame) -> None:
