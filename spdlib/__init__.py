@@ -11,6 +11,6 @@ from spdlib.scene import Scene
 from spdlib.version import __version__
 
 __all__ = [
-    "NYU_CAMERA", "Camera", "EncoderConfig", "GridRule", "SPDError", "Scene", "create_model",
-    "list_models", "__version__", "load",
+    "NYU_CAMERA", "Camera", "EncoderConfig", "GridRule", "SPDError", "Scene", "__version__",
+    "create_model", "list_models", "load",
 ]  # fmt: skip

@@ -168,6 +168,11 @@ def test_senseless_sizes_are_refused(model: DepthModel) -> None:
     metres = Camera(0.004, 0.004, 48, 32, 96, 64)
     with pytest.raises(QueryError, match=r"is the focal length of Camera.* in pixels"):
         model.encode(torch.rand(3, *SIZE), metres)
+    telescope = Camera(1e6, 1e6, 48, 32, 96, 64)
+    with pytest.raises(QueryError, match=r"resized to 1x1 .*below 32 px .*Camera\(fx=1000000.0"):
+        model.encode(torch.rand(3, *SIZE), telescope)
+    with pytest.raises(QueryError, match="below 32 px a side; crop it"):
+        model.encode(torch.rand(3, 64, 20))
     with pytest.raises(QueryError, match=f"beyond {MAX_SIDE} px a side; crop it"):
         model.encode(torch.rand(3, 4, 400))
 

@@ -100,7 +100,7 @@ STYLES: dict[str, AugmentConfig] = {
         BTS, rotate_degrees=5.0, zoom=(1.0, 1.5), zoom_p=0.7, gamma=(0.8, 1.25),
         brightness=(0.7, 1.3), saturation=(0.6, 1.4), colour_p=0.8,
     ),
-}
+}  # fmt: skip
 """Augmentations by name. "strong" adds to BTS what the prototype found useful, and more."""
 
 

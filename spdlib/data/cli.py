@@ -19,6 +19,7 @@ class Joined:
 
     def __init__(self, splits: Mapping[str, Frames]) -> None:
         self.splits = dict(splits)
+        self.raw_holes = False
         self._places = [(name, i) for name, frames in splits.items() for i in range(len(frames))]
 
     @property
@@ -37,7 +38,16 @@ class Joined:
 
     def __getitem__(self, index: int) -> Frame:
         split, position = self._places[index]
-        return self.splits[split][position]
+        frame = self.splits[split][position]
+        self.raw_holes = self.raw_holes or ("raw" in frame.depths and _has_holes(frame))
+        return frame
+
+
+def _has_holes(frame: Frame) -> bool:
+    """Whether the raw depth lacks a pixel inside the frame's valid box."""
+    height, width = frame.image.shape[:2]
+    top, left, bottom, right = frame.valid_box or (0, 0, height - 1, width - 1)
+    return not frame.depths["raw"][top : bottom + 1, left : right + 1].all()
 
 
 def add_parser(subparsers: Any) -> None:
@@ -92,6 +102,12 @@ def _pack(args: argparse.Namespace) -> int:
         compression=args.compression,
         progress=True,
     )
+    assumed_raw = any(getattr(frames, "truth", None) == "raw" for frames in splits.values())
+    if assumed_raw and "truth" not in options and not joined.raw_holes:
+        print(
+            "note: this depth, taken for raw, has no holes, so it is probably in-painted; if it "
+            "is, pack it again with --truth inpainted"
+        )
     return _info(argparse.Namespace(store=args.out))
 
 

@@ -6,6 +6,7 @@ one `DataError`, never a guess and never a silently repaired frame.
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from pathlib import Path
@@ -26,6 +27,9 @@ PLAUSIBLE_MEDIAN = (0.1, 20.0)
 
 MILLIMETRES = 0.001
 """Metres per step of a uint16 depth file, unless the caller says otherwise."""
+
+LARGEST_READ = 1 << 28
+"""Bytes that one read of an HDF5 array may ask for; a frame of 4000x3000 floats has 48 MB."""
 
 _PIL_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
@@ -80,6 +84,65 @@ def open_hdf5(source: str | Path | BinaryIO, name: str = "") -> h5py.File:
             f"{name}: not a readable HDF5 file ({error}); it is truncated or of another "
             "format: download or pack it again"
         ) from error
+
+
+def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) -> h5py.Dataset:
+    """An array that lies in this very file.
+
+    HDF5 lets a file borrow its arrays from others (external storage, links, virtual data sets), so
+    a data set from elsewhere could show any file of this machine as a frame; it is refused.
+
+    Args:
+        file: an open file.
+        name: of the array, with its groups: "depth/raw".
+        where: what to call the file in an error.
+        by_frame: it is read one frame (row) at a time, not whole.
+
+    Raises:
+        DataError: missing, damaged, borrowed, or a read beyond `LARGEST_READ`.
+    """
+    data = _own_member(file, name, where)
+    if not isinstance(data, h5py.Dataset) or not data.shape:
+        raise DataError(f"{where}: {name!r} is not an array; download or pack it again")
+    if data.external or data.is_virtual:
+        raise _borrowed(where, name)
+    shape = data.shape[1:] if by_frame else data.shape
+    if math.prod(shape) * data.dtype.itemsize > LARGEST_READ:
+        raise DataError(
+            f"{where}: array {name!r} is {data.dtype} {list(data.shape)}, larger than any frame; "
+            "the file is damaged: download or pack it again"
+        )
+    return data
+
+
+def own_group(file: h5py.File, name: str, where: str) -> h5py.Group:
+    """A group that lies in this very file; DataError as `own_array` raises."""
+    group = _own_member(file, name, where)
+    if not isinstance(group, h5py.Group):
+        raise DataError(f"{where}: {name!r} is not a group; download or pack it again")
+    return group
+
+
+def _own_member(file: h5py.File, name: str, where: str) -> h5py.HLObject:
+    node = file
+    try:
+        for part in name.split("/"):
+            # `in` and `get` would open what a link leads to before they say what kind it is
+            if node.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
+                raise _borrowed(where, name)
+            node = node[part]
+    except (AttributeError, KeyError, OSError, RuntimeError, TypeError) as error:
+        raise DataError(
+            f"{where}: has no readable array {name!r} ({error}); download or pack it again"
+        ) from error
+    return node
+
+
+def _borrowed(where: str, name: str) -> DataError:
+    return DataError(
+        f"{where}: {name!r} is not stored in the file but points elsewhere (link, external or "
+        "virtual array); do not trust it, or copy the array into the file (h5repack)"
+    )
 
 
 def read_image(path: Path) -> np.ndarray:

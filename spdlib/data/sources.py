@@ -29,6 +29,7 @@ from spdlib.data.files import (
     nyu_box,
     nyu_camera,
     open_hdf5,
+    own_array,
     read_depth_npy,
     read_depth_png,
     read_image,
@@ -303,8 +304,10 @@ class LabelledMat(_Listed):
     def _read(self, item: _Row) -> Frame:
         file, where = self._file.get(), f"{self.path} (frame {item.id})"
         try:
-            image = file["images"][item.index].transpose(2, 1, 0)
-            raw, inpainted = (file[name][item.index].T for name in ("rawDepths", "depths"))
+            image, raw, inpainted = (
+                own_array(file, name, where, by_frame=True)[item.index].T
+                for name in ("images", "rawDepths", "depths")
+            )
         except OSError as error:
             raise DataError(f"{where}: cannot be read ({error}); download it again") from error
         depths = {"inpainted": np.ascontiguousarray(inpainted), "raw": np.ascontiguousarray(raw)}
@@ -315,8 +318,8 @@ def _checked_mat(file: h5py.File, path: Path) -> int:
     """Number of frames; DataError if the arrays are not those of the labelled file."""
     shapes = {}
     for name, dtype in (("images", np.uint8), ("depths", np.float32), ("rawDepths", np.float32)):
-        data = file.get(name)
-        if not isinstance(data, h5py.Dataset) or data.dtype != dtype:
+        data = own_array(file, name, str(path), by_frame=True)
+        if data.dtype != dtype:
             raise DataError(
                 f"{path}: has no {np.dtype(dtype).name} array {name!r}; give the official "
                 "nyu_depth_v2_labeled.mat"
@@ -415,10 +418,10 @@ def _split_names(split: str) -> tuple[str, ...]:
 def _h5_frame(file: h5py.File, name: str, truth: str, where: str) -> Frame:
     """Frame of an open FastDepth-style file."""
     try:
-        rgb, depth = np.asarray(file["rgb"]), np.asarray(file["depth"])
-    except (KeyError, OSError, TypeError) as error:
+        rgb, depth = (np.asarray(own_array(file, name, where)) for name in ("rgb", "depth"))
+    except (OSError, TypeError) as error:
         raise DataError(
-            f"{where}: needs the arrays 'rgb' and 'depth' ({error}); download it again"
+            f"{where}: 'rgb' or 'depth' cannot be read ({error}); download it again"
         ) from error
     if rgb.ndim != 3 or rgb.shape[0] != 3 or rgb.dtype != np.uint8:
         raise DataError(f"{where}: 'rgb' is {rgb.dtype} {list(rgb.shape)}, not uint8 [3, H, W]")

@@ -22,7 +22,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,6 +40,8 @@ from spdlib.data.files import (
     metres_to_millimetres,
     millimetres_to_metres,
     open_hdf5,
+    own_array,
+    own_group,
     scaled_box,
 )
 from spdlib.data.frames import Frame, Frames
@@ -308,12 +310,20 @@ class PackedFrames:
     Args:
         path: the store.
         split: the split to read; None for all frames.
+        truths: the depths to read, which saves time where others are stored; None for all.
+        labels: read the labels, if there are any.
 
     Raises:
-        DataError: not a store, truncated, or without frames of this split.
+        DataError: not a store, truncated, or without frames of this split or one of `truths`.
     """
 
-    def __init__(self, path: str | Path, split: str | None = None) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        split: str | None = None,
+        truths: Sequence[str] | None = None,
+        labels: bool = True,
+    ) -> None:
         self.path, self.split = Path(path), split
         with _opened(self.path) as file:
             splits = np.array(_texts(file, "split"))
@@ -327,8 +337,8 @@ class PackedFrames:
             self._ids = [ids[row] for row in self._rows]
             self._cameras = torch.from_numpy(file["camera"][:])
             self._boxes: list[list[int]] = file["valid_box"][:].tolist()
-            self.truths = sorted(file["depth"])
-            self.has_labels = "labels" in file
+            self.truths = _chosen_truths(sorted(file["depth"]), truths, self.path)
+            self.has_labels = labels and "labels" in file
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
         self._file = LazyHDF5(self.path)
 
@@ -348,9 +358,10 @@ class PackedFrames:
         row = int(self._rows[index])
         file = self._file.get()
         try:
-            image = file["image"][row]
-            depths = {kind: _metres(file[f"depth/{kind}"][row]) for kind in self.truths}
-            labels = file["labels"][row] if self.has_labels else None
+            image = self._array(file, "image")[row]
+            stored = {kind: self._array(file, f"depth/{kind}")[row] for kind in self.truths}
+            depths = {kind: _metres(values) for kind, values in stored.items()}
+            labels = self._array(file, "labels")[row] if self.has_labels else None
         except OSError as error:
             raise DataError(
                 f"{self.path}: frame {self._ids[index]!r} cannot be read ({error}); run data "
@@ -358,9 +369,22 @@ class PackedFrames:
             ) from error
         return Frame(self._ids[index], image, depths, self.camera(index), labels, self._box(row))
 
+    def _array(self, file: h5py.File, name: str) -> h5py.Dataset:
+        return own_array(file, name, str(self.path), by_frame=True)
+
     def _box(self, row: int) -> tuple[int, int, int, int] | None:
         top, left, bottom, right = self._boxes[row]
         return None if top < 0 else (top, left, bottom, right)
+
+
+def _chosen_truths(stored: list[str], wanted: Sequence[str] | None, path: Path) -> list[str]:
+    missing = [kind for kind in wanted or () if kind not in stored]
+    if missing:
+        raise DataError(
+            f"{path}: has no {missing[0]!r} depth but {stored}; choose one of these, or pack a "
+            f"source whose depth is {missing[0]!r} (--truth)"
+        )
+    return stored if wanted is None else list(wanted)
 
 
 def _metres(values: np.ndarray) -> np.ndarray:
@@ -374,6 +398,16 @@ def _texts(file: h5py.File, name: str) -> list[str]:
 def _names(file: h5py.File) -> list[str]:
     """Names of all arrays, in the form of `_arrays`."""
     return [name for name in file if name != "depth"] + [f"depth/{kind}" for kind in file["depth"]]
+
+
+def _counts(file: h5py.File, where: str) -> dict[str, int]:
+    """Frames of each array, all of which must lie in the file."""
+    own_group(file, "depth", where)
+    by_frame = {"image", "labels"}
+    return {
+        name: len(own_array(file, name, where, name in by_frame or name.startswith("depth/")))
+        for name in _names(file)
+    }
 
 
 def is_store(path: str | Path) -> bool:
@@ -395,8 +429,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
                 f"{path}: store version {file.attrs.get('version')}, this SPD reads {VERSION}; "
                 "pack it again"
             )
-        missing = [name for name in (*_ARRAYS, "depth") if name not in file]
-        counts = {name: len(file[name]) for name in _names(file)} if not missing else {}
+        missing = [name for name in (*_ARRAYS, "depth") if name not in set(file)]
+        counts = {} if missing else _counts(file, str(path))
         if missing or len(set(counts.values())) != 1 or "provenance" not in file.attrs:
             raise DataError(
                 f"{path}: incomplete store (missing {missing}, counts {counts}); pack it again"

@@ -144,7 +144,7 @@ class DepthModel(nn.Module, ABC):
 
         Raises:
             QueryError: a grey or RGBA image, values outside 0..1, a camera of another size, or a
-                resized image longer than `MAX_SIDE`.
+                resized image longer than `MAX_SIDE` or smaller than the encoder's multiple.
         """
         images = as_images(image).to(self.device, self.dtype)
         size = (images.shape[-2], images.shape[-1])
@@ -172,10 +172,12 @@ class DepthModel(nn.Module, ABC):
         elif focal is not None:
             assumed = f"focal length {focal / scale:.1f} px, as in training at this height"
         resized = (max(1, round(size[0] * scale)), max(1, round(size[1] * scale)))
-        if max(resized) > MAX_SIDE:
+        least = self.encoder.multiple
+        if max(resized) > MAX_SIDE or min(resized) < least:
+            limit = f"beyond {MAX_SIDE}" if max(resized) > MAX_SIDE else f"below {least}"
             wanted = f"the image would be resized to {resized[0]}x{resized[1]} to match training"
             remedy = f"is the focal length of {camera} in pixels?" if camera else "crop it"
-            raise QueryError(f"{wanted}, beyond {MAX_SIDE} px a side; {remedy}")
+            raise QueryError(f"{wanted}, {limit} px a side; {remedy}")
         return resized, assumed
 
     @property
@@ -234,10 +236,17 @@ class DepthModel(nn.Module, ABC):
 
 
 def load_weights(model: DepthModel, folder: Path) -> None:
-    """Load `model.safetensors` strictly; ModelError if it belongs to another network."""
+    """Load `model.safetensors` strictly, in the floating type of the file.
+
+    Raises:
+        ModelError: missing or damaged file, or weights of another network.
+    """
     path = folder / "model.safetensors"
     try:
         state = safetensors.torch.load_file(path)
+        kinds = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+        if len(kinds) == 1:
+            model.to(kinds.pop())
         model.load_state_dict(state, strict=True)
     except FileNotFoundError:
         raise ModelError(f"no model.safetensors in {folder}; is it a saved model?") from None

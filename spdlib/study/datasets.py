@@ -82,7 +82,8 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
             "(--data STORE.h5, or the environment's SPD_DATA); data/README.md says how to make one "
             "with `python -m spdlib data pack`"
         )
-    train = PackedFrames(path, "train")
+    truths = None if config.truth is None else [config.truth]
+    train = PackedFrames(path, "train", truths, labels=False)
     learn, select = selection_split(len(train))
     return DataSets(Subset(train, learn), Subset(train, select), PackedFrames(path, "test"))
 

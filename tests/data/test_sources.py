@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import pickle
 import tarfile
 import tempfile
@@ -157,9 +158,14 @@ def test_mat_refuses_other_files(layouts: Layouts) -> None:
     other = layouts.root / "other.mat"
     with h5py.File(other, "w") as file:
         file["images"] = np.zeros((2, 3, 4, 3), np.uint8)
+    with pytest.raises(DataError, match=r"other.mat: has no readable array 'depths'"):
+        LabelledMat(other)
+    with h5py.File(other, "a") as file:
+        file["depths"] = np.ones((2, 3, 4), np.float64)
     with pytest.raises(DataError, match=r"other.mat: has no float32 array 'depths'"):
         LabelledMat(other)
     with h5py.File(other, "a") as file:
+        del file["depths"]
         file["depths"] = file["rawDepths"] = np.ones((2, 3, 4), np.float32)
     with pytest.raises(DataError, match="sizes do not match"):
         LabelledMat(other)
@@ -226,7 +232,8 @@ def test_h5_frames(layouts: Layouts, layout: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("depth", None, "needs the arrays 'rgb' and 'depth'"),
+        ("depth", None, "has no readable array 'depth'"),
+        ("rgb", np.uint8(3), "'rgb' is not an array"),
         ("rgb", np.zeros((48, 64), np.uint8), r"'rgb' is uint8 \[48, 64\], not uint8 \[3, H, W\]"),
         ("depth", np.full((48, 64), 2000, np.uint16), "'depth' is uint16, not floating-point"),
         ("depth", np.full((48, 64), np.nan, np.float32), "NaN or infinite depth"),
@@ -241,6 +248,81 @@ def test_h5_frames_refuse(
         if value is not None:
             file[name] = value
     with pytest.raises(DataError, match=rf"00001.h5.*{message}"):
+        FastDepthFolder(layouts.root / "nyudepthv2", "train")[0]
+
+
+def lend(kind: str, file: h5py.File, name: str, secret: Path, values: np.ndarray) -> None:
+    """Replaces an array by one whose values lie in another file."""
+    shape, dtype = values.shape, values.dtype
+    del file[name]
+    if kind == "external":
+        file.create_dataset(name, shape, dtype, external=[(str(secret), 0, values.nbytes)])
+    elif kind == "virtual":
+        layout = h5py.VirtualLayout(shape, dtype)
+        layout[...] = h5py.VirtualSource(str(secret) + ".h5", "x", shape)
+        file.create_virtual_dataset(name, layout)
+    elif kind == "link":
+        file[name] = h5py.ExternalLink(str(secret) + ".h5", "x")
+    elif kind == "soft link":
+        file["elsewhere"] = h5py.ExternalLink(str(secret) + ".h5", "x")
+        file[name] = h5py.SoftLink("/elsewhere")
+
+
+def lend_from(kind: str, path: Path, name: str) -> None:
+    """Makes the array `name` of an HDF5 file borrow from a file that is not part of the data."""
+    secret = path.parent.parent / "secret"
+    with h5py.File(path, "r+") as file:
+        values = file[name][()]
+        secret.write_bytes(values.tobytes())
+        with h5py.File(f"{secret}.h5", "w") as other:
+            other["x"] = values
+        lend(kind, file, name, secret, values)
+    with h5py.File(path) as file:
+        np.testing.assert_array_equal(file[name][()], values)  # HDF5 itself would hand it out
+
+
+LENT = pytest.mark.parametrize("kind", ["external", "virtual", "link", "soft link"])
+
+
+@LENT
+@pytest.mark.parametrize("name", ["rgb", "depth"])
+def test_arrays_of_other_files_are_refused(layouts: Layouts, kind: str, name: str) -> None:
+    path = layouts.fastdepth() / "train/kitchen_0028b/00001.h5"
+    lend_from(kind, path, name)
+    with pytest.raises(DataError, match=rf"00001.h5: '{name}' is not stored in the file but"):
+        FastDepthFolder(layouts.root / "nyudepthv2", "train")[0]
+    shard = layouts.root / "train-000000.tar"
+    with tarfile.open(shard, "w") as archive:
+        archive.add(path, "train/kitchen_0028b/00001.h5")
+    with pytest.raises(DataError, match=rf"train-000000.tar .*: '{name}' is not stored in the"):
+        TarShards(layouts.root, "train")[0]
+
+
+@LENT
+@pytest.mark.parametrize("name", ["images", "rawDepths"])
+def test_mat_refuses_arrays_of_other_files(layouts: Layouts, kind: str, name: str) -> None:
+    path = layouts.mat()
+    lend_from(kind, path, name)
+    with pytest.raises(DataError, match=rf"labeled.mat: '{name}' is not stored in the file but"):
+        LabelledMat(path)
+
+
+def test_links_are_refused_before_they_are_followed(layouts: Layouts) -> None:
+    path, pipe = layouts.fastdepth() / "train/kitchen_0028b/00001.h5", layouts.root / "pipe"
+    os.mkfifo(pipe)  # opening it would wait for ever
+    with h5py.File(path, "r+") as file:
+        del file["rgb"]
+        file["rgb"] = h5py.ExternalLink(str(pipe), "x")
+    with pytest.raises(DataError, match="'rgb' is not stored in the file"):
+        FastDepthFolder(layouts.root / "nyudepthv2", "train")[0]
+
+
+def test_arrays_larger_than_any_frame_are_refused(layouts: Layouts) -> None:
+    path = layouts.fastdepth() / "train/kitchen_0028b/00001.h5"
+    with h5py.File(path, "r+") as file:
+        del file["rgb"]  # 1 TB that takes no room in the file
+        file.create_dataset("rgb", (3, 600_000, 600_000), np.uint8, chunks=(1, 64, 64))
+    with pytest.raises(DataError, match=r"00001.h5: array 'rgb' is uint8 .* larger than any frame"):
         FastDepthFolder(layouts.root / "nyudepthv2", "train")[0]
 
 
@@ -405,7 +487,9 @@ def test_truncated_images(layouts: Layouts, name: str, damage: Callable[[Path], 
 def test_truncated_hdf5(layouts: Layouts) -> None:
     path = layouts.fastdepth() / "train/kitchen_0028b/00001.h5"
     truncate(path)
-    with pytest.raises(DataError, match=r"00001.h5: (not a readable HDF5|needs the arrays)"):
+    with pytest.raises(
+        DataError, match=r"00001.h5: (not a readable HDF5|has no readable|.*cannot be read)"
+    ):
         FastDepthFolder(layouts.root / "nyudepthv2", "train")[0]
     mat = layouts.mat()
     truncate(mat)

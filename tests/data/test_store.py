@@ -124,6 +124,17 @@ def test_labels_box_and_several_truths(tmp_path: Path) -> None:
     assert types(tmp_path / "s.h5") == {"inpainted": "float32", "raw": "uint16"}
 
 
+def test_only_what_is_asked_is_read(tmp_path: Path) -> None:
+    depths = {"raw": irregular(), "inpainted": irregular(1)}
+    whole = frame(depths=depths, labels=np.ones((6, 8), np.uint8))
+    pack(ListFrames([whole]), tmp_path / "s.h5", "train")
+    chosen = PackedFrames(tmp_path / "s.h5", "train", ["raw"], labels=False)
+    assert_same(chosen[0], replace(whole, depths={"raw": depths["raw"]}, labels=None))
+    assert_same(PackedFrames(tmp_path / "s.h5")[0], whole)
+    with pytest.raises(DataError, match=r"s.h5: has no 'exact' depth but \['inpainted', 'raw'\]"):
+        PackedFrames(tmp_path / "s.h5", truths=["exact"])
+
+
 def test_depth_type_is_chosen_without_loss(tmp_path: Path) -> None:
     """Whole millimetres take two bytes; the first frame that needs more makes all float32."""
     regular, other = frame("a"), frame("c", irregular())
@@ -240,6 +251,34 @@ def test_other_files_are_not_stores(packed: Path, tmp_path: Path) -> None:
     with h5py.File(packed, "a") as file:
         file.attrs["version"] = 99
     with pytest.raises(DataError, match="store version 99"):
+        PackedFrames(packed)
+
+
+@pytest.mark.parametrize("kind", ["external", "link"])
+@pytest.mark.parametrize("name", ["image", "depth/raw", "camera", "checksum"])
+def test_arrays_of_other_files_are_refused(packed: Path, kind: str, name: str) -> None:
+    other = packed.with_name("other")
+    with h5py.File(packed, "r+") as file:
+        values = file[name][()]
+        other.write_bytes(values.tobytes())
+        del file[name]
+        if kind == "external":
+            place = [(str(other), 0, values.nbytes)]
+            file.create_dataset(name, values.shape, values.dtype, external=place)
+        else:
+            file[name] = h5py.ExternalLink(str(other), "x")
+    for function in (PackedFrames, verify, info):
+        with pytest.raises(DataError, match=rf"store.h5: '{name}' is not stored in the file but"):
+            function(packed)
+
+
+def test_depth_of_another_file_is_refused(packed: Path) -> None:
+    with h5py.File(packed.with_name("other.h5"), "w") as other:
+        other["depth/raw"] = np.zeros((6, 48, 64), np.uint16)
+    with h5py.File(packed, "r+") as file:
+        del file["depth"]
+        file["depth"] = h5py.ExternalLink(str(packed.with_name("other.h5")), "depth")
+    with pytest.raises(DataError, match=r"store.h5: 'depth' is not stored in the file but"):
         PackedFrames(packed)
 
 
@@ -508,6 +547,26 @@ def test_command_line_says_that_a_source_has_no_split(
     assert main(["data", "pack", str(layouts.mat()), str(out)]) == 0
     assert "every frame is in the split 'all'" in capsys.readouterr().out
     assert info(out)["splits"] == {"all": 6}
+
+
+@pytest.mark.parametrize(
+    ("holes", "options", "noted"),
+    [(False, [], True), (True, [], False), (False, ["--truth", "raw"], False)],
+)
+def test_command_line_doubts_raw_depth_without_holes(
+    layouts: Layouts,
+    capsys: pytest.CaptureFixture[str],
+    holes: bool,
+    options: list[str],
+    noted: bool,
+) -> None:
+    layouts.raw = layouts.raw if holes else layouts.inpainted
+    out = layouts.root / "nyu.h5"
+    assert main(["data", "pack", str(layouts.bts()), str(out), *options]) == 0
+    assert ("probably in-painted" in capsys.readouterr().out) == noted
+    again = layouts.root / "again.h5"
+    assert main(["data", "pack", str(out), str(again), "--size", "24", "32"]) == 0
+    assert "probably in-painted" not in capsys.readouterr().out
 
 
 def test_command_line_refuses_bad_data(layouts: Layouts) -> None:

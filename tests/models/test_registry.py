@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,17 @@ def test_a_saved_network_comes_back_whole(model: DepthModel, saved: Path) -> Non
     assert not again.training
     assert torch.equal(answers(again), answers(model))
     assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_weights_come_back_in_their_type(
+    model: DepthModel, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    copy = deepcopy(model).to(dtype)
+    copy.save(tmp_path)
+    again = load(tmp_path)
+    assert again.dtype == dtype
+    assert again.fingerprint() == copy.fingerprint()
 
 
 def test_options_and_padding_come_back(tmp_path: Path) -> None:

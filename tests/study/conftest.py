@@ -38,7 +38,7 @@ def small() -> RunConfig:
     )  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_fit(rooms: Frames, held_out: Frames) -> Fit:
     """`fit` on the rooms, on the CPU, without worker processes or output."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -224,9 +225,8 @@ def test_the_first_of_several_processes_keeps_all_examples(
     model: DepthModel, held_out: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("spdlib.study.evaluation.merge_processes", lambda metrics, _: metrics)
-    options = {"dense": False, "k_sweep": False, "progress": False}
-    first = evaluate(model, held_out, processes=Second(process_index=0), **options)
-    other = evaluate(model, held_out, processes=Second(), **options)
+    quick = partial(evaluate, model, held_out, dense=False, k_sweep=False, progress=False)
+    first, other = quick(processes=Second(process_index=0)), quick(processes=Second())
     assert list(first.examples) == held_out.ids
     assert not other.examples
 

@@ -54,10 +54,10 @@ def config(small: RunConfig) -> RunConfig:
     return RunConfig.from_dict({**small.to_dict(), "batch_size": 2, "steps": 7})
 
 
-@pytest.fixture
-def whole(config: RunConfig, run_fit: Fit, tmp_path: Path) -> Run:
+@pytest.fixture(scope="module")
+def whole(config: RunConfig, run_fit: Fit, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The same run, never stopped; its samples come from other processes."""
-    return run_fit(config, tmp_path / "whole", workers=2)
+    return run_fit(config, tmp_path_factory.mktemp("whole"), workers=2)
 
 
 def assert_same_outcome(run: Run, whole: Run) -> None:
@@ -76,11 +76,16 @@ def continued_at(run: Run) -> list[int]:
 
 
 def interrupt(patched: pytest.MonkeyPatch, number: int, after: int) -> None:
-    """Send this process a signal at the step that is its `after`-th."""
+    """Send this process and its workers a signal at the step that is its `after`-th.
+
+    A terminal's Ctrl-C and `timeout` reach the whole group, workers included.
+    """
     step = _Trainer._step
 
     def step_under_signal(trainer: _Trainer, batch: Any) -> None:
         if trainer.counters.step == after - 1:
+            for worker in multiprocessing.active_children():
+                os.kill(worker.pid or os.getpid(), number)
             os.kill(os.getpid(), number)
         step(trainer, batch)
 
