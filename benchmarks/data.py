@@ -30,7 +30,7 @@ from spdlib.data.samples import EpochBatches, SampleConfig, TrainingSamples
 from spdlib.data.sources import BTSFolder, FastDepthFolder
 from spdlib.data.store import PackedFrames, pack
 from spdlib.errors import ConfigError, SPDError
-from spdlib.study.runs import machine
+from spdlib.study.runs import code_version, machine, write_json, write_table
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "measured" / "bench_data.csv"
 TRUTH = "inpainted"
@@ -126,22 +126,11 @@ def measure(sources: dict[str, Frames], args: argparse.Namespace) -> pd.DataFram
     return groups.agg(["median", "min", "max"]).reset_index()
 
 
-def describe(table: pd.DataFrame, sources: dict[str, Frames], args: argparse.Namespace) -> None:
-    """Adds what the numbers depend on: megabytes a frame, settings, the machine."""
-    table["megabytes_per_frame"] = table["source"].map(
-        {
-            name: round(megabytes(source, args.data) / len(source), 3)
-            for name, source in sources.items()
-        }
-    )
-    table["rounds"], table["frames"] = args.rounds, args.frames
-    table["image_size"] = f"{args.size[0]}x{args.size[1]}"
-    table["batch"], table["augment"], table["points"] = args.batch, args.augment, args.points
-    here = machine()
-    for key in ("cpu", "cores", "memory_gib", "system", "python", "torch_threads"):
-        table[key] = here[key]
-    for name in ("torch", "h5py", "numpy"):
-        table[name] = here["libraries"][name]
+def record(args: argparse.Namespace) -> dict[str, object]:
+    """What the numbers depend on: settings, code and machine."""
+    names = ("frames", "rounds", "size", "batch", "augment", "points", "threads")
+    settings = {name: getattr(args, name) for name in names}
+    return {"machine": machine(), "code": code_version(), "settings": settings}
 
 
 def megabytes(source: Frames, data: Path) -> float:
@@ -157,7 +146,7 @@ def megabytes(source: Frames, data: Path) -> float:
     return sum(path.stat().st_size for path in files) / 1e6
 
 
-def show(table: pd.DataFrame) -> None:
+def show(table: pd.DataFrame, rounds: int) -> None:
     labels = [
         "read only" if task == "read" else f"augmented, {workers} workers"
         for task, workers in zip(table["task"], table["workers"], strict=True)
@@ -166,10 +155,10 @@ def show(table: pd.DataFrame) -> None:
     pivot = pivot.loc[table["source"].unique(), list(dict.fromkeys(labels))]
     pivot = pivot.rename_axis(index=None, columns=None)
     pivot.insert(0, "MB a frame", table.groupby("source")["megabytes_per_frame"].first())
-    print(f"frames per second, median of {table['rounds'].iloc[0]} rounds")
+    print(f"frames per second, median of {rounds} rounds")
     print(pivot.round(2).to_string(float_format=lambda value: f"{value:.4g}"))
-    first = table.iloc[0]
-    print(f"{first['cpu']}, {first['cores']} cores, torch {first['torch']}")
+    here = machine()
+    print(f"{here['cpu']}, {here['cores']} cores, torch {here['libraries']['torch']}")
 
 
 def arguments() -> argparse.Namespace:
@@ -204,10 +193,11 @@ def main() -> None:
         sources = prepare(frames, Path(folder), tuple(args.size))
         check_same(sources)
         table = measure(sources, args)
-        describe(table, sources, args)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    table.to_csv(args.out, index=False, float_format="%.5g")
-    show(table)
+        sizes = {name: megabytes(source, args.data) for name, source in sources.items()}
+    table["megabytes_per_frame"] = table["source"].map(sizes) / len(frames)
+    write_table(args.out, table.round(3))
+    write_json(args.out.with_suffix(".json"), record(args))
+    show(table, args.rounds)
 
 
 if __name__ == "__main__":

@@ -134,6 +134,10 @@ QUICK = (
 )
 
 
+DAV2_INPUT = f"DAv2-S at {FULL[0].size[0]}x{FULL[0].size[1]}"
+"""It stays at the sheet's size, whatever the size of the network beside it."""
+
+
 def subject_operations(subject: Subject, device: torch.device) -> list[Operation]:
     """Encoding, queries in both forms and the dense path of one v15_2."""
     folded = create_model("v15_2", subject.encoder, image_size=subject.size).to(device).eval()
@@ -279,7 +283,7 @@ def ratios(table: pd.DataFrame, subject: Subject) -> list[dict[str, Any]]:
         (f"plain / folded at K = {k}", own["plain", k] / own["folded", k], ">= 3"),
         ("folded at K = 1, ms", own["folded", 1], "< 2"),
         (f"(encode + {COMPANY} queries) / encode", asked / own["encode", 0], "<= 1.10"),
-        (f"DAv2-S / (encode + {COMPANY} queries)", known[DAV2, "dense", 0] / asked, ""),
+        (f"{DAV2_INPUT} / (encode + {COMPANY} queries)", known[DAV2, "dense", 0] / asked, ""),
     ]
     return [
         {"network": subject.label, "what": what, "value": float(value), "aim": aim}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -51,6 +52,12 @@ def write_bytes(path: str | Path, data: bytes, error: type[SPDError]) -> None:
     """Write a whole file by rename; raises `error` as `replacing` does."""
     with replacing(path, error) as temporary:
         temporary.write_bytes(data)
+
+
+def file_hash(path: str | Path) -> str:
+    """SHA-256 of a file, read in pieces."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _umask() -> int:

@@ -44,7 +44,9 @@ def _add_train(subparsers: Any) -> None:
         help="also save between evaluations",
     )  # fmt: skip
     parser.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard")
-    parser.add_argument("--fresh", action="store_true", help="refuse a folder that holds a run")
+    parser.add_argument(
+        "--no-resume", dest="resume", action="store_false", help="refuse a folder that holds a run"
+    )
     parser.set_defaults(command=_train)
 
 
@@ -101,7 +103,7 @@ def _train(args: argparse.Namespace) -> int:
         data.train,
         data.selection,
         out,
-        resume=not args.fresh,
+        resume=args.resume,
         device=args.device,
         workers=args.workers,
         checkpoint_every=args.checkpoint_every,

@@ -7,7 +7,6 @@ both into one `RunConfig`; `deviations` lists where that differs from the record
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ import torch
 
 from spdlib.data.augment import STYLES, AugmentConfig, augmentation
 from spdlib.data.samples import SAMPLERS, SampleConfig
+from spdlib.disk import file_hash
 from spdlib.errors import ConfigError
 from spdlib.geometry import GridRule
 from spdlib.models import EncoderConfig
@@ -72,7 +72,6 @@ class Experiment:
         grid_rule: how pixels find cells (decisions 1).
         recorded: the log's settings, by `RunConfig` field.
         departures: other differences from the recorded run.
-        recorded_results: whose recorded numbers stand beside ours.
     """
 
     name: str
@@ -84,7 +83,6 @@ class Experiment:
     grid_rule: str
     recorded: Mapping[str, Any]
     departures: tuple[Departure, ...]
-    recorded_results: str
 
 
 @dataclass(frozen=True)
@@ -421,7 +419,6 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             grid_rule=GridRule.HALF_PIXEL.value,
             recorded=EXP13,
             departures=FROM_V15_1,
-            recorded_results="v15_1",
         )
     }
 )
@@ -468,7 +465,6 @@ NYU_LABELED: Mapping[str, Any] = MappingProxyType(
         "data": "nyu_labeled",
         "batch_size": 8,
         "steps": 3480,  # 40 epochs of the 699 frames
-        "silog_lambda": 0.85,  # the prototype's short runs did better with a mild scale term
         "weight_decay": 0.05,
         "supervision": "points",
         "points": 256,
@@ -575,8 +571,7 @@ def _encoder_weights(overrides: Mapping[str, Any]) -> dict[str, Any]:
     if not path:
         return {"pretrained": True}
     values: dict[str, Any] = {"weights": path, "pretrained": False, "padding": None}
-    file = Path(path)
-    if file.is_file() and hashlib.sha256(file.read_bytes()).hexdigest() == TENSORFLOW_MOBILENETV2:
+    if Path(path).is_file() and file_hash(path) == TENSORFLOW_MOBILENETV2:
         values |= {"input_mean": HALVES, "input_std": HALVES, "padding": "same"}
     return values
 

@@ -143,12 +143,6 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def file_hash(path: str | Path) -> str:
-    """SHA-256 of a file, read in pieces."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def describe_frames(frames: Frames) -> dict[str, Any]:
     """What identifies a set of frames in a record: count, hash of the names, provenance.
 

@@ -39,6 +39,7 @@ from spdlib.data.augment import AugmentConfig
 from spdlib.data.frames import Frames
 from spdlib.data.queries import lattice_truth, stable_seed
 from spdlib.data.samples import EpochBatches, SampleConfig, TrainingSamples
+from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, RunError
 from spdlib.geometry import Camera
 from spdlib.models import DepthModel, create_model, load
@@ -49,7 +50,6 @@ from spdlib.study.preflight import PreflightError, check
 from spdlib.study.runs import (
     Run,
     describe_frames,
-    file_hash,
     hash_of,
     origin,
     usable_cores,
