@@ -287,7 +287,7 @@ class _Trainer:
             config.encoder_lr, config.decoder_lr, config.weight_decay
         )
         self.peaks = [group["lr"] for group in groups]
-        self.optimizer = torch.optim.AdamW(groups)
+        self.optimizer = torch.optim.AdamW(groups, fused=True)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.counters, self.window = _Counters(), _Window()
         self.history: list[dict[str, Any]] = []

@@ -309,8 +309,8 @@ def test_tensorboard_on_request(tmp_path: Path, small: RunConfig, run_fit: Fit) 
 def test_overfits_eight_frames(tmp_path: Path) -> None:
     frames = InMemory(Rooms(8, size=(96, 128)))
     config = resolve(
-        "v15_2", "demo", steps=300, evaluate_every=300, decoder_lr=2e-3, augment="none",
-        ema_decay=0.0, silog_lambda=0.15, train_batchnorm=True,
+        "v15_2", "demo", steps=300, evaluate_every=300, batch_size=8, points=256,
+        decoder_lr=2e-3, augment="none", ema_decay=0.0, silog_lambda=0.15, train_batchnorm=True,
     )  # fmt: skip
     other = InMemory(Rooms(1, size=(96, 128), start=8))
     run = fit(config, frames, other, tmp_path, device="cpu", workers=0, progress=False)
