@@ -79,6 +79,23 @@ def test_deviations_show_what_none_stands_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("units", "precision"),
+    [
+        ({"amx_bf16": True, "avx512_bf16": False}, "bf16_cpu"),
+        ({"amx_bf16": False, "avx512_bf16": True}, "bf16_cpu"),
+        ({"avx512_f": True, "avx512_bf16": False}, "float32"),
+        ({}, "float32"),
+    ],
+)
+def test_real_frames_are_learnt_in_the_precision_that_the_cpu_is_fast_in(
+    monkeypatch: pytest.MonkeyPatch, units: dict[str, bool], precision: str
+) -> None:
+    monkeypatch.setattr("torch.cpu.get_capabilities", lambda: units, raising=False)
+    assert resolve("v15_2", "nyu_labeled", device="cpu").precision == precision
+    assert resolve("v15_2", "nyu_labeled", device="cuda").precision == "bf16"
+
+
+@pytest.mark.parametrize(
     ("name", "value", "expected"),
     [
         ("steps", "abc", "int"),
