@@ -566,7 +566,7 @@ def cpu_precision() -> str:
 
     Without such units bf16 takes about 1.4 times as long as float32.
     """
-    able = getattr(torch.cpu, "get_capabilities", dict)()  # older PyTorch cannot tell
+    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in old PyTorch
     bf16 = able.get("amx_bf16") or able.get("avx512_bf16")
     return "bf16_cpu" if bf16 else "float32"
 
