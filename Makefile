@@ -80,9 +80,11 @@ bench: $(BENCH_READY)  ## the measured comparisons; tables go to results/measure
 gpu-check: $(DEV_READY) $(BENCH_READY)  ## on a machine with a CUDA device: tests, speed, a real run
 	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check: PyTorch " + torch.__version__ + " sees no CUDA device on this machine; run it on one that has a GPU and its driver")'
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
-	$(PY) -m spdlib bench decode
-	$(PY) -m spdlib bench data
 	rm -rf $(GPU_OUT)
+	$(PY) -m spdlib bench decode --device cuda --out $(GPU_OUT)/bench_decode.csv
+	if [ -n "$${SPD_NYU_DIR:-}" ]; then \
+	    $(PY) -m spdlib bench data --out $(GPU_OUT)/bench_data.csv; \
+	else echo "gpu-check: no bench data: SPD_NYU_DIR names no NYU frames"; fi
 	$(PY) -m spdlib train v15_2 --profile demo --device cuda --out $(GPU_OUT)/v15_2
 	$(PY) -m spdlib evaluate $(GPU_OUT)/v15_2 --device cuda
 	$(PY) -m spdlib run notebooks/06_v15_2.ipynb -p profile smoke -o $(GPU_OUT)/06_v15_2.ipynb --html

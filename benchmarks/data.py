@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import h5py
@@ -161,7 +161,7 @@ def show(table: pd.DataFrame, rounds: int) -> None:
     print(f"{here['cpu']}, {here['cores']} cores, torch {here['libraries']['torch']}")
 
 
-def arguments() -> argparse.Namespace:
+def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--data", type=Path, default=os.environ.get("SPD_NYU_DIR"),
                         help="a BTS folder with 480x640 frames")  # fmt: skip
@@ -175,15 +175,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="torch threads of each process")
     parser.add_argument("--scratch", type=Path, help="folder for the written files")
     parser.add_argument("--out", type=Path, default=OUTPUT)
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     if args.data is None:
         raise ConfigError("name a BTS folder with --data, or set SPD_NYU_DIR")
     args.data = Path(args.data)
     return args
 
 
-def main() -> None:
-    args = arguments()
+def main(given: Sequence[str] | None = None) -> None:
+    args = arguments(given)
     torch.set_num_threads(args.threads)
     everything = BTSFolder(args.data, "train", truth=TRUTH)
     count = min(args.frames, len(everything))

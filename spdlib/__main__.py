@@ -1,4 +1,4 @@
-"""The command line: `python -m spdlib data | train | evaluate | run | bench`.
+"""The command line: `python -m spdlib data | train | evaluate | publish | run | bench`.
 
 Each sub-command lives in the module that owns its work; this one only gathers them and turns
 errors that a user can mend into one line.

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 from spdlib.errors import SPDError
 
+_TOKEN_BYTES = 8
+
 
 @contextlib.contextmanager
 def replacing(path: str | Path, error: type[SPDError]) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` if the block ends well, else vanishes.
+
+    Temporaries that killed processes left of `path` are removed first.
 
     Args:
         path: the file to write; its folder is made if it is missing.
@@ -25,16 +30,13 @@ def replacing(path: str | Path, error: type[SPDError]) -> Iterator[Path]:
             was at `path` before is untouched.
     """
     path = Path(path)
-    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())  # mkstemp lets only its owner read
-        _sync(temporary)
-        os.replace(temporary, path)
+        _remove_abandoned(path)
+        with _temporary(path) as temporary:
+            yield temporary
+            _sync(temporary)
+            os.replace(temporary, path)
         with contextlib.suppress(OSError):  # not every system syncs folders
             _sync(path.parent)
     except OSError as failure:
@@ -43,9 +45,6 @@ def replacing(path: str | Path, error: type[SPDError]) -> Iterator[Path]:
             f"cannot write {path}: {failure.strerror or failure}; {kept}. Free disk space or "
             "choose another folder, then start the same command again"
         ) from failure
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: str | Path, data: bytes, error: type[SPDError]) -> None:
@@ -60,10 +59,51 @@ def file_hash(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+@contextlib.contextmanager
+def _temporary(path: Path) -> Iterator[Path]:
+    """A new empty file beside `path`, locked as long as its writer lives, gone afterwards."""
+    temporary, handle = _create_locked(path)
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _create_locked(path: Path) -> tuple[Path, int]:
+    """Name and handle of a new file that no `_remove_abandoned` of another process takes away."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}.tmp")
+        # not by tempfile, whose files only their owner may read
+        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        _lock(handle)
+        if temporary.exists():  # else it was taken for abandoned before it was locked
+            return temporary, handle
+        os.close(handle)
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Deletes the temporaries of `path` whose writer was killed: nobody holds their lock."""
+    token = "[0-9a-f]" * (2 * _TOKEN_BYTES)
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.{token}.tmp"):
+        with contextlib.suppress(OSError):  # finished meanwhile, or of another user
+            handle = os.open(temporary, os.O_RDWR)
+            try:
+                if _lock(handle, wait=False):
+                    temporary.unlink()
+            finally:
+                os.close(handle)
+
+
+def _lock(handle: int, wait: bool = True) -> bool:
+    """Whether the file is now locked by this process, until it closes it or dies in any way."""
+    try:
+        import fcntl  # here, as this module must be importable where there is none (Windows)
+
+        fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (ImportError, OSError):  # another process holds it, or the system has no locks
+        return False
+    return True
 
 
 def _sync(path: Path) -> None:

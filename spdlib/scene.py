@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -47,6 +47,10 @@ class Decoder(Protocol):
         """Hash of configuration and weights."""
         ...
 
+    def version(self) -> object:
+        """Configuration and weights as they are now, cheap to take and to compare."""
+        ...
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -60,6 +64,7 @@ class Scene:
         padded: height, width after padding right and bottom; what the maps cover.
         camera: the caller's camera, if given.
         camera_assumed: what was assumed about the camera, if it was not given.
+        version: of the network when it encoded the image; None if that is not known.
     """
 
     model: Decoder
@@ -69,6 +74,7 @@ class Scene:
     padded: Size
     camera: Camera | None = None
     camera_assumed: str | None = None
+    version: object = field(default=None, repr=False)
 
     @property
     def batch(self) -> int:
@@ -149,8 +155,14 @@ class Scene:
         """Write the scene to one safetensors file, by rename.
 
         Raises:
-            QueryError: the file cannot be written.
+            QueryError: the network has changed since it encoded the image, or the file cannot be
+                written.
         """
+        if self.version is not None and self.version != self.model.version():
+            raise QueryError(
+                f"cannot write {path}: the network's weights or configuration changed after it "
+                "encoded this scene; encode the image again"
+            )
         record = {
             "image_size": self.image_size, "resized": self.resized, "padded": self.padded,
             "camera": self.camera.to_dict() if self.camera else None,
@@ -185,7 +197,7 @@ class Scene:
                 f"{path} was encoded by another network or other weights "
                 f"({encoder[:12]}, not {own[:12]}); encode the image again"
             )
-        return cls(model, maps, image_size, resized, padded, camera, assumed)
+        return cls(model, maps, image_size, resized, padded, camera, assumed, model.version())
 
     def _check(self, points: Any) -> Tensor:
         """Points as a tensor like the maps, [K, 2] or [B, K, 2], all finite and inside."""

@@ -9,11 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from spdlib.data.rooms import Rooms
 from spdlib.errors import ConfigError
 from spdlib.models import create_model
 from spdlib.models.base import count_parameters
@@ -22,16 +25,26 @@ from spdlib.models.v15 import LocalPath
 IMAGE, LATTICE = (350, 476), (100, 136)
 
 
-@pytest.fixture(scope="module")
-def decode() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "decode.py"
-    spec = importlib.util.spec_from_file_location("benchmark_decode", path)
+def benchmark(name: str) -> ModuleType:
+    """A script of benchmarks/, which is no package."""
+    path = Path(__file__).parents[1] / "benchmarks" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def decode() -> ModuleType:
+    return benchmark("decode")
+
+
+@pytest.fixture(scope="module")
+def data() -> ModuleType:
+    return benchmark("data")
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +145,55 @@ def test_decode_refuses_a_device_that_is_not_there(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no CUDA device"):
         decode.main(["--device", "cuda", "--quick"])
+
+
+def bts_folder(root: Path, count: int) -> Path:
+    """Rooms of 48x64 as a BTS folder's training frames."""
+    scene = root / "bts" / "official_splits" / "train" / "room"
+    scene.mkdir(parents=True)
+    rooms = Rooms(count, size=(48, 64))
+    for index in range(count):
+        frame = rooms[index]
+        millimetres = np.rint(1000 * frame.truth()).astype(np.uint16)
+        Image.fromarray(frame.image).save(scene / f"rgb_{index:05d}.jpg")
+        Image.fromarray(millimetres).save(scene / f"sync_depth_{index:05d}.png")
+    return root / "bts"
+
+
+def test_small_run_of_data(
+    data: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = bts_folder(tmp_path, 5), tmp_path / "bench_data.csv"
+    numbers = ["--frames", "4", "--rounds", "2", "--batch", "2", "--points", "16", "--workers", "0"]
+    threads = ["--threads", str(torch.get_num_threads())]  # set for the whole process
+    places = ["--data", str(folder), "--scratch", str(tmp_path), "--out", str(out)]
+    data.main([*numbers, *threads, *places, "--size", "24", "32"])
+    table = pd.read_csv(out)
+    assert list(table.columns) == [
+        "source", "task", "workers", "median", "min", "max", "megabytes_per_frame",
+    ]  # fmt: skip
+    sources = [
+        "packed store", "packed store, resized to 24x32", "packed store, gzip",
+        "BTS folder (JPEG, PNG)", "FastDepth .h5", "FastDepth .h5, deflated",
+    ]  # fmt: skip
+    assert list(table["source"]) == 2 * sources
+    assert list(table["task"]) == 6 * ["read"] + 6 * ["augmented"]
+    assert (table[["min", "megabytes_per_frame"]] > 0).all(axis=None)
+    assert table["median"].between(table["min"], table["max"]).all()
+    text = out.with_suffix(".json").read_text()
+    record = json.loads(text)
+    assert record["settings"] == {
+        "frames": 4, "rounds": 2, "size": [24, 32], "batch": 2, "augment": "strong", "points": 16,
+        "threads": torch.get_num_threads(),
+    }  # fmt: skip
+    assert record["machine"]["cores"] >= 1 and "source_hash" in record["code"]
+    assert str(tmp_path) not in text
+    printed = capsys.readouterr().out
+    assert all(source in printed for source in sources)
+    assert not list(tmp_path.glob("bench_data_*"))  # the written files are gone
+
+
+def test_data_needs_a_folder(data: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SPD_NYU_DIR", raising=False)
+    with pytest.raises(ConfigError, match="--data, or set SPD_NYU_DIR"):
+        data.main([])

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 
+from spdlib import disk
 from spdlib.disk import replacing, write_bytes
 from spdlib.errors import ModelError, RunError
 
@@ -41,6 +49,99 @@ def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
         temporary.write_bytes(b"half")
         raise KeyboardInterrupt
     assert os.listdir(tmp_path) == []
+
+
+def test_permissions_follow_the_umask_which_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It belongs to all threads of the process: a moment's change shows in what they write."""
+    before = os.umask(0o027)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "umask", lambda mask: pytest.fail("the umask was changed"))
+            write_bytes(tmp_path / "a.bin", b"x", RunError)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a.bin").stat().st_mode) == 0o640
+
+
+def write_half(path: Path, told: Connection) -> None:
+    with replacing(path, RunError) as temporary:
+        temporary.write_bytes(b"half")
+        told.send(temporary)
+        time.sleep(300)
+
+
+@contextmanager
+def writer(path: Path) -> Iterator[tuple[BaseProcess, Path]]:
+    """Another process that has written half of `path` and waits, and its temporary."""
+    context = multiprocessing.get_context("fork")  # a spawned one imports torch for seconds
+    heard, told = context.Pipe(duplex=False)
+    process = context.Process(target=write_half, args=(path, told))
+    process.start()
+    try:
+        assert heard.poll(120)
+        yield process, heard.recv()
+    finally:
+        process.kill()
+        process.join()
+
+
+def test_only_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
+    path, foreign = tmp_path / "a[1].bin", tmp_path / ".a[1].bin.notes.tmp"
+    foreign.write_text("a user's")
+    with writer(path) as (killed, left), writer(path) as (_, kept):
+        write_bytes(path, b"beside two living", RunError)
+        assert left.is_file() and kept.is_file()
+        killed.kill()  # SIGKILL: no `finally` runs
+        killed.join()
+        write_bytes(tmp_path / "other.bin", b"", RunError)
+        assert left.is_file() and kept.is_file()
+        write_bytes(path, b"beside one living", RunError)
+        assert not left.exists() and kept.is_file()
+    write_bytes(path, b"alone", RunError)
+    assert sorted(tmp_path.iterdir()) == sorted([path, foreign, tmp_path / "other.bin"])
+    assert path.read_bytes() == b"alone"
+
+
+def test_a_temporary_removed_before_its_lock_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between making and locking a file, another process may take it for abandoned."""
+    lock = disk._lock
+    taken: list[Path] = []
+
+    def late(handle: int, wait: bool = True) -> bool:
+        if not taken:
+            taken.extend(tmp_path.iterdir())
+            taken[0].unlink()
+        return lock(handle, wait)
+
+    monkeypatch.setattr(disk, "_lock", late)
+    with replacing(tmp_path / "a.bin", RunError) as temporary:
+        assert temporary.exists() and temporary not in taken
+        write_bytes(tmp_path / "a.bin", b"from another", RunError)
+        assert temporary.exists()
+        temporary.write_bytes(b"whole")
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_system_without_locks_writes_and_removes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fcntl = pytest.importorskip("fcntl")
+    left = tmp_path / f".a.bin.{'0' * 16}.tmp"
+    left.write_bytes(b"half")
+
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fcntl, "flock", refuse)
+        write_bytes(tmp_path / "a.bin", b"one", RunError)
+    assert left.exists() and (tmp_path / "a.bin").read_bytes() == b"one"
+    write_bytes(tmp_path / "a.bin", b"two", RunError)
+    assert os.listdir(tmp_path) == ["a.bin"]
 
 
 def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path) -> None:

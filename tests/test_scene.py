@@ -459,6 +459,89 @@ def test_scenes_of_another_network_are_refused(
         Scene.load(tmp_path / "scene.safetensors", other)
 
 
+def _step(optimizer: type[torch.optim.Optimizer], **options: Any) -> Callable[[DepthModel], None]:
+    def change(model: DepthModel) -> None:
+        model(torch.rand(1, 3, *SIZE), torch.rand(1, 4, 2) * 30).depth.sum().backward()
+        optimizer(model.parameters(), lr=1e-3, **options).step()  # type: ignore[call-arg]
+
+    return change
+
+
+def _load(model: DepthModel) -> None:
+    model.load_state_dict({name: value + 1 for name, value in model.state_dict().items()})
+
+
+def _assign(model: DepthModel) -> None:
+    model.load_state_dict({k: v.clone() for k, v in model.state_dict().items()}, assign=True)
+
+
+def _round(model: DepthModel) -> None:
+    """Back to the old type and perhaps to the old addresses, not to the old numbers."""
+    model.to(torch.bfloat16).to(torch.float32)
+
+
+def _replace(model: DepthModel) -> None:
+    head = model.get_submodule("local_path.head.2")
+    head.weight = torch.nn.Parameter(head.get_parameter("weight") + 1)
+
+
+def _reconfigure(model: DepthModel) -> None:
+    model.config = dataclasses.replace(model.config, focal=71.0)
+
+
+def _count(model: DepthModel) -> None:
+    """BatchNorm statistics change without any gradient."""
+    norm = model.get_submodule("encoder.body.bn1")
+    norm.train()(torch.rand(2, len(norm.get_buffer("running_mean")), 4, 4))
+
+
+CHANGES: dict[str, Callable[[DepthModel], Any]] = {
+    "SGD": _step(torch.optim.SGD),
+    "fused AdamW": _step(torch.optim.AdamW, fused=True),
+    "foreach AdamW": _step(torch.optim.AdamW, foreach=True),
+    "load_state_dict": _load,
+    "load_state_dict, assigned": _assign,
+    "another type": lambda model: model.double(),
+    "another type and back": _round,
+    "another parameter": _replace,
+    "another configuration": _reconfigure,
+    "BatchNorm statistics": _count,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_scenes_of_earlier_weights_are_not_saved(
+    image: np.ndarray, tmp_path: Path, name: str
+) -> None:
+    """Their file would name the new weights and pass for theirs."""
+    model = build()
+    scene = model.encode(image)
+    CHANGES[name](model)
+    with pytest.raises(QueryError, match=r"changed after it encoded this scene; encode the image"):
+        scene.save(tmp_path / "scene.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_scenes_are_saved_when_only_the_mode_or_gradients_changed(
+    image: np.ndarray, tmp_path: Path
+) -> None:
+    model = build().train()
+    scene = model.encode(image)
+    model.eval()(torch.rand(1, 3, *SIZE), torch.rand(1, 4, 2) * 30).depth.sum().backward()
+    model.requires_grad_(False)
+    scene.save(tmp_path / "scene.safetensors")
+    again = Scene.load(tmp_path / "scene.safetensors", model)
+    again.save(tmp_path / "again.safetensors")
+    _load(model)
+    with pytest.raises(QueryError, match="changed after"):
+        again.save(tmp_path / "again.safetensors")
+
+
+def test_networks_made_in_inference_mode_encode(image: np.ndarray, tmp_path: Path) -> None:
+    with torch.inference_mode():
+        build().encode(image).save(tmp_path / "scene.safetensors")
+
+
 def _truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 

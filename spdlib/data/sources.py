@@ -53,7 +53,6 @@ class _Listed:
     def __init__(self, items: list[Any], where: str) -> None:
         if not items:
             raise DataError(f"{where}: no frames found; see data/README.md for the layouts")
-        _refuse_duplicates([item.id for item in items], where)
         self._items = items
 
     @property
@@ -71,12 +70,16 @@ class _Listed:
         raise NotImplementedError
 
 
-def _refuse_duplicates(ids: list[str], where: str) -> None:
-    seen: set[str] = set()
-    for name in ids:
-        if name in seen:
-            raise DataError(f"{where}: frame id {name!r} occurs twice; rename or drop one of them")
-        seen.add(name)
+def _refuse_duplicates(found: Iterable[tuple[str, Any]], where: str) -> None:
+    """DataError that names both places if an id occurs twice among pairs (id, where it is)."""
+    places: dict[str, Any] = {}
+    for name, place in found:
+        if name in places:
+            raise DataError(
+                f"{where}: frame id {name!r} occurs twice, in {places[name]} and in {place}; "
+                "rename or drop one of them"
+            )
+        places[name] = place
 
 
 def _refuse_truth(truth: str) -> str:
@@ -144,7 +147,9 @@ class BTSFolder(_Listed):
             pairs = _bts_pairs(root, scenes_in_id)
         else:
             pairs = _bts_listed(root, Path(list_file), scenes_in_id)
-        super().__init__(pairs, f"{root} (split {split!r})")
+        where = f"{root} (split {split!r})"
+        _refuse_duplicates(((pair.id, pair.image) for pair in pairs), where)
+        super().__init__(pairs, where)
 
     def _read(self, item: _Pair) -> Frame:
         image = read_image(item.image)
@@ -351,11 +356,11 @@ def read_split(path: Path, count: int) -> dict[str, list[int]]:
     else:
         test = _listed_indices(path)
         splits = {"train": sorted(set(range(count)) - set(test)), "test": test}
-    everything = [index for split in splits.values() for index in split]
-    _refuse_duplicates([f"{index:05d}" for index in everything], str(path))
-    if not all(0 <= index < count for index in everything):
+    everything = [(index, name) for name, split in splits.items() for index in split]
+    _refuse_duplicates(((f"{index:05d}", name) for index, name in everything), str(path))
+    if not all(0 <= index < count for index, _ in everything):
         raise DataError(
-            f"{path}: names frames up to {max(everything)}, the data have {count}; "
+            f"{path}: names frames up to {max(everything)[0]}, the data have {count}; "
             "give the split file of this data set"
         )
     return {name: sorted(split) for name, split in splits.items()}
@@ -390,7 +395,7 @@ class FastDepthFolder(_Listed):
     frames) where there is no `test`.
 
     Raises:
-        DataError: missing or empty split, duplicate id.
+        DataError: missing or empty split.
     """
 
     def __init__(self, path: str | Path, split: str, truth: str = "inpainted") -> None:
@@ -433,9 +438,10 @@ def _h5_frame(file: h5py.File, name: str, truth: str, where: str) -> Frame:
 
 @dataclass(frozen=True)
 class _Member:
-    """Where the bytes of one .h5 frame lie inside a shard."""
+    """Where the bytes of one .h5 frame lie inside a shard, and its name there."""
 
     id: str
+    name: str
     shard: Path
     offset: int
     size: int
@@ -458,13 +464,21 @@ class TarShards(_Listed):
         found = (sorted(folder.glob(f"{name}-*.tar")) for name in _split_names(split))
         shards = next((shards for shards in found if shards), [])
         items = [member for shard in shards for member in _members(shard)]
-        super().__init__(items, f"{path} (split {split!r})")
+        where = f"{path} (split {split!r})"
+        _refuse_duplicates(((item.id, f"{item.shard} ({item.name})") for item in items), where)
+        super().__init__(items, where)
 
     def _read(self, item: _Member) -> Frame:
         where = f"{item.shard} ({item.id})"
-        with item.shard.open("rb") as shard:
-            shard.seek(item.offset)
-            content = io.BytesIO(shard.read(item.size))
+        try:
+            with item.shard.open("rb") as shard:
+                shard.seek(item.offset)
+                content = io.BytesIO(shard.read(item.size))
+        except OSError as error:
+            raise DataError(
+                f"{where}: cannot be read ({error.strerror or error}); put the shard back or "
+                "download it again"
+            ) from error
         with open_hdf5(content, where) as file:
             return _h5_frame(file, item.id, self.truth, where)
 
@@ -482,7 +496,7 @@ def _members(shard: Path) -> Iterable[_Member]:
                 name = PurePosixPath(member.name)
                 if member.isfile() and name.suffix == ".h5":
                     frame = "/".join(name.with_suffix("").parts[-2:])
-                    yield _Member(frame, shard, member.offset_data, member.size)
+                    yield _Member(frame, member.name, shard, member.offset_data, member.size)
     except (tarfile.TarError, OSError) as error:
         raise DataError(
             f"{shard}: not a complete, uncompressed tar file ({error}); download it again"
@@ -565,6 +579,8 @@ def _own_frames(root: Path) -> list[_Own]:
     """Rows of cameras.csv joined with the files of `rgb` and `depth`."""
     table = root / "cameras.csv"
     rows = _camera_rows(table)
+    lines = ((row["frame"], f"line {number}") for number, row in enumerate(rows, 2))
+    _refuse_duplicates(lines, str(table))
     images = _by_stem(root / "rgb", _IMAGE_SUFFIXES)
     depths = _by_stem(root / "depth", (".png", ".npy"))
     items = []
@@ -599,7 +615,7 @@ def _camera_rows(table: Path) -> list[dict[str, str]]:
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """File name without suffix -> path."""
     files = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in suffixes]
-    _refuse_duplicates([path.stem for path in files], str(folder))
+    _refuse_duplicates(((path.stem, path) for path in files), str(folder))
     return {path.stem: path for path in files}
 
 

@@ -81,7 +81,7 @@ def pack(
         progress: show a progress bar.
 
     Raises:
-        DataError: bad or duplicate frame, no frames, unwritable folder, full disk.
+        DataError: bad, unreadable or duplicate frame, no frames, unwritable folder, full disk.
         ConfigError: unknown compression.
     """
     path = Path(path)
@@ -92,13 +92,24 @@ def pack(
     with replacing(path, DataError) as temporary, _created(temporary) as (file, disk):
         writer = _Writer(file, len(source), compression)
         for index in tqdm(range(len(source)), desc="packing", disable=not progress, mininterval=2):
-            frame = source[index]
+            frame = _read(source, index)
             frame = frame if size is None else resize_frame(frame, size)
             writer.add(frame, _split(split_of, frame.id))
             disk.check()
             if index == 0 and compression == "none":
                 _check_space(path, writer.frame_bytes * len(source))
         file.attrs["provenance"] = json.dumps(_provenance(file, provenance, size, compression))
+
+
+def _read(source: Frames, index: int) -> Frame:
+    """One frame of the source, whose failures must not pass for failures to write the store."""
+    try:
+        return source[index]
+    except OSError as error:
+        raise DataError(
+            f"frame {source.ids[index]!r} of the source cannot be read ({error}); restore its "
+            "file, then pack again"
+        ) from error
 
 
 def _split(split_of: str | Mapping[str, str] | Callable[[str], str], name: str) -> str:

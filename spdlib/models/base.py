@@ -23,7 +23,7 @@ from torch.nn import functional as F
 from spdlib.disk import write_bytes
 from spdlib.errors import ConfigError, ModelError, QueryError
 from spdlib.geometry import Camera, Size
-from spdlib.models.encoders import Encoder, EncoderConfig, padded_size
+from spdlib.models.encoders import Encoder, EncoderConfig, add_state, padded_size
 from spdlib.scene import Maps, Scene
 
 MAX_SIDE = 4096
@@ -70,6 +70,46 @@ class Prediction(NamedTuple):
 
     depth: Tensor
     auxiliary: dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Version:
+    """A network's configuration and weights at one moment, told from others without reading all.
+
+    Writing into a tensor raises its version number, except by fused optimizers: one number of each
+    parameter shows their steps. Anything else moves a tensor to other memory. A few numbers
+    written through `.data` or NumPy may go unseen.
+
+    Attributes:
+        config: the configuration.
+        tensors: address and version number of every parameter and buffer.
+        sample: the first number of every parameter, on their device.
+        memory: what the addresses are of, held so that nothing else can take them.
+    """
+
+    config: ModelConfig
+    tensors: tuple[tuple[int, int], ...]
+    sample: Tensor
+    memory: tuple[Any, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, model: DepthModel) -> Version:
+        """The present version of a network."""
+        parameters = tuple(model.parameters())
+        tensors = (*parameters, *model.buffers())
+        # tensors made in inference mode have no version number
+        numbers = ((x.data_ptr(), -1 if x.is_inference() else x._version) for x in tensors)
+        sample = torch.cat([x.detach().as_strided((1,), (1,)) for x in parameters])
+        memory = tuple(x.untyped_storage() for x in tensors)
+        return cls(model.config, tuple(numbers), sample, memory)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether neither configuration nor weights have changed in between."""
+        return (
+            isinstance(other, Version)
+            and (self.config, self.tensors) == (other.config, other.tensors)
+            and torch.equal(self.sample, other.sample)
+        )
 
 
 class DepthModel(nn.Module, ABC):
@@ -156,7 +196,7 @@ class DepthModel(nn.Module, ABC):
             # under autocast too: a scene is asked later, perhaps outside it
             maps = {name: level.to(self.dtype) for name, level in self.maps(padded).items()}
         covered = (padded.shape[-2], padded.shape[-1])
-        return Scene(self, maps, size, resized, covered, camera, assumed)
+        return Scene(self, maps, size, resized, covered, camera, assumed, self.version())
 
     def _network_size(self, size: Size, camera: Camera | None) -> tuple[Size, str | None]:
         """Size to resize an image to, and what had to be assumed about its camera."""
@@ -216,10 +256,12 @@ class DepthModel(nn.Module, ABC):
     def fingerprint(self) -> str:
         """SHA-256 of the configuration and all weights, in hexadecimal."""
         digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        add_state(digest, self)
         return digest.hexdigest()
+
+    def version(self) -> Version:
+        """Configuration and weights as they are now; equal to an earlier one if neither changed."""
+        return Version.of(self)
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder, each by rename.

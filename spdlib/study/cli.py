@@ -123,7 +123,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     config = RunConfig.from_dict(run.config)
     data = open_data(config, args.data)
     accelerator = make_accelerator(args.device)
-    baselines = fit_image_free(data.train, truth=config.truth)
+    baselines = fit_image_free(data.train)
     result = evaluate_run(
         run,
         load(run.best).to(accelerator.device),

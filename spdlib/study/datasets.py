@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from spdlib.data.frames import Frame, Frames, Subset, selection_split
+from spdlib.data.frames import TRUTHS, Frame, Frames, Subset, selection_split
 from spdlib.data.rooms import Rooms
-from spdlib.data.store import PackedFrames
+from spdlib.data.store import PackedFrames, info
 from spdlib.errors import RunError
 from spdlib.geometry import Size
 from spdlib.study.experiments import RunConfig
@@ -63,7 +63,8 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
     """Open the three sets of a config.
 
     Rooms are rendered into memory once. A store's training split is divided into training and
-    selection frames as decisions 6 say; its test split is left alone until it is reported on.
+    selection frames as decisions 6 say, and only the depth to learn from is read. Its test split,
+    with every depth, is left alone until it is reported on. Labels in a store are not read.
 
     Args:
         config: names the data.
@@ -82,10 +83,18 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
             "(--data STORE.h5, or the environment's SPD_DATA); data/README.md says how to make one "
             "with `python -m spdlib data pack`"
         )
-    truths = None if config.truth is None else [config.truth]
-    train = PackedFrames(path, "train", truths, labels=False)
+    train = PackedFrames(path, "train", _learned_truths(path, config.truth), labels=False)
     learn, select = selection_split(len(train))
-    return DataSets(Subset(train, learn), Subset(train, select), PackedFrames(path, "test"))
+    test = PackedFrames(path, "test", labels=False)
+    return DataSets(Subset(train, learn), Subset(train, select), test)
+
+
+def _learned_truths(path: str | Path, truth: str | None) -> list[str]:
+    """The one depth that is learned from; unnamed, the first that `Frame.truth` would take."""
+    if truth is not None:
+        return [truth]
+    stored = info(path)["truths"]
+    return [name for name in TRUTHS if name in stored][:1]
 
 
 def _rooms(config: RunConfig) -> DataSets:

@@ -43,7 +43,7 @@ from spdlib.geometry import Camera, Size
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.scene import GROUP, Scene
-from spdlib.study.image_free import PixelMap
+from spdlib.study.image_free import Baselines, PixelMap
 from spdlib.study.metrics import (
     Comparison,
     EigenMetrics,
@@ -318,7 +318,7 @@ def evaluate(
     frames: Frames,
     *,
     name: str | None = None,
-    baselines: Mapping[str, PixelMap] | None = None,
+    baselines: Baselines | None = None,
     truths: Sequence[str] | None = None,
     dense: bool = True,
     k_sweep: bool = True,
@@ -335,7 +335,8 @@ def evaluate(
         model: the network, on the device that shall compute.
         frames: test frames.
         name: of the network in the tables; default its registered name.
-        baselines: of `fit_image_free` on training frames; scored in the same tables.
+        baselines: of `fit_image_free` on training frames; in the tables of each truth stand those
+            that were fitted to it.
         truths: which depths count; default all that the frames have.
         dense: also score every pixel, where there is a dense path.
         k_sweep: also ask the same points in groups of 1 (64 of them), 64, 256 and 1,024.
@@ -347,17 +348,16 @@ def evaluate(
         progress: show a bar on terminals.
 
     Raises:
-        RunError: no frames.
+        RunError: no frames, or no baselines for one of the truths.
         DataError: the frames lack a truth that was asked for.
     """
     if not len(frames):
         raise RunError("there are no frames to evaluate; check the split's name")
     first = frames[0]
     names = list(truths or [kind for kind in TRUTHS if kind in first.depths])
-    named = name or model.config.network
-    predictors: dict[str, Predictor] = {named: ModelPredictor(model, flip)}
-    predictors |= {label: MapPredictor(each) for label, each in (baselines or {}).items()}
-    board = _Board(list(predictors), names, dense)
+    given = _of_each_truth(baselines, names)
+    entrants = _Entrants(name or model.config.network, ModelPredictor(model, flip), given)
+    board = _Board(entrants, names, dense)
     recorded = _Recorded(model.config.image_size, crop, recorded_k)
     independent = model.queries_are_independent
     sweep = _Sweep(len(frames), SWEEP_FRAMES if independent else None) if k_sweep else None
@@ -367,15 +367,28 @@ def evaluate(
     with evaluating(model):
         for index in _progress(mine, progress):
             frame = frames[index]
-            answers = _score_frame(board, predictors, frame, index, names, dense)
-            _score_recorded(board, predictors, frame, index, names, dense, recorded)
+            answers = _score_frame(board, entrants, frame, index, names, dense)
+            _score_recorded(board, entrants, frame, index, names, dense, recorded)
             if sweep is not None and index in sweep.wanted:
-                sweep.add(answers[named], frame, index, names[0])
+                sweep.add(answers, frame, index, names[0])
         chosen = (frames[index] for index in wanted)
-        kept = {frame.id: _example(predictors[named], frame, names[0]) for frame in chosen}
+        kept = {frame.id: _example(entrants.network, frame, names[0]) for frame in chosen}
     tables = board.merged(who).tables(frames.ids)
     swept = sweep.table(who, independent) if sweep else pd.DataFrame()
-    return Evaluation(*tables, swept, _notes(first, names, flip, recorded), kept)
+    return Evaluation(*tables, swept, _notes(first, names, flip, recorded, given), kept)
+
+
+def _of_each_truth(baselines: Baselines | None, truths: Sequence[str]) -> Baselines:
+    """Baselines of all truths that are scored; RunError if some are given, but not for all."""
+    if not baselines:
+        return {truth: {} for truth in truths}
+    missing = [truth for truth in truths if truth not in baselines]
+    if missing:
+        raise RunError(
+            f"{missing[0]!r} is scored, but the baselines are for {sorted(baselines)}; use "
+            "`fit_image_free` on training frames that have it, or name the truths to score"
+        )
+    return {truth: baselines[truth] for truth in truths}
 
 
 @torch.no_grad()
@@ -423,12 +436,34 @@ def _clamped(depth: Tensor) -> Tensor:
 # --------------------------------------------------------------------------------------- protocols
 
 
+class _Entrants(NamedTuple):
+    """Who is scored: one network, and beside it the baselines that were fitted to each truth."""
+
+    name: str
+    network: Predictor
+    baselines: Baselines
+
+    def names(self, truth: str) -> list[str]:
+        """Models in the tables of one truth."""
+        return [self.name, *self.baselines[truth]]
+
+    def beside(self, view: View, truth: str) -> dict[str, Answers]:
+        """Answers of the baselines of one truth."""
+        maps = self.baselines[truth].items()
+        return {name: MapPredictor(depth_map)(view) for name, depth_map in maps}
+
+
 class _Board:
     """Accumulators of every model, protocol and kind of site."""
 
-    def __init__(self, models: Sequence[str], truths: Sequence[str], dense: bool) -> None:
+    def __init__(self, entrants: _Entrants, truths: Sequence[str], dense: bool) -> None:
         sites = ("points", "dense") if dense else ("points",)
-        keys = [(truth, site, model) for truth in truths for site in sites for model in models]
+        keys = [
+            (truth, site, model)
+            for truth in truths
+            for site in sites
+            for model in entrants.names(truth)
+        ]
         self.eigen: dict[Key, EigenMetrics] = {
             (model, f"eigen/{truth}", site): EigenMetrics() for truth, site, model in keys
         }
@@ -486,24 +521,25 @@ def _keyed(table: pd.DataFrame, key: Key) -> pd.DataFrame:
 
 def _score_frame(
     board: _Board,
-    predictors: Mapping[str, Predictor],
+    entrants: _Entrants,
     frame: Frame,
     index: int,
     truths: Sequence[str],
     dense: bool,
-) -> dict[str, Answers]:
-    """Add one frame to the eigen protocol; the answers, for further questions."""
-    answers = {
-        name: predictor(View(frame.image, frame.camera, frame.camera))
-        for name, predictor in predictors.items()
-    }
-    maps = {name: each.dense() if dense else None for name, each in answers.items()}
+) -> Answers:
+    """Add one frame to the eigen protocol; the network's answers, for further questions."""
+    view = View(frame.image, frame.camera, frame.camera)
+    own = entrants.network(view)
+    own_map = own.dense() if dense else None
     for truth in truths:
         depth = torch.from_numpy(frame.truth(truth))
         sample = evaluation_points(depth, frame.id)
         edges = edge_mask(depth)
         columns, rows = sample.points.long().unbind(-1)
-        for name, each in answers.items():
+        beside = entrants.beside(view, truth)
+        maps = {name: each.dense() if dense else None for name, each in beside.items()}
+        maps[entrants.name] = own_map
+        for name, each in ({entrants.name: own} | beside).items():
             predicted = each.depth_at(sample.points, GROUP)[None]
             known = sample.truth[None].to(predicted), sample.valid[None]
             key = (name, f"eigen/{truth}", "points")
@@ -513,7 +549,7 @@ def _score_frame(
             if full is not None:
                 batch = full[None], depth[None].to(full), eigen_mask(depth)[None]
                 board.eigen[name, f"eigen/{truth}", "dense"].update(*batch, [index], edges[None])
-    return answers
+    return own
 
 
 class _Recorded(NamedTuple):
@@ -539,7 +575,7 @@ def _network_view(frame: Frame, size: Size, crop: str, truth: str) -> tuple[View
 
 def _score_recorded(
     board: _Board,
-    predictors: Mapping[str, Predictor],
+    entrants: _Entrants,
     frame: Frame,
     index: int,
     truths: Sequence[str],
@@ -551,8 +587,8 @@ def _score_recorded(
         view, depth = _network_view(frame, options.size, options.crop, truth)
         generator = seeded_generator("recorded", frame.id)
         sample = recorded_points(depth, options.points, generator)
-        for name, predictor in predictors.items():
-            answers = predictor(view)
+        everyone = {entrants.name: entrants.network(view)} | entrants.beside(view, truth)
+        for name, answers in everyone.items():
             predicted = answers.depth_at(sample.points, GROUP)[None]
             key = f"recorded/{truth}"
             board.pooled[name, key, "points"].update(
@@ -565,22 +601,26 @@ def _score_recorded(
                 )
 
 
-def _notes(frame: Frame, truths: Sequence[str], flip: bool, recorded: _Recorded) -> dict[str, str]:
+def _notes(
+    frame: Frame, truths: Sequence[str], flip: bool, recorded: _Recorded, baselines: Baselines
+) -> dict[str, str]:
     height, width = frame.camera.size
     scaled = "" if (height, width) == (480, 640) else f", scaled to {height}x{width}"
     flips = "averaged with the mirrored image" if flip else "no flip"
     h, w = recorded.size
     notes = {}
     for truth in truths:
+        sources = sorted({each.fitted_to for each in baselines[truth].values()} - {""})
+        ending = "".join([flips, *(f"; baselines fitted to {source}" for source in sources)])
         notes[f"eigen/{truth}"] = (
             f"truth: {truth}, {height}x{width}; rows 45-470, columns 41-600{scaled}; 1e-3 < g < "
             f"10 m, prediction clamped to that; per image, then the mean; SILog factor 1, x100; "
-            f"points: {EIGEN_POINTS} fixed a frame in groups of {GROUP}; {flips}"
+            f"points: {EIGEN_POINTS} fixed a frame in groups of {GROUP}; {ending}"
         )
         notes[f"recorded/{truth}"] = (
             f"truth: {truth}; frame brought to {h}x{w} ({recorded.crop}); {recorded.points} seeded "
             f"points a frame with replacement, pooled; SILog factor 1/2; clamped from below only; "
-            f"{flips}"
+            f"{ending}"
         )
     return notes
 
@@ -696,7 +736,7 @@ def evaluate_run(
     run: Run,
     model: DepthModel,
     test: Frames,
-    baselines: Mapping[str, PixelMap] | None = None,
+    baselines: Baselines | None = None,
     **options: Any,
 ) -> Evaluation:
     """Evaluate a run's network, write the tables into its folder and a note into its record.

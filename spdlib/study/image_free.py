@@ -2,14 +2,13 @@
 
 The constant and the per-pixel map that minimise the training frames' AbsRel, mean |c - g| / g, are
 medians weighted by 1 / g. Depth is counted in whole millimetres, which makes the constant a matter
-of one histogram and lets the map be sorted as 16-bit numbers, in blocks of rows from a scratch
-file, so that memory does not grow with the number of frames.
+of one histogram and lets the map be sorted as 16-bit numbers. Above `FRAMES` training frames the
+medians are taken over that many, evenly spread: memory does not grow with the training set.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,14 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spdlib.data.frames import Frames
+from spdlib.data.frames import TRUTHS, Frames, Subset, spread
 from spdlib.data.queries import lattice_truth
+from spdlib.data.store import PackedFrames
 from spdlib.errors import DataError
 from spdlib.geometry import Size
 
 MILLIMETRES = 1000.0
 LEVELS = 2**16
 """Depths are whole millimetres below this; farther ones count as 65.535 m."""
+FRAMES = 2000
+"""Frames that a fit looks at, at most: medians over more hardly move; 1.2 GB of 480x640 pixels."""
 BLOCK_BYTES = 64 * 2**20
 """Memory of one block of rows of all frames."""
 
@@ -35,9 +37,11 @@ class PixelMap:
 
     Attributes:
         depth: float32 [h, w] metres, stretched over any image under the half-pixel rule.
+        fitted_to: the frames it was fitted to, in words; empty if it was not.
     """
 
     depth: Tensor
+    fitted_to: str = ""
 
     def depth_at(self, points: Tensor, image_size: Size) -> Tensor:
         """Depth [..., K] metres at points [..., K, 2] in pixels of an image of `image_size`."""
@@ -55,44 +59,66 @@ class PixelMap:
         return F.interpolate(self.depth[None, None], image_size, mode="bilinear")[0, 0]
 
 
-def constant(depth: float) -> PixelMap:
+Baselines = Mapping[str, Mapping[str, PixelMap]]
+"""Name of a truth -> name of a baseline -> its map."""
+
+
+def constant(depth: float, fitted_to: str = "") -> PixelMap:
     """The map that answers one depth in metres everywhere."""
-    return PixelMap(torch.full((1, 1), depth))
+    return PixelMap(torch.full((1, 1), depth), fitted_to)
 
 
 def fit_image_free(
-    frames: Frames, size: Size | None = None, truth: str | None = None
-) -> dict[str, PixelMap]:
-    """Fit both baselines to training frames.
+    frames: Frames, size: Size | None = None, truths: Sequence[str] | None = None
+) -> dict[str, dict[str, PixelMap]]:
+    """Fit both baselines to training frames, once for each truth that scores will be taken against.
+
+    Of a packed store every depth is read, whichever of them `frames` learns from.
 
     Args:
-        frames: the training frames.
-        size: height, width of the per-pixel map; None takes the first frame's size. The scratch
-            file takes 2 bytes for each of its pixels in each frame.
-        truth: name of the depth; None takes the frame's first.
+        frames: the training frames; above `FRAMES` that many of them, evenly spread, are used.
+        size: height, width of the per-pixel maps; None takes the first frame's size.
+        truths: names of depths; None takes all that the frames have.
 
     Returns:
-        "constant" and "pixel_map". Pixels that no frame measures take the constant.
+        Truth -> "constant" and "pixel_map". Pixels that no frame measures take the constant.
 
     Raises:
-        DataError: no frame, or no measured pixel in any.
+        DataError: no frame, no such depth, or no measured pixel in any frame.
     """
     if not len(frames):
         raise DataError("the image-free baselines need at least one training frame")
-    height, width = size or frames[0].camera.size
+    first = _reading(frames, truths)[0]
+    chosen = truths or [name for name in TRUTHS if name in first.depths]
+    size = size or first.camera.size
+    return {truth: _fit(_reading(frames, [truth]), size, truth) for truth in chosen}
+
+
+def _reading(frames: Frames, truths: Sequence[str] | None) -> Frames:
+    """The same frames; of a packed store these depths are read, None for all."""
+    if isinstance(frames, Subset):
+        return Subset(_reading(frames.frames, truths), frames.indices)
+    if isinstance(frames, PackedFrames):
+        return PackedFrames(frames.path, frames.split, truths, labels=False)
+    return frames
+
+
+def _fit(frames: Frames, size: Size, truth: str) -> dict[str, PixelMap]:
+    used = Subset(frames, spread(len(frames), FRAMES))
+    stack = np.empty((len(used), *size), dtype=np.uint16)
     histogram = np.zeros(LEVELS, dtype=np.int64)
-    with tempfile.TemporaryFile() as file:
-        shape = (len(frames), height, width)
-        stack = np.memmap(file, dtype=np.uint16, mode="w+", shape=shape)
-        for i, depth in enumerate(_millimetres(frames, (height, width), truth)):
-            stack[i] = depth
-            histogram += np.bincount(depth.ravel(), minlength=LEVELS)
-        best = _weighted_median_of_histogram(histogram)
-        fitted = _map_of_medians(stack)
-        del stack
+    for i, depth in enumerate(_millimetres(used, size, truth)):
+        stack[i] = depth
+        histogram += np.bincount(depth.ravel(), minlength=LEVELS)
+    best = _weighted_median_of_histogram(histogram)
+    fitted = _map_of_medians(stack)
     fitted[fitted == 0] = best
     depth_map = torch.from_numpy(fitted.astype(np.float32) / np.float32(MILLIMETRES))
-    return {"constant": constant(best / MILLIMETRES), "pixel_map": PixelMap(depth_map)}
+    words = f"{len(used)} of {len(frames)} training frames ({truth})"
+    return {
+        "constant": constant(best / MILLIMETRES, words),
+        "pixel_map": PixelMap(depth_map, words),
+    }
 
 
 def weighted_medians(millimetres: np.ndarray) -> np.ndarray:
@@ -112,7 +138,7 @@ def weighted_medians(millimetres: np.ndarray) -> np.ndarray:
     return np.take_along_axis(ordered, middle[:, None], axis=1)[:, 0]
 
 
-def _millimetres(frames: Frames, size: Size, truth: str | None) -> Iterator[np.ndarray]:
+def _millimetres(frames: Frames, size: Size, truth: str) -> Iterator[np.ndarray]:
     for i in range(len(frames)):
         depth = np.ascontiguousarray(frames[i].truth(truth))
         if depth.shape != size:
@@ -135,7 +161,7 @@ def _map_of_medians(stack: np.ndarray) -> np.ndarray:
     rows = max(1, BLOCK_BYTES // (count * width * 32))
     result = np.empty((height, width), dtype=np.uint16)
     for top in range(0, height, rows):
-        block = np.array(stack[:, top : top + rows]).reshape(count, -1)
+        block = stack[:, top : top + rows].reshape(count, -1)
         medians = weighted_medians(np.ascontiguousarray(block.T))
         result[top : top + rows] = medians.reshape(-1, width)
     return result

@@ -7,7 +7,7 @@ both sets spoil a run without any error message; here they show in a second.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pandas as pd
 import torch
@@ -226,10 +226,11 @@ def _rank_correlation(prediction: Tensor, truth: Tensor) -> float:
 
 
 def _displacement_row(model: DepthModel) -> Check:
-    shifts: Any = model.encoder.displacement
+    shifts = model.encoder.displacement
+    words = ("unknown" if shift is None else f"{shift:+g}" for shift in shifts)
     return Check(
         "encoder displacement per level",
-        " ".join(f"{shift:+g}" for shift in shifts) + " px",
+        " ".join(words) + " px",
         "declared, not corrected",
         None,
     )

@@ -18,6 +18,7 @@ import signal
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -28,7 +29,8 @@ import pandas as pd
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
@@ -49,6 +51,7 @@ from spdlib.study.losses import LossValue, silog
 from spdlib.study.preflight import PreflightError, check
 from spdlib.study.runs import (
     Run,
+    code_version,
     describe_frames,
     hash_of,
     origin,
@@ -116,6 +119,7 @@ def fit(
     if found != "new":
         _require_same_data(run, config, {"train": train, "selection": selection})
     if found == "finished":
+        _warn_of_other_code(run)
         return run
     accelerator = make_accelerator(device)
     with _deterministic(deterministic and accelerator.device.type == "cpu"):
@@ -139,8 +143,19 @@ def make_accelerator(device: str | None = None) -> Accelerator:
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise RunError('device="cuda" was asked for but PyTorch sees no CUDA device; use "cpu"')
+    kind = "cuda" if available and device != "cpu" else "cpu"
+    begun = PartialState._shared_state
+    if begun and begun["device"].type != kind and begun["num_processes"] == 1:
+        # accelerate keeps the first device that a process asked for, whatever it asks later
+        AcceleratorState._reset_state(reset_partial_state=True)
     # Without cpu=True accelerate takes several CPU processes for several single ones.
-    return Accelerator(cpu=device == "cpu" or not available)
+    accelerator = Accelerator(cpu=kind == "cpu")
+    if accelerator.device.type != kind:
+        raise RunError(
+            f"{kind!r} was asked for, but these processes work on {accelerator.device}; "
+            "start them anew with one device"
+        )
+    return accelerator
 
 
 def _claim(run: Run, config: RunConfig, resume: bool) -> str:
@@ -157,9 +172,19 @@ def _claim(run: Run, config: RunConfig, resume: bool) -> str:
         changes = "; ".join(f"{name}: {theirs[name]!r} -> {ours[name]!r}" for name in differing)
         raise RunError(
             f"{run.folder} holds a run with another config ({changes}); "
-            "choose another folder or go back to its settings"
+            "choose another folder, delete this one, or go back to its settings"
         )
     return "finished" if run.finished else "unfinished"
+
+
+def _warn_of_other_code(run: Run) -> None:
+    began = run.record.get("code", {}).get("source_hash")
+    if began is not None and began != code_version()["source_hash"]:
+        warnings.warn(
+            f"{run.folder} is the finished run of another version of spdlib ({began}); to train "
+            "with the present one, delete the folder or choose another",
+            stacklevel=3,
+        )
 
 
 def _require_same_data(run: Run, config: RunConfig, sets: dict[str, Frames]) -> None:
@@ -363,6 +388,10 @@ class _Trainer:
                 "selection": describe_frames(self.selection),
             },
             "encoder_weights_sha256": encoder.weights_sha256,
+            # Whatever their origin: downloads of one name can differ. Of the first step only.
+            "encoder_state_sha256": (
+                None if self.counters.step else self.plain.encoder.fingerprint()
+            ),
             "parameters": dict(zip(table["component"], table["parameters"].tolist(), strict=True)),
             "deviations": deviations(self.config).to_dict("records"),
             "started": _now(),

@@ -22,7 +22,7 @@ from spdlib.models import DepthModel, load
 from spdlib.scene import Scene
 from spdlib.study.datasets import open_data
 from spdlib.study.experiments import resolve
-from spdlib.study.runs import DEFAULT_ROOT, Run
+from spdlib.study.runs import DEFAULT_ROOT, Run, hash_of
 from spdlib.study.training import fit
 from spdlib.view.report import project_root, run_folder
 
@@ -42,11 +42,13 @@ class Picture(NamedTuple):
         image: uint8 [H, W, 3], RGB.
         camera: its camera, known or assumed.
         truth: [H, W] metres, 0 where unknown; None where nothing is known.
+        lens: how the camera's focal length is known.
     """
 
     image: np.ndarray
     camera: Camera
     truth: np.ndarray | None
+    lens: str
 
 
 def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
@@ -75,7 +77,8 @@ def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
     config = resolve("v15_2", profile, seed=seed, **QUICK[profile])
     data = open_data(config)
     print(f"no trained network here: training one for {config.steps} steps")
-    folder = run_folder("", "00_start_here", profile)
+    # other settings, another folder: each seed has its own network
+    folder = run_folder("", f"00_start_here_{hash_of(config.to_dict())}", profile)
     run = fit(config, data.train, data.selection, folder, progress=False)
     return load(run.best), (
         f"This network saw {config.train_frames} rooms for {config.steps} steps, which is next to "
@@ -96,16 +99,17 @@ def look_at(image: str, focal: float, seed: int) -> Picture:
     """
     if not image:
         room = Rooms(1, start=UNSEEN_ROOM + seed, size=(240, 320))[0]
-        return Picture(room.image, room.camera, room.truth())
+        return Picture(room.image, room.camera, room.truth(), "known")
     try:
         opened = ImageOps.exif_transpose(Image.open(project_root() / image)).convert("RGB")
     except OSError as error:
         raise DataError(
             f"{image} cannot be read as a picture ({error}); give a JPEG or PNG"
         ) from error
+    lens = "as you gave it" if focal else "only assumed: that of NYU's field of view"
     focal = focal or NYU_CAMERA.focal * opened.height / NYU_CAMERA.height
     middle = ((opened.width - 1) / 2, (opened.height - 1) / 2)
-    return Picture(np.asarray(opened), Camera(focal, focal, *middle, *opened.size), None)
+    return Picture(np.asarray(opened), Camera(focal, focal, *middle, *opened.size), None, lens)
 
 
 def grid(camera: Camera, columns: int, rows: int) -> Tensor:

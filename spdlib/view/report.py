@@ -41,6 +41,11 @@ def project_root() -> Path:
     return next((p for p in (here, *here.parents) if (p / "pyproject.toml").is_file()), here)
 
 
+def from_root(path: str) -> str:
+    """A notebook's path parameter, from `project_root()` if it is relative; "" stays empty."""
+    return str(project_root() / path) if path else ""
+
+
 def run_folder(out: str, name: str, profile: str) -> Path:
     """Where a notebook's run goes: `out`, or results/runs/NAME (NAME_PROFILE unless "demo").
 

@@ -175,7 +175,7 @@ def test_mat_refuses_other_files(layouts: Layouts) -> None:
     ("text", "message"),
     [
         ("kitchen/rgb_00009.jpg", "names frames up to 9, the data have 6"),
-        ("a/rgb_00001.jpg\nb/rgb_00001.jpg", "'00001' occurs twice"),
+        ("a/rgb_00001.jpg\nb/rgb_00001.jpg", "'00001' occurs twice, in test and in test"),
         ("00001", "expected a name rgb_NNNNN"),
         ("\n".join(f"rgb_{i:05d}.jpg" for i in range(6)), "no frames found"),
     ],
@@ -418,7 +418,7 @@ def set_cell(row: int, column: int, value: str) -> Callable[[list[list[str]]], N
         (set_cell(1, 1, "-5"), "finite, positive focal"),
         (set_cell(0, 3, "centre"), r"lacks the columns \['cx'\]"),
         (set_cell(1, 0, "../view 0"), r"rgb has no file '../view 0'"),
-        (set_cell(1, 0, "view 1"), "'view 1' occurs twice|view 0.png: has no row"),
+        (set_cell(1, 0, "view 1"), "cameras.csv: frame id 'view 1' .*in line 2 and in line 3"),
         (lambda rows: rows.pop(1), "view 0.png: has no row in cameras.csv"),
         (lambda rows: rows.__delitem__(slice(1, None)), "has no row in cameras.csv"),
     ],
@@ -601,8 +601,30 @@ def test_duplicate_id(layouts: Layouts) -> None:
     other.mkdir()
     for name in ("rgb_00002.jpg", "sync_depth_00002.png"):
         (other / name).write_bytes((source / name).read_bytes())
-    with pytest.raises(DataError, match="frame id '00002' occurs twice"):
+    with pytest.raises(DataError, match="frame id '00002' occurs twice") as caught:
         first(layouts)
+    for folder in (source, other):
+        assert f"in {folder / 'rgb_00002.jpg'}" in str(caught.value)
+
+
+def test_duplicate_id_in_shards(layouts: Layouts) -> None:
+    root = layouts.shards()
+    first, second = (root / "data" / f"train-{number:06d}.tar" for number in (0, 1))
+    with tarfile.open(second, "a") as archive:
+        archive.addfile(tarfile.TarInfo("again/kitchen_0028b/00001.h5"))
+    with pytest.raises(DataError, match="frame id 'kitchen_0028b/00001' occurs twice") as caught:
+        TarShards(root, "train")
+    assert f"in {first} (train/kitchen_0028b/00001.h5)" in str(caught.value)
+    assert f"in {second} (again/kitchen_0028b/00001.h5)" in str(caught.value)
+
+
+def test_two_files_of_one_name(layouts: Layouts) -> None:
+    folder = layouts.plain() / "rgb"
+    (folder / "view 0.jpg").write_bytes((folder / "view 0.png").read_bytes())
+    with pytest.raises(DataError, match="rgb: frame id 'view 0' occurs twice") as caught:
+        PlainFolder(folder.parent)
+    for suffix in (".jpg", ".png"):
+        assert f"in {folder / f'view 0{suffix}'}" in str(caught.value)
 
 
 def test_empty_split(layouts: Layouts) -> None:

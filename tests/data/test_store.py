@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 
 from spdlib.data import cli, hdf5_disk, store
 from spdlib.data.frames import Frame, Frames
-from spdlib.data.sources import BTSFolder, LabelledMat, PlainFolder, open_source
+from spdlib.data.sources import BTSFolder, LabelledMat, PlainFolder, TarShards, open_source
 from spdlib.data.store import PackedFrames, info, pack, resize_frame, verify
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
@@ -335,6 +335,21 @@ class Interrupted(ListFrames):
         if index == 2:
             raise self.error
         return super().__getitem__(index)
+
+
+def test_a_source_that_cannot_be_read_is_not_called_a_failure_to_write(
+    packed: Path, layouts: Layouts
+) -> None:
+    before = packed.read_bytes()
+    frames = TarShards(layouts.shards(), "test")
+    (layouts.root / "hub" / "data" / "val-000000.tar").unlink()
+    with pytest.raises(DataError, match=r"^\S*val-000000.tar \(official/00002\): cannot be read"):
+        pack(frames, packed, "test")
+    assert_untouched(packed, before)
+    lost = FileNotFoundError(errno.ENOENT, "No such file or directory", "view.jpg")
+    with pytest.raises(DataError, match=r"^frame 'c' of the source .*view.jpg.*pack again$"):
+        pack(Interrupted([frame(n) for n in "abcd"], lost), packed, "train")
+    assert_untouched(packed, before)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("bad frame"), MemoryError()])

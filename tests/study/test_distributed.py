@@ -35,7 +35,8 @@ run = fit(config, train, selection, sys.argv[1], device="cpu", workers=0, progre
 accelerator = make_accelerator("cpu")
 assert accelerator.num_processes == int(os.environ.get("WORLD_SIZE", "1"))
 model = spdlib.load(run.best).double()
-evaluate_run(run, model, selection, {"constant": constant(2.5)}, processes=accelerator)
+baselines = {"exact": {"constant": constant(2.5)}}
+evaluate_run(run, model, selection, baselines, processes=accelerator)
 accelerator.end_training()
 """
 

@@ -48,12 +48,9 @@ def model(small: RunConfig, rooms: Frames) -> DepthModel:
 
 @pytest.fixture(scope="module")
 def result(model: DepthModel, rooms: Frames, held_out: Frames) -> Evaluation:
-    baselines = {"constant": constant(CONSTANT), **pixel_map(rooms)}
+    fitted = fit_image_free(rooms)["exact"]
+    baselines = {"exact": {**fitted, "constant": constant(CONSTANT)}}
     return evaluate(model, held_out, baselines=baselines, progress=False)
-
-
-def pixel_map(rooms: Frames) -> dict[str, PixelMap]:
-    return {"pixel_map": fit_image_free(rooms)["pixel_map"]}
 
 
 def inside_crop(depth: np.ndarray) -> np.ndarray:
@@ -147,6 +144,9 @@ class Company:
     def fingerprint(self) -> str:
         return "company"
 
+    def version(self) -> str:
+        return "company"
+
 
 @pytest.mark.parametrize("alone", [1.0, np.nan])
 def test_sweep_asks_dependent_queries_in_groups_of_k(held_out: Frames, alone: float) -> None:
@@ -192,7 +192,7 @@ def test_recorded_scores_of_frames_average_to_the_pooled_score(result: Evaluatio
 
 
 def test_pooled_eigen_scores_are_clamped(model: DepthModel, held_out: Frames) -> None:
-    far = {"far": constant(1000.0), "near": constant(1e-6)}
+    far = {"exact": {"far": constant(1000.0), "near": constant(1e-6)}}
     result = evaluate(model, held_out, baselines=far, k_sweep=False, dense=False, progress=False)
     assert result.value("far", "eigen/exact", "pred_max") == 10
     assert result.value("near", "eigen/exact", "pred_min") == pytest.approx(1e-3)
@@ -282,25 +282,52 @@ def test_baseline_stays_at_its_pixels_in_a_crop() -> None:
     torch.testing.assert_close(dense, depth_map.depth[8:40, 4:60], atol=1e-2, rtol=0)
 
 
+class TwoTruths:
+    """Frames whose raw depth has holes and is 0.4 of the in-painted one."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.source, self.ids = frames, frames.ids
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, index: int) -> Frame:
+        frame = self.source[index]
+        exact = frame.truth()
+        raw = np.where(np.arange(64) % 2 == 0, np.float32(0.4) * exact, np.float32(0))
+        return replace(frame, depths={"inpainted": exact, "raw": raw})
+
+
+def test_baselines_are_fitted_to_the_truth_that_they_are_scored_against(
+    model: DepthModel, rooms: Frames, held_out: Frames
+) -> None:
+    fitted = fit_image_free(TwoTruths(rooms))
+    swapped = {"inpainted": fitted["raw"], "raw": fitted["inpainted"]}
+    score = partial(evaluate, model, TwoTruths(held_out), k_sweep=False, progress=False)
+    both, crossed = score(baselines=fitted), score(baselines=swapped, dense=False)
+    alone = score(baselines=fitted, truths=["raw"], dense=False)
+    for truth in ("inpainted", "raw"):
+        for protocol in (f"eigen/{truth}", f"recorded/{truth}"):
+            assert f"10 of 10 training frames ({truth})" in both.notes[protocol]
+            assert both.value("constant", protocol, "abs_rel", "dense") > 0
+            for name in ("constant", "pixel_map"):
+                best, other = (each.value(name, protocol, "abs_rel") for each in (both, crossed))
+                assert best < other
+    for name in ("v15_2", "constant", "pixel_map"):
+        for protocol in ("eigen/raw", "recorded/raw"):
+            one = (name, protocol, "abs_rel")
+            assert both.value(*one) == alone.value(*one)
+    with pytest.raises(RunError, match=r"'raw' is scored, but the baselines are for \['inpainted'"):
+        score(baselines={"inpainted": fitted["inpainted"]})
+
+
 def test_all_truths_of_the_frames_are_scored_by_name(model: DepthModel, held_out: Frames) -> None:
-    class TwoTruths:
-        ids = held_out.ids
-
-        def __len__(self) -> int:
-            return len(held_out)
-
-        def __getitem__(self, index: int) -> Frame:
-            frame = held_out[index]
-            exact = frame.truth()
-            holes = np.where(np.arange(64) % 2 == 0, exact, np.float32(0))
-            return replace(frame, depths={"inpainted": exact, "raw": holes})
-
-    result = evaluate(model, TwoTruths(), k_sweep=False, dense=False, progress=False)
+    result = evaluate(model, TwoTruths(held_out), k_sweep=False, dense=False, progress=False)
     protocols = {f"{p}/{t}" for p in ("eigen", "recorded") for t in ("inpainted", "raw")}
     assert set(result.notes) == set(result.metrics["protocol"]) == protocols
     assert result.k_sweep.empty
     with pytest.raises(DataError, match="exact"):
-        evaluate(model, TwoTruths(), truths=["exact"], progress=False)
+        evaluate(model, TwoTruths(held_out), truths=["exact"], progress=False)
 
 
 def test_no_frames_are_refused(model: DepthModel, held_out: Frames) -> None:

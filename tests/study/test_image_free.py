@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from spdlib.data.frames import NYU_VALID_BOX, Frame
+from spdlib.data.frames import NYU_VALID_BOX, Frame, Subset
 from spdlib.data.queries import eigen_mask
+from spdlib.data.store import PackedFrames, pack
 from spdlib.errors import DataError
 from spdlib.geometry import NYU_CAMERA, Camera, lattice_points
 from spdlib.study import image_free
@@ -17,20 +18,25 @@ from spdlib.study.metrics import EigenMetrics
 
 
 class Stack:
-    """Frames with given depths and black images."""
+    """Frames with given depths and black images, which remembers who was looked at."""
 
-    def __init__(self, depths: np.ndarray) -> None:
-        self.depths = depths.astype(np.float32)
+    def __init__(self, depths: np.ndarray, **others: np.ndarray) -> None:
+        self.depths = {
+            name: each.astype(np.float32) for name, each in {"exact": depths, **others}.items()
+        }
         self.ids = [str(i) for i in range(len(depths))]
+        self.asked: set[int] = set()
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> Frame:
-        height, width = self.depths.shape[1:]
+        self.asked.add(index)
+        depths = {name: each[index] for name, each in self.depths.items()}
+        height, width = depths["exact"].shape
         image = np.zeros((height, width, 3), np.uint8)
         camera = Camera(50, 50, width / 2, height / 2, width, height)
-        return Frame(self.ids[index], image, {"exact": self.depths[index]}, camera)
+        return Frame(self.ids[index], image, depths, camera)
 
 
 def abs_rel(value: float, depths: np.ndarray) -> float:
@@ -56,7 +62,7 @@ def test_both_baselines_minimise_training_abs_rel(
     depths = np.round(np.random.default_rng(1).uniform(0.5, 9, (25, 6, 8)), 3)
     depths[np.random.default_rng(2).random(depths.shape) < 0.2] = 0
     depths[:, 2, 3] = 0
-    fitted = fit_image_free(Stack(depths))
+    fitted = fit_image_free(Stack(depths))["exact"]
     best = float(fitted["constant"].depth)
     for other in (best - 0.002, best + 0.002, best * 1.1, best * 0.9):
         assert abs_rel(best, depths) <= abs_rel(other, depths) + 1e-9
@@ -87,7 +93,7 @@ def test_the_map_answers_points_and_dense_under_the_half_pixel_rule() -> None:
 def test_other_sizes_read_the_nearest_pixel() -> None:
     depths = np.zeros((1, 4, 8))
     depths[:, :, :4], depths[:, :, 4:] = 1.0, 3.0
-    fitted = fit_image_free(Stack(depths), size=(2, 4))
+    fitted = fit_image_free(Stack(depths), size=(2, 4))["exact"]
     assert fitted["pixel_map"].depth.tolist() == [[1.0, 1.0, 3.0, 3.0]] * 2
 
 
@@ -96,6 +102,63 @@ def test_nothing_to_learn_from_is_an_error() -> None:
         fit_image_free(Stack(np.zeros((0, 4, 4))))
     with pytest.raises(DataError, match="measured"):
         fit_image_free(Stack(np.zeros((2, 4, 4))))
+
+
+def two_truths() -> Stack:
+    """Nine frames; their raw depth lacks all that is far, as a sensor's does."""
+    exact = np.round(np.random.default_rng(3).uniform(1, 9, (9, 4, 8)), 3)
+    return Stack(exact, raw=np.where(exact < 4, exact, 0))
+
+
+def test_each_truth_has_baselines_of_its_own() -> None:
+    frames = two_truths()
+    fitted = fit_image_free(frames)
+    assert list(fitted) == ["raw", "exact"]
+    best = {truth: float(each["constant"].depth) for truth, each in fitted.items()}
+    for truth, other in (("raw", "exact"), ("exact", "raw")):
+        own = frames.depths[truth]
+        assert abs_rel(best[truth], own) < abs_rel(best[other], own) - 0.05
+        assert torch.equal(
+            fitted[truth]["pixel_map"].depth, fit_image_free(Stack(own))["exact"]["pixel_map"].depth
+        )
+    assert list(fit_image_free(frames, truths=["raw"])) == ["raw"]
+    with pytest.raises(DataError, match="inpainted"):
+        fit_image_free(frames, truths=["inpainted"])
+
+
+def test_of_a_store_every_truth_is_fitted_whichever_training_reads(tmp_path: Path) -> None:
+    frames = two_truths()
+    pack(frames, tmp_path / "store.h5", dict.fromkeys(frames.ids, "train"))
+    train = PackedFrames(tmp_path / "store.h5", "train", ["exact"], labels=False)
+    assert set(train[0].depths) == {"exact"}
+    fitted = fit_image_free(Subset(train, range(1, 8)))
+    for truth, each in fit_image_free(Subset(frames, range(1, 8))).items():
+        found = fitted[truth]["pixel_map"].depth
+        torch.testing.assert_close(found, each["pixel_map"].depth, atol=1e-3, rtol=0)
+
+
+def test_large_sets_are_fitted_to_frames_evenly_spread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image_free, "FRAMES", 5)
+    depths = np.random.default_rng(4).uniform(1, 9, (41, 4, 8))
+    frames = Stack(depths)
+    fitted = fit_image_free(frames)["exact"]
+    assert frames.asked == {0, 10, 20, 30, 40}
+    few = fit_image_free(Stack(depths[::10]))["exact"]
+    for name, each in fitted.items():
+        assert torch.equal(each.depth, few[name].depth)
+        assert each.fitted_to == "5 of 41 training frames (exact)"
+        assert few[name].fitted_to == "5 of 5 training frames (exact)"
+
+
+def test_no_file_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A full disk under a mapped file would kill the process after the whole training."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a scratch file")
+
+    monkeypatch.setattr("numpy.memmap", refuse)
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    fit_image_free(two_truths())
 
 
 class NyuDepths:
@@ -119,7 +182,7 @@ class NyuDepths:
 
 def test_scores_on_real_frames(nyu_dir: Path) -> None:
     """All 795 / 654 frames give 0.361 and 0.325; every eighth of them must come near."""
-    fitted = fit_image_free(NyuDepths(nyu_dir, "train", 8), size=(120, 160))
+    fitted = fit_image_free(NyuDepths(nyu_dir, "train", 8), size=(120, 160))["inpainted"]
     answers = {name: baseline.dense((480, 640)) for name, baseline in fitted.items()}
     scores = {name: EigenMetrics() for name in fitted}
     test = NyuDepths(nyu_dir, "test", 8)

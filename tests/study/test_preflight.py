@@ -56,6 +56,15 @@ def test_good_run_passes_with_a_full_table(
     assert model.training
 
 
+def test_unknown_displacement_is_said(
+    rooms: Frames, held_out: Frames, small: RunConfig, model: DepthModel
+) -> None:
+    branched = build_model(replace(small, encoder="resnet10t"), rooms)
+    for network, text in ((branched, "-1.5 unknown unknown unknown px"), (model, "-15.5 px")):
+        table = check(network, rooms, held_out, small).set_index("check")
+        assert str(table.loc["encoder displacement per level", "value"]).endswith(text)
+
+
 @pytest.mark.parametrize("factor", [1000.0, 0.001])
 def test_another_unit_is_refused(
     model: DepthModel, rooms: Frames, held_out: Frames, small: RunConfig, factor: float

@@ -66,7 +66,11 @@ def test_rate_never_rises_to_the_final_one() -> None:
 
 
 def test_run_leaves_everything_needed_to_repeat_it(
-    tmp_path: Path, small: RunConfig, run_fit: Fit, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    small: RunConfig,
+    rooms: Frames,
+    run_fit: Fit,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     run = run_fit(small, tmp_path / "run", progress=True)
     history = run.history
@@ -82,6 +86,9 @@ def test_run_leaves_everything_needed_to_repeat_it(
         count for name, count in record["parameters"].items() if name != "total"
     )
     assert {"commit", "dirty", "source_hash"} == set(record["code"])
+    assert record["encoder_weights_sha256"] is None
+    encoder = training.build_model(small, rooms).encoder
+    assert record["encoder_state_sha256"] == encoder.fingerprint()
     assert {row["field"] for row in record["deviations"]} >= {"encoder", "steps", "image_size"}
     assert RunConfig.from_dict(run.config) == small
     printed = capsys.readouterr().out.splitlines()
@@ -165,6 +172,17 @@ def test_change_of_machine_is_told(
     (continued,) = run.record["continued_at"]
     assert set(continued) == {"step", "code", "machine"}
     assert continued["machine"] == machine
+
+
+def test_finished_runs_of_other_code_are_told(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, recwarn: pytest.WarningsRecorder
+) -> None:
+    run = run_fit(small, tmp_path)
+    run_fit(small, tmp_path)
+    assert not [w for w in recwarn if "another version of spdlib" in str(w.message)]
+    run.update_record({"code": {**run.record["code"], "source_hash": "0123"}})
+    with pytest.warns(UserWarning, match=r"another version of spdlib \(0123\).* delete the folder"):
+        run_fit(small, tmp_path)
 
 
 def test_points_need_no_depth_on_the_device(
@@ -327,6 +345,7 @@ def test_gpu_trains_like_a_cpu(
         fit(config, rooms, held_out, tmp_path / device, device=device, workers=0, progress=False)
         for device in ("cpu", "cuda")
     ]
+    assert [run.record["device"] for run in runs] == ["cpu", "cuda"]
     losses = [run.history["train_loss"] for run in runs]
     assert losses[1].to_numpy() == pytest.approx(losses[0].to_numpy(), rel=0.02)
     half = replace(small, precision="bf16")

@@ -66,14 +66,17 @@ def test_times_cover_the_encoding_and_every_count(model: spdlib.models.DepthMode
 
 def test_pictures_are_unseen_rooms_or_the_users_own(tmp_path: Path) -> None:
     room = questions.look_at("", 0, 3)
+    assert room.lens == "known"
     assert room.truth is not None and room.truth.shape == room.image.shape[:2] == room.camera.size
     assert not np.array_equal(room.image, questions.look_at("", 0, 4).image)
     Image.new("RGBA", (40, 30), (10, 20, 30, 255)).save(tmp_path / "photo.png")
     own = questions.look_at(str(tmp_path / "photo.png"), 33.0, 0)
     assert own.image.shape == (30, 40, 3) and own.truth is None
+    assert own.lens == "as you gave it"
     assert (own.camera.fx, own.camera.cx, own.camera.cy) == (33.0, 19.5, 14.5)
-    assumed = questions.look_at(str(tmp_path / "photo.png"), 0, 0).camera
-    assert assumed.focal / 30 == pytest.approx(NYU_CAMERA.focal / 480)
+    assumed = questions.look_at(str(tmp_path / "photo.png"), 0, 0)
+    assert "assumed" in assumed.lens
+    assert assumed.camera.focal / 30 == pytest.approx(NYU_CAMERA.focal / 480)
 
 
 def test_a_file_that_is_no_picture_is_refused(tmp_path: Path) -> None:

@@ -147,6 +147,8 @@ def test_runs_go_to_the_checkout_whatever_the_working_folder(
         assert report.run_folder("", "06_v15_2", "paper").name == "06_v15_2_paper"
         assert report.run_folder("mine", "06_v15_2", "demo") == tmp_path / "mine"
         assert report.run_folder(str(tmp_path / "x"), "06_v15_2", "demo") == tmp_path / "x"
+        assert report.from_root("data/nyu.h5") == str(tmp_path / "data/nyu.h5")
+    assert report.from_root("") == ""
 
 
 def test_a_smoke_run_never_continues_another() -> None:

@@ -1,0 +1,96 @@
+"""The three sets of a config: which frames, and which of their arrays are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from spdlib.data.frames import Frame, Frames
+from spdlib.data.rooms import Rooms
+from spdlib.data.store import pack
+from spdlib.errors import DataError, RunError
+from spdlib.study.datasets import DataSets, InMemory, open_data
+from spdlib.study.experiments import resolve
+
+
+class Measured:
+    """Rooms whose depth is given twice, as raw and as in-painted, with labels."""
+
+    def __init__(self, count: int) -> None:
+        self.rooms = Rooms(count, size=(24, 32))
+
+    @property
+    def ids(self) -> list[str]:
+        return self.rooms.ids
+
+    def __len__(self) -> int:
+        return len(self.rooms)
+
+    def __getitem__(self, index: int) -> Frame:
+        frame = self.rooms[index]
+        depths = {"raw": frame.truth() + 1, "inpainted": frame.truth()}
+        return replace(frame, depths=depths, labels=np.ones(frame.image.shape[:2], np.uint8))
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve training and three test frames."""
+    path = tmp_path_factory.mktemp("datasets") / "store.h5"
+    frames = Measured(15)
+    pack(frames, path, {name: "train" if i < 12 else "test" for i, name in enumerate(frames.ids)})
+    return path
+
+
+def opened(store: Path, truth: str | None) -> DataSets:
+    return open_data(resolve("v15_2", "nyu_labeled", device="cpu", truth=truth), store)
+
+
+@pytest.mark.parametrize(
+    ("truth", "read"), [(None, "inpainted"), ("inpainted", "inpainted"), ("raw", "raw")]
+)
+def test_training_reads_one_depth_and_the_test_all(
+    store: Path, truth: str | None, read: str
+) -> None:
+    data = opened(store, truth)
+    for frames in (data.train, data.selection):
+        assert set(frames[0].depths) == {read}
+        assert frames[0].truth_name(truth) == read
+    assert set(data.test[0].depths) == {"inpainted", "raw"}
+    assert all(frames[0].labels is None for frames in data)
+
+
+def test_a_store_is_shared_out(store: Path) -> None:
+    data = opened(store, None)
+    assert [len(frames) for frames in data] == [11, 1, 3]
+    assert len({name for frames in data for name in frames.ids}) == 15
+
+
+def test_what_a_store_lacks_is_named(store: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no 'exact' depth but"):
+        opened(store, "exact")
+    frames: Frames = Measured(4)
+    pack(frames, tmp_path / "train.h5", "train")
+    with pytest.raises(DataError, match="no frames in split 'test'"):
+        opened(tmp_path / "train.h5", None)
+
+
+def test_a_store_must_be_named(monkeypatch: pytest.MonkeyPatch, store: Path) -> None:
+    monkeypatch.delenv("SPD_DATA", raising=False)
+    config = resolve("v15_2", "nyu_labeled", device="cpu")
+    with pytest.raises(RunError, match=r"--data STORE.h5"):
+        open_data(config)
+    monkeypatch.setenv("SPD_DATA", str(store))
+    assert len(open_data(config).test) == 3
+
+
+def test_rooms_are_shared_out_without_overlap() -> None:
+    config = resolve(
+        "v15_2", "smoke", room_size=(24, 32), train_frames=4, selection_frames=2, test_frames=3
+    )
+    data = open_data(config)
+    assert [len(frames) for frames in data] == [4, 2, 3]
+    assert len({name for frames in data for name in frames.ids}) == 9
+    assert all(isinstance(frames, InMemory) for frames in data)
