@@ -39,7 +39,9 @@ def shown(notebook: Path) -> str:
     texts = []
     for output in outputs(notebook):
         data = output.get("data", {})
-        texts.append(output.get("text") or data.get("text/markdown") or data.get("text/plain", ""))
+        table = re.sub(r"<style.*?</style>|<[^>]+>", " ", data.get("text/html", ""), flags=re.S)
+        plain = data.get("text/markdown") or table or data.get("text/plain", "")
+        texts.append(output.get("text") or plain)
     return "\n".join(texts)
 
 
