@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -137,6 +137,22 @@ class Encoder(nn.Module):
                 if isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.eval()
         return self
+
+    def insert(self, between: Callable[[Tensor], Tensor]) -> None:
+        """Lets `between` change level 3, [B, C, h, w], before stage 4 and the neck read it.
+
+        Raises:
+            ModelError: a plain ViT, which has no stages.
+        """
+        if self.is_vit:
+            raise ModelError(
+                f"encoder {self.config.name!r} has no stages to insert attention between; "
+                "choose a hierarchical one"
+            )
+        info: Any = self.body.feature_info
+        name, known = info.module_name()[2], dict(self.body.named_modules())
+        stage = known.get(name) or known[name.replace(".", "_")]  # timm may flatten "stages.2"
+        stage.register_forward_hook(lambda _module, _inputs, level: between(level))
 
     @property
     def displacement(self) -> list[float | None]:

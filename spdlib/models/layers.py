@@ -1,8 +1,9 @@
-"""Blocks that the networks share: channel LayerNorm, residual convolution unit, feed-forward."""
+"""Blocks that the networks share: normalisation, convolution, attention, position codes."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,106 @@ class FeedForward(nn.Sequential):
     def __init__(self, channels: int, ratio: int = 4) -> None:
         hidden = ratio * channels
         super().__init__(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
+
+
+class Attention(nn.Module):
+    """Multi-head attention with biased projections; the caller normalises its inputs.
+
+    Args:
+        width: channels of queries and of the result.
+        heads: each has width / heads channels; scores are scaled by the root of that.
+        tokens: channels of the tokens that `forward` projects; None if keys and values always come
+            projected, to `read`.
+        dropout: on the attention weights, in training.
+    """
+
+    def __init__(
+        self, width: int, heads: int, tokens: int | None = None, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.query = nn.Linear(width, width)
+        if tokens is not None:
+            self.key = nn.Linear(tokens, width)
+            self.value = nn.Linear(tokens, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
+        """Queries [..., Q, C] read tokens [..., T, D] -> [..., Q, C]."""
+        return self.read(x, self.key(tokens), self.value(tokens))
+
+    def read(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Queries [..., Q, C] read projected keys and values [..., T, C] -> [..., Q, C]."""
+        asked, keys, values = (self._split(t) for t in (self.query(x), keys, values))
+        dropout = self.dropout if self.training else 0.0
+        found = F.scaled_dot_product_attention(asked, keys, values, dropout_p=dropout)
+        return self.out(found.transpose(-3, -2).flatten(-2))
+
+    def weights(self, x: Tensor, keys: Tensor) -> Tensor:
+        """Attention weights [..., heads, Q, T] of queries [..., Q, C] on keys [..., T, C]."""
+        asked, keys = self._split(self.query(x)), self._split(keys)
+        return (asked @ keys.mT / math.sqrt(asked.shape[-1])).softmax(-1)
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[..., N, C] -> [..., heads, N, C / heads]."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+
+
+class SelfAttention(nn.Module):
+    """x += attention(LN x); x += FFN(LN x) over all cells of a map (v13_1 section 2).
+
+    Args:
+        channels: of the map.
+        heads: of the attention.
+        zero: start as the identity, so that what follows keeps its trained input (F13).
+        dropout: on the attention weights, in training.
+    """
+
+    def __init__(self, channels: int, heads: int, zero: bool = False, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.attention = Attention(channels, heads, tokens=channels, dropout=dropout)
+        self.norm_ffn = nn.LayerNorm(channels)
+        self.ffn = FeedForward(channels)
+        if zero:
+            for last in (*self.attention.out.parameters(), *self.ffn[-1].parameters()):
+                nn.init.zeros_(last)
+
+    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
+        """Map [B, C, h, w] -> [B, C, h, w]; positions [h w, C] join queries and keys only."""
+        size = x.shape[-2:]
+        tokens = x.flatten(2).mT
+        inside = self.norm(tokens)
+        placed = inside if positions is None else inside + positions
+        keys, values = self.attention.key(placed), self.attention.value(inside)
+        tokens = tokens + self.attention.read(placed, keys, values)
+        tokens = tokens + self.ffn(self.norm_ffn(tokens))
+        return tokens.mT.unflatten(-1, size)
+
+
+def fourier_code(x: Tensor, bands: int) -> Tensor:
+    """Code [..., 4 bands] of positions [..., 2]: sin 2 pi 2^l x, cos, then the same of y.
+
+    Args:
+        x: (x, y), best within 0..1: whole numbers all have one code (F10).
+        bands: l runs from 0 to bands - 1.
+    """
+    rates = 2 * math.pi * 2.0 ** torch.arange(bands, device=x.device, dtype=x.dtype)
+    angles = x.unsqueeze(-1) * rates  # [..., 2, bands]
+    return torch.stack([angles.sin(), angles.cos()], -2).flatten(-3)
+
+
+def position_table(size: Size, channels: int, like: Tensor) -> Tensor:
+    """Fixed code [h w, C] of a map's cells, row by row: sines and cosines of their row and column.
+
+    Half of the channels tell the column, half the row, with wavelengths from 2 pi to 10,000 * 2 pi
+    cells (Vaswani et al. 2017, section 3.5, once per axis). It has no parameters.
+    """
+    rates = 10_000 ** -torch.linspace(0, 1, channels // 4, device=like.device, dtype=like.dtype)
+    y, x = (torch.arange(n, device=like.device, dtype=like.dtype)[:, None] * rates for n in size)
+    rows = torch.cat([y.sin(), y.cos()], -1)[:, None].expand(-1, size[1], -1)
+    columns = torch.cat([x.sin(), x.cos()], -1)[None].expand(size[0], -1, -1)
+    return torch.cat([columns, rows], -1).flatten(0, 1)
 
 
 def resize(x: Tensor, size: Size) -> Tensor:

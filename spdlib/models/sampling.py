@@ -1,8 +1,8 @@
-"""Reading feature maps at points: bilinear points, neighbourhoods and 6x6 blocks (decisions 1, 4).
+"""Reading maps at points: bilinear points, neighbourhoods, 6x6 blocks, deformable reads.
 
-Maps are channels-last, [B, h, w, C], so that one cell is one contiguous row of C numbers. Reads
-outside a map return its border. Every gather is an `index_select` on rows, whose backward is
-deterministic.
+Decisions 1 and 4, audit 5. Maps are channels-last, [B, h, w, C], so that one cell is one contiguous
+row of C numbers. Reads outside a map return its border. Every gather is an `index_select` on rows,
+whose backward is deterministic.
 """
 
 from __future__ import annotations
@@ -100,3 +100,38 @@ def spread_block(weights: Tensor, fractions: Tensor) -> Tensor:
     weights with zeros around them.
     """
     return interpolate_block(torch.nn.functional.pad(weights, (0, 0, 1, 1, 1, 1)), 1 - fractions)
+
+
+def deformable_read(level: Tensor, cells: Tensor, weights: Tensor, zeros: bool = False) -> Tensor:
+    """Weighted sums of bilinear reads where every head reads its own channels only.
+
+    Bilinear and attention weights are merged, and a head fetches C / H numbers a corner instead of
+    C (audit 5.2).
+
+    Args:
+        level: map [B, h, w, C].
+        cells: where each head reads, [B, K, H, P, 2] fractional cells (x, y).
+        weights: of the reads [B, K, H, P].
+        zeros: cells outside the map count as zero, as recorded (F9); else its border is repeated.
+
+    Returns:
+        [B, K, C], heads side by side.
+    """
+    batch, height, width, _ = level.shape
+    heads = cells.shape[2]
+    corner = cells.floor()
+    step = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=level.device)
+    x, y = (corner.long().unsqueeze(-2) + step).unbind(-1)  # [B, K, H, P, 4]
+    fx, fy = (cells - corner).unsqueeze(-2).unbind(-1)
+    merged = weights.unsqueeze(-1) * torch.cat(
+        [(1 - fx) * (1 - fy), fx * (1 - fy), (1 - fx) * fy, fx * fy], -1
+    )
+    if zeros:
+        merged = merged * ((x >= 0) & (x < width) & (y >= 0) & (y < height))
+    x, y = x.clamp(0, width - 1), y.clamp(0, height - 1)
+    first = torch.arange(batch, device=level.device).view(-1, 1, 1, 1, 1) * height
+    head = torch.arange(heads, device=level.device).view(-1, 1, 1)
+    index = ((first + y) * width + x) * heads + head
+    rows = level.reshape(-1, level.shape[-1] // heads).index_select(0, index.flatten())
+    rows = rows.view(*index.shape[:3], -1, rows.shape[-1])  # [B, K, H, 4 P, C / H]
+    return (merged.to(rows.dtype).flatten(3).unsqueeze(-2) @ rows).flatten(2)
