@@ -10,6 +10,7 @@ from spdlib.errors import ModelError
 from spdlib.geometry import Size
 from spdlib.models.base import DepthModel, ModelConfig, Prediction, load_weights, read_config
 from spdlib.models.encoders import Encoder, EncoderConfig
+from spdlib.models.v14 import V14Dual, V14Plan, V14Triple
 from spdlib.models.v15 import V152
 
 __all__ = [
@@ -24,7 +25,13 @@ class _Entry(NamedTuple):
     image_size: Size
 
 
+CONVNEXT_V2_TINY = "convnextv2_tiny.fcmae_ft_in22k_in1k"
+"""The encoder of the networks before v15 (sheets v13 and v14)."""
+
 _REGISTRY = {
+    "v14_plan": _Entry(V14Plan, CONVNEXT_V2_TINY, (256, 320)),
+    "v14_dual": _Entry(V14Dual, CONVNEXT_V2_TINY, (256, 320)),
+    "v14_triple": _Entry(V14Triple, CONVNEXT_V2_TINY, (256, 320)),
     "v15_2": _Entry(V152, "vit_small_patch14_dinov2", (350, 476)),
 }
 

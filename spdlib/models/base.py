@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -140,6 +140,13 @@ class DepthModel(nn.Module, ABC):
         """Depth [B, h, w] in metres at the network's own dense sites."""
         raise ModelError(f"{self.config.network} has no dense path; ask its points instead")
 
+    def auxiliary(self, maps: Maps) -> dict[str, Tensor]:
+        """Depth maps [B, h, w] in metres by name that training's losses read besides the answers.
+
+        `forward` asks for them in training mode only; most networks have none.
+        """
+        return {}
+
     def forward(self, images: Tensor, points: Tensor | None = None) -> Prediction:
         """Training's path: encode and decode without a scene.
 
@@ -148,7 +155,8 @@ class DepthModel(nn.Module, ABC):
             points: [B, K, 2] pixels of these images; None asks the network's dense sites.
 
         Returns:
-            Prediction with depth [B, K], or [B, h, w] without points; metres, float32.
+            Prediction with depth [B, K], or [B, h, w] without points, and in training mode the
+            `auxiliary` maps; metres, float32.
 
         Raises:
             ModelError: a size that is not a multiple of the encoder's.
@@ -162,7 +170,7 @@ class DepthModel(nn.Module, ABC):
             )
         maps = self.maps(images)
         depth = self.decode_lattice(maps) if points is None else self.decode(maps, points, size)
-        return Prediction(depth, {})
+        return Prediction(depth, self.auxiliary(maps) if self.training else {})
 
     def pad(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] replicate-padded right and bottom to the encoder's multiple."""
@@ -313,6 +321,32 @@ def read_config(folder: Path) -> ModelConfig:
         raise ModelError(
             f"{path} is not a model configuration ({error}); take another checkpoint"
         ) from None
+
+
+def read_options(
+    network: str, given: Mapping[str, Any], choices: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    """A network's settings: those that are given, and the first choice of every other.
+
+    Args:
+        network: its registered name, for the message.
+        given: settings by name.
+        choices: allowed values of every setting the network has.
+
+    Raises:
+        ConfigError: a setting or value the network does not have; the message lists those it has.
+    """
+    for name, value in given.items():
+        if name not in choices:
+            raise ConfigError(
+                f"{network} has no option {name!r} (given as {value!r}); it takes "
+                f"{', '.join(choices)}"
+            )
+        if value not in choices[name]:
+            raise ConfigError(
+                f"{network} option {name}={value!r} is not one of {', '.join(choices[name])}"
+            )
+    return {name: str(given.get(name, values[0])) for name, values in choices.items()}
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -12,6 +12,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,8 @@ class Encoder(nn.Module):
         info: Any = self.body.feature_info
         name, known = info.module_name()[2], dict(self.body.named_modules())
         stage = known.get(name) or known[name.replace(".", "_")]  # timm may flatten "stages.2"
-        stage.register_forward_hook(lambda _module, _inputs, level: between(level))
+        # a partial, not a lambda: a copy of the network then calls its own `between`
+        stage.register_forward_hook(partial(_change, between))
 
     @property
     def displacement(self) -> list[float | None]:
@@ -192,6 +194,12 @@ def add_state(digest: Any, module: nn.Module) -> None:
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _change(
+    between: Callable[[Tensor], Tensor], _module: nn.Module, _inputs: object, level: Tensor
+) -> Tensor:
+    return between(level)
 
 
 def vit_taps(vit: VisionTransformer, images: Tensor, taps: Sequence[int]) -> list[Tensor]:

@@ -87,6 +87,15 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
 
 
+def head_count(channels: int) -> int:
+    """Heads of an attention over an encoder's own channels: 64 wide if that divides them, else 32.
+
+    Widths that neither divides (48 in mobilenetv2_050) take the largest smaller power of two that
+    does (decisions 3).
+    """
+    return channels // next(width for width in (64, 32, 16, 8, 4, 2, 1) if channels % width == 0)
+
+
 class SelfAttention(nn.Module):
     """x += attention(LN x); x += FFN(LN x) over all cells of a map (v13_1 section 2).
 
@@ -137,11 +146,12 @@ def position_table(size: Size, channels: int, like: Tensor) -> Tensor:
     Half of the channels tell the column, half the row, with wavelengths from 2 pi to 10,000 * 2 pi
     cells (Vaswani et al. 2017, section 3.5, once per axis). It has no parameters.
     """
-    rates = 10_000 ** -torch.linspace(0, 1, channels // 4, device=like.device, dtype=like.dtype)
-    y, x = (torch.arange(n, device=like.device, dtype=like.dtype)[:, None] * rates for n in size)
+    dtype = torch.promote_types(like.dtype, torch.float32)  # bfloat16 cannot count past 256 cells
+    rates = 10_000 ** -torch.linspace(0, 1, channels // 4, device=like.device, dtype=dtype)
+    y, x = (torch.arange(n, device=like.device, dtype=dtype)[:, None] * rates for n in size)
     rows = torch.cat([y.sin(), y.cos()], -1)[:, None].expand(-1, size[1], -1)
     columns = torch.cat([x.sin(), x.cos()], -1)[None].expand(size[0], -1, -1)
-    return torch.cat([columns, rows], -1).flatten(0, 1)
+    return torch.cat([columns, rows], -1).flatten(0, 1).to(like.dtype)
 
 
 def resize(x: Tensor, size: Size) -> Tensor:
