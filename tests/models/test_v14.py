@@ -767,8 +767,8 @@ def test_default_offsets_start_with_the_nearest_cells(name: str, rule: str) -> N
     directions = F.normalize(offsets[0, 0, :, 0, 0], dim=-1)
     assert (directions @ directions.T - 2 * torch.eye(6)).max() < 0.9
     outside = (first_locations(name, grid_rule=rule).abs() > 1).any(-1).float().mean((0, 1, 2, 4))
-    assert outside.mean() < 0.2
-    assert outside[0] < 0.07  # most lie outside L4, of which 4 cells are half
+    assert outside.mean() < 0.25  # the recorded rule puts some points outside by itself
+    assert outside[0] < 0.1  # most lie outside L4, of which 4 cells are half
 
 
 def test_heads_start_at_the_median_or_at_one_metre() -> None:
