@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from torch.utils.data import DataLoader
 
 from spdlib.data.frames import TRUTHS, Frame, Frames, Subset, selection_split
 from spdlib.data.rooms import Rooms
@@ -16,6 +17,10 @@ from spdlib.data.store import PackedFrames, info
 from spdlib.errors import RunError
 from spdlib.geometry import Size
 from spdlib.study.experiments import RunConfig
+from spdlib.study.runs import usable_cores
+
+ENOUGH_TO_SHARE = 64
+"""Frames that are worth starting processes for."""
 
 
 class DataSets(NamedTuple):
@@ -29,6 +34,8 @@ class DataSets(NamedTuple):
 class InMemory:
     """A copy of all frames of a source, made once, for sources that are slow to ask.
 
+    Many frames are made by as many processes as there are cores.
+
     Attributes:
         ids: of the frames.
         provenance: of the source, if it has one.
@@ -38,7 +45,12 @@ class InMemory:
     def __init__(self, frames: Frames) -> None:
         self.ids = list(frames.ids)
         self.provenance: dict[str, Any] = dict(getattr(frames, "provenance", {}))
-        self._frames = [frames[index] for index in range(len(frames))]
+        workers = usable_cores() if len(frames) >= ENOUGH_TO_SHARE else 0
+        source: Any = frames
+        loader = DataLoader[Frame](
+            source, batch_size=None, num_workers=workers, collate_fn=_unchanged
+        )
+        self._frames = list(loader)
         self.fingerprint = _fingerprint(self._frames)
 
     def __len__(self) -> int:
@@ -46,6 +58,10 @@ class InMemory:
 
     def __getitem__(self, index: int) -> Frame:
         return self._frames[index]
+
+
+def _unchanged(frame: Any) -> Any:
+    return frame
 
 
 def _fingerprint(frames: list[Frame]) -> str:

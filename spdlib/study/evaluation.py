@@ -56,7 +56,7 @@ from spdlib.study.runs import Run, describe_frames, origin, write_bytes
 SWEEP = (1, 64, 256, 1024)
 SWEEP_SINGLES = 64
 """How many of a frame's points are asked one by one."""
-SWEEP_FRAMES = 64
+SWEEP_FRAMES = 16
 """Frames, evenly spread, that are enough where queries are independent by construction."""
 RECORDED_POINTS = 128
 """Points a frame of the recorded protocol for v15; earlier networks took 256."""

@@ -451,6 +451,7 @@ DEMO: Mapping[str, Any] = MappingProxyType(
         "image_size": (96, 128),
         "batch_size": 16,
         "steps": 600,
+        "evaluate_every": 100,
         "encoder_lr": 3e-3,
         "decoder_lr": 3e-3,
         "supervision": "points",

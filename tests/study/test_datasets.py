@@ -94,3 +94,11 @@ def test_rooms_are_shared_out_without_overlap() -> None:
     assert [len(frames) for frames in data] == [4, 2, 3]
     assert len({name for frames in data for name in frames.ids}) == 9
     assert all(isinstance(frames, InMemory) for frames in data)
+
+
+def test_processes_make_the_same_copy_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = InMemory(Rooms(5, size=(24, 32)))
+    monkeypatch.setattr("spdlib.study.datasets.ENOUGH_TO_SHARE", 5)
+    shared = InMemory(Rooms(5, size=(24, 32)))
+    assert shared.fingerprint == alone.fingerprint
+    assert [shared[index].id for index in range(5)] == alone.ids
