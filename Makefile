@@ -14,6 +14,9 @@ DEMO_PROFILE ?= demo
 DEMO_OUT := results/runs/$(DEMO_PROFILE)
 GPU_OUT := results/runs/gpu_check
 
+# Without compiled files every process would compile PyTorch's sources again, for some 10 s.
+unexport PYTHONDONTWRITEBYTECODE
+
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
