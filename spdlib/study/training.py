@@ -48,6 +48,7 @@ from spdlib.models import DepthModel, create_model, load
 from spdlib.study.evaluation import selection_scores
 from spdlib.study.experiments import RunConfig, deviations
 from spdlib.study.losses import LossValue, silog
+from spdlib.study.memory import keep_freed_memory
 from spdlib.study.preflight import PreflightError, check
 from spdlib.study.runs import (
     Run,
@@ -122,6 +123,8 @@ def fit(
         _warn_of_other_code(run)
         return run
     accelerator = make_accelerator(device)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     with _deterministic(deterministic and accelerator.device.type == "cpu"):
         trainer = _Trainer(config, train, selection, run, accelerator, progress)
         if found == "unfinished":
