@@ -40,9 +40,10 @@ def cameras(draw: st.DrawFn) -> Camera:
 
 def points_in(camera: Camera, count: int = 20) -> tuple[Tensor, Tensor]:
     """Points [count, 2] anywhere in the camera's image, and depths [count] of 0.5 to 10 m."""
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.rand(count, 3, dtype=torch.float64, generator=generator)
     limit = torch.tensor([camera.width, camera.height], dtype=torch.float64)
-    points = torch.rand(count, 2, dtype=torch.float64) * limit - 0.5
-    return points, torch.rand(count, dtype=torch.float64) * 9.5 + 0.5
+    return draw[:, :2] * limit - 0.5, draw[:, 2] * 9.5 + 0.5
 
 
 def turned(points: Tensor, camera: Camera, angle: float) -> Tensor:
@@ -225,7 +226,7 @@ STEPS: list[Step] = [
     (lambda c: c.rotated(7.0), lambda p, c: turned(p, c, 7.0)),
     (
         lambda c: c.resized(70, 30),
-        lambda p, c: (p + 0.5) * torch.tensor([30 / c.width, 70 / c.height]).double() - 0.5,
+        lambda p, c: (p + 0.5) * p.new_tensor([30 / c.width, 70 / c.height]) - 0.5,
     ),
 ]
 
