@@ -159,6 +159,18 @@ def test_training_size_is_left_alone(model: DepthModel, image: np.ndarray) -> No
     assert scene.image_size == scene.resized == scene.padded == SIZE
 
 
+def test_squashed_images_keep_the_callers_pixels(exact_model: DepthModel) -> None:
+    """Suspected fault F1."""
+    wide = torch.rand(3, 128, 320).double()
+    scene = exact_model.encode(wide, squash=True)
+    assert (scene.image_size, scene.resized) == ((128, 320), SIZE)
+    pressed = F.interpolate(wide[None], SIZE, mode="bilinear", antialias=True)
+    points = points_in((128, 320))
+    inside = (points + 0.5) * points.new_tensor([96 / 320, 64 / 128]) - 0.5
+    expected = exact_model.encode(pressed).depth_at(inside[None])[0]
+    assert largest(scene.depth_at(points) - expected) < 1e-12
+
+
 def test_camera_of_another_image_is_refused(model: DepthModel, image: np.ndarray) -> None:
     with pytest.raises(QueryError, match=r"camera is of a 480x640 image, the image is 64x96"):
         model.encode(image, NYU_CAMERA)
@@ -211,7 +223,7 @@ def test_padding_changes_no_coordinates(exact_model: DepthModel) -> None:
 def test_order_company_and_chunks_change_nothing(form: str, image: np.ndarray) -> None:
     for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 1e-6)):
         model = build().to(dtype)
-        model._sparse = form  # type: ignore[assignment]
+        model.options["sparse"] = form
         scene, points = model.encode(image), points_in(SIZE, 67)
         depth = scene.depth_at(points)
         limit = tolerance * max(1.0, depth.max().item())

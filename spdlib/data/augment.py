@@ -25,7 +25,7 @@ from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
 
 Range = tuple[float, float]
-CROPS = ("fit", "native")
+CROPS = ("fit", "native", "squash")
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class AugmentConfig:
     Attributes:
         crop: "fit" scales the frame, keeping its aspect, until it just covers the output size
             (the effective focal length is focal * scale); "native" cuts a window of the output
-            size out of the unscaled frame, as the recorded v15 runs do.
+            size out of the unscaled frame, as the recorded v15 runs do; "squash" presses the
+            whole frame into it, as experiments 1 to 8.
         random_crop: place the window at random; False puts it in the centre.
         flip_p: probability of a left-right flip.
         rotate_degrees: largest rotation in either direction; corners become black, depth 0.
@@ -234,6 +235,9 @@ def window_size(
     shrink = 1.0
     if crop == "fit":
         shrink = min(frame_size[0] / out_size[0], frame_size[1] / out_size[1])
+    elif crop == "squash":
+        height, width = (max(1, round(side / zoom)) for side in frame_size)
+        return height, width
     elif out_size[0] > frame_size[0] or out_size[1] > frame_size[1]:
         raise DataError(
             f"a native crop of {out_size} does not fit into a frame of {frame_size}; "

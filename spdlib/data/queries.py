@@ -88,8 +88,10 @@ def edge_aware_points(
     return _sample(depth, pixels, k, generator if jitter else None)
 
 
-def recorded_points(depth: Tensor, k: int, generator: torch.Generator) -> PointSample:
-    """Draw K valid integer pixels with replacement, as the recorded protocol does.
+def recorded_points(
+    depth: Tensor, k: int, generator: torch.Generator, jitter: bool = False
+) -> PointSample:
+    """Draw K valid pixels with replacement, as recorded runs and the recorded protocol do.
 
     Arguments and errors are those of `uniform_points`. A frame without any valid pixel gives
     padding only.
@@ -98,7 +100,7 @@ def recorded_points(depth: Tensor, k: int, generator: torch.Generator) -> PointS
     pixels = torch.nonzero(depth.flatten() > 0).flatten()
     if pixels.numel():
         pixels = pixels[torch.randint(pixels.numel(), (k,), generator=generator)]
-    return _sample(depth, pixels, k, None)
+    return _sample(depth, pixels, k, generator if jitter else None)
 
 
 def evaluation_points(depth: Tensor, frame_key: str, k: int = EIGEN_POINTS) -> PointSample:

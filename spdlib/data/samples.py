@@ -5,8 +5,8 @@ of the workers, and the number of workers changes nothing.
 
 Size policy: with `crop="fit"` the frame is scaled, keeping its aspect, until it just covers
 `image_size`, and the small rest is cut off; with `crop="native"` a window is cut from the unscaled
-frame. Either way the image is never squashed, and the camera in the sample carries the effective
-focal length in pixels (suspected fault F1).
+frame; with `crop="squash"` the frame loses its aspect, as recorded. The camera in the sample
+carries the effective focal length in pixels (suspected fault F1).
 """
 
 from __future__ import annotations
@@ -21,11 +21,20 @@ from torch.utils.data import Dataset, Sampler
 
 from spdlib.data.augment import AugmentConfig, augment
 from spdlib.data.frames import Frames
-from spdlib.data.queries import edge_aware_points, seeded_generator, uniform_points
+from spdlib.data.queries import (
+    edge_aware_points,
+    recorded_points,
+    seeded_generator,
+    uniform_points,
+)
 from spdlib.errors import ConfigError, DataError
 
 SUPERVISIONS = ("points", "lattice", "dense")
-SAMPLERS = {"uniform": uniform_points, "edge_aware": edge_aware_points}
+SAMPLERS = {
+    "uniform": uniform_points,
+    "edge_aware": edge_aware_points,
+    "with_replacement": recorded_points,
+}
 
 Position = tuple[int, int]
 """Epoch and index of one sample."""
@@ -40,7 +49,8 @@ class SampleConfig:
         points: K, query points per frame with `supervision="points"`.
         seed: seed of every random choice.
         augment: changes of image, depth and camera.
-        sampling: "uniform" or "edge_aware" (30 % near depth edges).
+        sampling: "uniform", "edge_aware" (30 % near depth edges) or "with_replacement" (uniform;
+            a pixel may be asked twice).
         jitter: sub-pixel points; False gives integer pixels.
         supervision: "points" draws query points; "lattice" and "dense" leave them out, as the loss
             reads the depth map.

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from spdlib.errors import ModelError
 from spdlib.geometry import Size
-from spdlib.models.base import DepthModel, ModelConfig, Prediction, load_weights, read_config
+from spdlib.models.base import (
+    DepthModel,
+    ModelConfig,
+    Prediction,
+    load_weights,
+    read_config,
+    read_options,
+)
 from spdlib.models.encoders import Encoder, EncoderConfig
 from spdlib.models.v14 import V14Dual, V14Plan, V14Triple
 from spdlib.models.v15 import V152
 
 __all__ = [
     "DepthModel", "Encoder", "EncoderConfig", "ModelConfig", "Prediction", "create_model",
-    "list_models", "load",
+    "list_models", "load", "network_class", "network_options",
 ]  # fmt: skip
 
 
@@ -39,6 +47,21 @@ _REGISTRY = {
 def list_models() -> list[str]:
     """Names that `create_model` takes."""
     return sorted(_REGISTRY)
+
+
+def network_class(name: str) -> type[DepthModel]:
+    """The class of a network. ModelError: there is none of this name."""
+    return _entry(name).network
+
+
+def network_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """A network's own settings: those that are given, and the default of every other.
+
+    Raises:
+        ModelError: unknown network.
+        ConfigError: a setting or value the network does not have; the message lists those it has.
+    """
+    return read_options(name, given or {}, network_class(name).choices)
 
 
 def create_model(

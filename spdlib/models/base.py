@@ -117,14 +117,24 @@ class DepthModel(nn.Module, ABC):
 
     A network implements `maps` (once per image), `decode` (per query) and, if it has one,
     `decode_lattice` (its own dense path).
+
+    Attributes:
+        has_dense: whether there is a dense path.
+        queries_are_independent: whether a point's depth is the same in any company.
+        has_auxiliary: whether there are `auxiliary` maps.
+        choices: allowed values of each of the network's options, the default first.
+        options: the values of this network.
     """
 
     has_dense: ClassVar[bool] = False
     queries_are_independent: ClassVar[bool] = True
+    has_auxiliary: ClassVar[bool] = False
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {}
     encoder: Encoder
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.options = read_options(config.network, config.options, self.choices)
         self.encoder = Encoder(config.encoder)
         self.config = replace(config, encoder=self.encoder.config)
 
@@ -179,7 +189,7 @@ class DepthModel(nn.Module, ABC):
         return F.pad(images, padding, mode="replicate") if any(padding) else images
 
     @torch.no_grad()
-    def encode(self, image: Any, camera: Camera | None = None) -> Scene:
+    def encode(self, image: Any, camera: Camera | None = None, *, squash: bool = False) -> Scene:
         """Encode an image, or a batch of equal size, once; the scene answers depth queries.
 
         The aspect is kept. With a camera the image is resized so that its focal length in pixels
@@ -189,6 +199,8 @@ class DepthModel(nn.Module, ABC):
         Args:
             image: PIL image, uint8 [H, W, 3], float [3, H, W] or [B, 3, H, W] in 0..1; RGB.
             camera: the image's pinhole camera.
+            squash: press the image into the training size, whatever its aspect and focal length:
+                the recorded fault F1, for ablations.
 
         Raises:
             QueryError: a grey or RGBA image, values outside 0..1, a camera of another size, or a
@@ -197,6 +209,8 @@ class DepthModel(nn.Module, ABC):
         images = as_images(image).to(self.device, self.dtype)
         size = (images.shape[-2], images.shape[-1])
         resized, assumed = self._network_size(size, camera)
+        if squash:
+            resized, assumed = self.config.image_size, "squashed to the training size, as recorded"
         if resized != size:
             images = F.interpolate(images, size=resized, mode="bilinear", antialias=True)
         padded = self.pad(images).contiguous(memory_format=torch.channels_last)

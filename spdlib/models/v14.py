@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from spdlib.errors import ModelError
 from spdlib.geometry import GridRule, Size, nearest_cell, pixels_to_cells
-from spdlib.models.base import DepthModel, ModelConfig, evaluating, read_options
+from spdlib.models.base import DepthModel, ModelConfig, evaluating
 from spdlib.models.encoders import STRIDES, padded_size
 from spdlib.models.layers import (
     Attention,
@@ -475,6 +475,7 @@ class V14(DepthModel):
     """
 
     queries_are_independent = False
+    has_auxiliary = True
     widths: ClassVar[tuple[int, int, int, int]] = (WIDTH,) * 4
     """Channels of the neck."""
     kernels: ClassVar[Mapping[str, int]]
@@ -498,7 +499,6 @@ class V14(DepthModel):
     )  # fmt: skip
 
     def __init__(self, config: ModelConfig) -> None:
-        options = read_options(config.network, config.options, self.choices)
         super().__init__(config)
         if self.encoder.is_vit:
             raise ModelError(
@@ -506,7 +506,7 @@ class V14(DepthModel):
                 f"{config.encoder.name!r} does not have; choose a hierarchical encoder, for "
                 "instance 'convnextv2_tiny' or 'mobilenetv2_100'"
             )
-        self.options = options
+        options = self.options
         self.grid = Grid(GridRule(options["grid_rule"]), self.per_level)
         self.neck = nn.ModuleList(
             project(channels, width)

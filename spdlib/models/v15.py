@@ -13,14 +13,14 @@ s8 and L2 (50 tokens), then of L1 (25 tokens). It exists in three forms of one f
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spdlib.errors import ConfigError, ModelError
+from spdlib.errors import ModelError
 from spdlib.geometry import Size
 from spdlib.models.base import DepthModel, ModelConfig
 from spdlib.models.layers import FeedForward, ResidualConvUnit, full_precision, resize
@@ -166,8 +166,6 @@ class LocalPath(nn.Module):
 
     def __init__(self, width: int = WIDTH, init: str = "default") -> None:
         super().__init__()
-        if init not in ("default", "recorded"):
-            raise ConfigError(f"v15_2 init is 'default' or 'recorded'; got {init!r}")
         last = nn.Linear(128, 1)
         self.source_code = nn.Parameter(torch.empty(3, width))
         self.position_code = nn.Parameter(torch.empty(SIDE * SIDE, width))
@@ -223,22 +221,20 @@ class V152(DepthModel):
 
     Options:
         init: see `LocalPath`.
-        sparse: "folded" (default) or "plain", the form that answers queries.
+        sparse: the form that answers queries.
     """
 
     has_dense = True
+    choices: ClassVar[Mapping[str, Sequence[str]]] = {
+        "init": ("default", "recorded"), "sparse": ("folded", "plain"),
+    }  # fmt: skip
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        options: dict[str, Any] = {"init": "default", "sparse": "folded", **config.options}
-        unknown = options.keys() - {"init", "sparse"}
-        if unknown or options["sparse"] not in ("folded", "plain"):
-            raise ConfigError(f"v15_2 options are init and sparse='folded'|'plain'; got {options}")
         neck = ViTNeck if self.encoder.is_vit else PyramidNeck
         self.neck = neck(self.encoder.channels, WIDTH)
         self.global_path = GlobalPath(WIDTH)
-        self.local_path = LocalPath(WIDTH, options["init"])
-        self._sparse = options["sparse"]
+        self.local_path = LocalPath(WIDTH, self.options["init"])
 
     def maps(self, images: Tensor) -> Maps:
         """Padded images [B, 3, H, W] -> "s8_L2" and "L1", channels-last (see `LocalPath`).
@@ -257,7 +253,9 @@ class V152(DepthModel):
 
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
-        form = self.local_path.folded if self._sparse == "folded" else self.local_path.plain
+        form = (
+            self.local_path.folded if self.options["sparse"] == "folded" else self.local_path.plain
+        )
         return form(maps, points, image_size)
 
     def decode_lattice(self, maps: Maps) -> Tensor:

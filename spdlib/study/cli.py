@@ -10,10 +10,12 @@ from typing import Any
 
 from spdlib.errors import ConfigError
 from spdlib.models import load
+from spdlib.study.config import RunConfig
 from spdlib.study.datasets import open_data
 from spdlib.study.evaluation import Evaluation, evaluate_run
-from spdlib.study.experiments import EXPERIMENTS, PROFILES, RunConfig, resolve
+from spdlib.study.experiments import EXPERIMENTS
 from spdlib.study.image_free import fit_image_free
+from spdlib.study.profiles import PROFILES, resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, publish
 from spdlib.study.training import fit, make_accelerator
 

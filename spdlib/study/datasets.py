@@ -16,7 +16,8 @@ from spdlib.data.rooms import Rooms
 from spdlib.data.store import PackedFrames, info
 from spdlib.errors import RunError
 from spdlib.geometry import Size
-from spdlib.study.experiments import RunConfig
+from spdlib.study.config import RunConfig
+from spdlib.study.experiments import SHARD
 from spdlib.study.runs import usable_cores
 
 ENOUGH_TO_SHARE = 64
@@ -79,7 +80,8 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
     """Open the three sets of a config.
 
     Rooms are rendered into memory once. A store's training split is divided into training and
-    selection frames as decisions 6 say, and only the depth to learn from is read. Its test split,
+    selection frames as decisions 6 say, and only the depth to learn from is read. The first shard
+    is the first 4,133 frames by name, as experiments 1 to 10 were given (F2). The test split,
     with every depth, is left alone until it is reported on. Labels in a store are not read.
 
     Args:
@@ -101,6 +103,8 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
         )
     train = PackedFrames(path, "train", _learned_truths(path, config.truth), labels=False)
     learn, select = selection_split(len(train))
+    if config.train_subset == "first_shard":
+        learn = learn[:SHARD]
     test = PackedFrames(path, "test", labels=False)
     return DataSets(Subset(train, learn), Subset(train, select), test)
 

@@ -140,14 +140,16 @@ class ModelPredictor:
     Attributes:
         model: in evaluation mode, on any device.
         flip: average with the answers to the mirrored image.
+        squash: press views into the training size (F1).
     """
 
     model: DepthModel
     flip: bool = False
+    squash: bool = False
 
     def __call__(self, view: View) -> SceneAnswers:
         """Encode the view, and its mirror image if asked."""
-        scene = self.model.encode(view.image, view.camera)
+        scene = self.model.encode(view.image, view.camera, squash=self.squash)
         if not self.flip:
             return SceneAnswers(scene)
         image = view.image
@@ -157,7 +159,8 @@ class ModelPredictor:
             if isinstance(image, np.ndarray)
             else image.flip(width_axis)
         )
-        return SceneAnswers(scene, self.model.encode(flipped, view.camera.flipped()))
+        mirrored = self.model.encode(flipped, view.camera.flipped(), squash=self.squash)
+        return SceneAnswers(scene, mirrored)
 
 
 @dataclass(frozen=True)
@@ -324,6 +327,7 @@ def evaluate(
     k_sweep: bool = True,
     flip: bool = False,
     crop: str = "fit",
+    squash: bool = False,
     recorded_k: int = RECORDED_POINTS,
     examples: int = 6,
     processes: Processes | None = None,
@@ -341,7 +345,9 @@ def evaluate(
         dense: also score every pixel, where there is a dense path.
         k_sweep: also ask the same points in groups of 1 (64 of them), 64, 256 and 1,024.
         flip: average the network's answers with those to the mirrored image.
-        crop: how the recorded protocol brings a frame to the network's size, "fit" or "native".
+        crop: how the recorded protocol brings a frame to the network's size, "fit", "native" or
+            "squash".
+        squash: show the network every frame pressed into its training size (F1).
         recorded_k: points a frame of the recorded protocol.
         examples: frames, evenly spread, whose predictions are kept for figures.
         processes: an accelerator, to share the frames out; every process gets all tables.
@@ -356,7 +362,8 @@ def evaluate(
     first = frames[0]
     names = list(truths or [kind for kind in TRUTHS if kind in first.depths])
     given = _of_each_truth(baselines, names)
-    entrants = _Entrants(name or model.config.network, ModelPredictor(model, flip), given)
+    predictor = ModelPredictor(model, flip, squash)
+    entrants = _Entrants(name or model.config.network, predictor, given)
     board = _Board(entrants, names, dense)
     recorded = _Recorded(model.config.image_size, crop, recorded_k)
     independent = model.queries_are_independent
@@ -375,7 +382,9 @@ def evaluate(
         kept = {frame.id: _example(entrants.network, frame, names[0]) for frame in chosen}
     tables = board.merged(who).tables(frames.ids)
     swept = sweep.table(who, independent) if sweep else pd.DataFrame()
-    return Evaluation(*tables, swept, _notes(first, names, flip, recorded, given), kept)
+    shown = "averaged with the mirrored image" if flip else "no flip"
+    shown += "; frames squashed to the training size" if squash else ""
+    return Evaluation(*tables, swept, _notes(first, names, shown, recorded, given), kept)
 
 
 def _of_each_truth(baselines: Baselines | None, truths: Sequence[str]) -> Baselines:
@@ -393,7 +402,11 @@ def _of_each_truth(baselines: Baselines | None, truths: Sequence[str]) -> Baseli
 
 @torch.no_grad()
 def selection_scores(
-    model: DepthModel, frames: Frames, truth: str | None, processes: Processes
+    model: DepthModel,
+    frames: Frames,
+    truth: str | None,
+    processes: Processes,
+    squash: bool = False,
 ) -> dict[str, float]:
     """Scores on the selection set, in the history's names; frames are shared out over processes.
 
@@ -404,7 +417,8 @@ def selection_scores(
     for index in range(processes.process_index, len(frames), processes.num_processes):
         frame = frames[index]
         sample = _eigen_points(frame, truth)
-        depth = model.encode(frame.image, frame.camera).depth_at(sample.points).cpu()
+        scene = model.encode(frame.image, frame.camera, squash=squash)
+        depth = scene.depth_at(sample.points).cpu()
         batch = depth[None], sample.truth[None].to(depth), sample.valid[None]
         eigen.update(*batch, [index])
         pooled.update(_clamped(depth)[None], *batch[1:])
@@ -602,16 +616,15 @@ def _score_recorded(
 
 
 def _notes(
-    frame: Frame, truths: Sequence[str], flip: bool, recorded: _Recorded, baselines: Baselines
+    frame: Frame, truths: Sequence[str], shown: str, recorded: _Recorded, baselines: Baselines
 ) -> dict[str, str]:
     height, width = frame.camera.size
     scaled = "" if (height, width) == (480, 640) else f", scaled to {height}x{width}"
-    flips = "averaged with the mirrored image" if flip else "no flip"
     h, w = recorded.size
     notes = {}
     for truth in truths:
         sources = sorted({each.fitted_to for each in baselines[truth].values()} - {""})
-        ending = "".join([flips, *(f"; baselines fitted to {source}" for source in sources)])
+        ending = "".join([shown, *(f"; baselines fitted to {source}" for source in sources)])
         notes[f"eigen/{truth}"] = (
             f"truth: {truth}, {height}x{width}; rows 45-470, columns 41-600{scaled}; 1e-3 < g < "
             f"10 m, prediction clamped to that; per image, then the mean; SILog factor 1, x100; "
@@ -748,7 +761,10 @@ def evaluate_run(
         baselines: see `evaluate`.
         options: further arguments of `evaluate`.
     """
-    options.setdefault("crop", run.config.get("augment", {}).get("crop", "fit"))
+    squash = run.config.get("validation") == "squash"
+    options.setdefault("squash", squash)
+    crop = "squash" if squash else run.config.get("augment", {}).get("crop", "fit")
+    options.setdefault("crop", crop)
     result = evaluate(model, test, baselines=baselines, **options)
     who = options.get("processes") or _Alone()
     if who.process_index == 0:

@@ -24,6 +24,9 @@ from spdlib.errors import ConfigError
 EPSILON = 1e-8
 """Added inside SILog's root, whose gradient is infinite at 0 otherwise."""
 REDUCTIONS = ("pooled", "per_image")
+LOSSES = {"silog": (0.0, 1.0), "huber": (1.0, 0.0), "huber_silog": (1.0, 0.5)}
+"""Losses on points by name: weights of Huber on inverse depth and of SILog (sheet v13, 4)."""
+AUXILIARY_TARGETS = ("masked", "bilinear")
 BERHU_QUANTILE = 0.8
 
 
@@ -92,6 +95,31 @@ def silog(
         return LossValue(root * (points > 0), images, points)
 
 
+def named_loss(
+    name: str,
+    prediction: Tensor,
+    truth: Tensor,
+    valid: Tensor | None = None,
+    lam: float = 0.5,
+    reduction: str = "per_image",
+) -> LossValue:
+    """The weighted sum that `LOSSES` has under `name`; arguments as for `silog`.
+
+    Raises:
+        ConfigError: no such loss, or as `silog`.
+    """
+    if name not in LOSSES:
+        raise ConfigError(f"no loss {name!r}; choose from {list(LOSSES)}")
+    of_huber, of_silog = LOSSES[name]
+    if not of_huber:
+        return silog(prediction, truth, valid, lam, reduction)
+    loss = huber_inverse_depth(prediction, truth, valid)
+    if of_silog:
+        second = silog(prediction, truth, valid, lam, reduction)
+        return loss._replace(value=of_huber * loss.value + of_silog * second.value)
+    return loss
+
+
 def huber_inverse_depth(
     prediction: Tensor, truth: Tensor, valid: Tensor | None = None, beta: float = 1.0
 ) -> LossValue:
@@ -132,21 +160,37 @@ def berhu(prediction: Tensor, truth: Tensor, valid: Tensor | None = None) -> Los
 
 
 def dense_auxiliary(
-    maps: Sequence[Tensor], depth: Tensor, lam: float = 0.5, reduction: str = "per_image"
+    maps: Sequence[Tensor],
+    depth: Tensor,
+    lam: float = 0.5,
+    reduction: str = "per_image",
+    target: str = "masked",
 ) -> LossValue:
-    """Sum over maps of their SILog against the depth reduced by masked averaging.
+    """Sum over maps of their SILog against the depth reduced to their size.
 
     Args:
         maps: depth maps [B, h, w] in metres, one per supervised level.
         depth: [B, H, W] metres, 0 where nothing was measured.
         lam: as in `silog`.
         reduction: as in `silog`.
+        target: "masked" averages what was measured in each cell; "bilinear" is the recorded
+            reduction (see `bilinear_target`).
 
     Returns:
         The sum; the counts are those of the finest map.
+
+    Raises:
+        ConfigError: no maps, or an unknown target.
     """
-    losses = [silog(m, masked_average(depth, (m.shape[-2], m.shape[-1])), None, lam, reduction)
-              for m in maps]  # fmt: skip
+    if not maps:
+        raise ConfigError("this network has no auxiliary maps; set auxiliary_weight=0")
+    if target not in AUXILIARY_TARGETS:
+        raise ConfigError(f"target must be one of {AUXILIARY_TARGETS}; got {target!r}")
+    reduce = masked_average if target == "masked" else bilinear_target
+    losses = [
+        silog(level, reduce(depth, (level.shape[-2], level.shape[-1])), None, lam, reduction)
+        for level in maps
+    ]
     finest = max(range(len(maps)), key=lambda i: maps[i].numel())
     total = torch.stack([loss.value for loss in losses]).sum()
     return LossValue(total, losses[finest].images, losses[finest].points)
@@ -165,6 +209,14 @@ def masked_average(depth: Tensor, size: tuple[int, int]) -> Tensor:
     share = F.adaptive_avg_pool2d((depth > 0).to(depth.dtype), size)
     mean = F.adaptive_avg_pool2d(depth, size)
     return torch.where(share > 0, mean / share.clamp(min=torch.finfo(depth.dtype).tiny), 0.0)
+
+
+def bilinear_target(depth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Depth [B, H, W] read bilinearly at [B, h, w] points from corner to corner, as recorded.
+
+    It mixes measured depth with 0, and lies up to half a cell beside the map it is for (F17d).
+    """
+    return F.interpolate(depth[:, None], size, mode="bilinear", align_corners=True)[:, 0]
 
 
 def kendall(losses: Sequence[Tensor], log_variances: Tensor) -> Tensor:

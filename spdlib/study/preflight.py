@@ -19,8 +19,8 @@ from spdlib.data.samples import TrainingSamples
 from spdlib.errors import RunError
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
-from spdlib.study.experiments import RunConfig
-from spdlib.study.losses import silog
+from spdlib.study.config import RunConfig
+from spdlib.study.losses import named_loss, silog
 
 FRAMES = 8
 """Frames of each set that are looked at."""
@@ -151,7 +151,8 @@ def _focal_rows(
     """Focal lengths of the images that the network is trained with and will be scored on."""
     trained = (cameras[:, 0] * cameras[:, 1]).sqrt()
     middle = float(trained.median())
-    seen = [_seen_focal(model, frame) for frame in selection]
+    squash = config.validation == "squash"
+    seen = [_seen_focal(model, frame, squash) for frame in selection]
     ratio = max((focal / middle for focal in seen), key=lambda ratio: abs(math.log(ratio)))
     return [
         Check("focal length in training", f"{middle:.1f} px", "", None),
@@ -169,9 +170,9 @@ def _ratio_row(name: str, ratio: float, config: RunConfig) -> Check:
     return Check(name, f"{ratio:.4f}", limit, close)
 
 
-def _seen_focal(model: DepthModel, frame: Frame) -> float:
+def _seen_focal(model: DepthModel, frame: Frame, squash: bool) -> float:
     """Focal length in pixels of the image that `encode` makes of a frame."""
-    scene = model.encode(frame.image, frame.camera)
+    scene = model.encode(frame.image, frame.camera, squash=squash)
     return frame.camera.resized(*scene.resized).focal
 
 
@@ -194,7 +195,9 @@ def _prediction_rows(
         first = model(model.pad(images), asked).depth.cpu()
     low, high = float(first.min()), float(first.max())
     inside = math.isfinite(low + high) and PREDICTION[0] <= low and high <= PREDICTION[1]
-    start = silog(first, truth.to(first), None, config.silog_lambda, config.reduction)
+    start = named_loss(
+        config.loss, first, truth.to(first), None, config.silog_lambda, config.reduction
+    )
     order = _rank_correlation(first, truth)
     return [
         Check(

@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -45,11 +45,12 @@ from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, RunError
 from spdlib.geometry import Camera
 from spdlib.models import DepthModel, create_model, load
+from spdlib.study.config import RunConfig
 from spdlib.study.evaluation import selection_scores
-from spdlib.study.experiments import RunConfig, deviations
-from spdlib.study.losses import LossValue, silog
+from spdlib.study.losses import LossValue, dense_auxiliary, named_loss
 from spdlib.study.memory import keep_freed_memory
 from spdlib.study.preflight import PreflightError, check
+from spdlib.study.profiles import deviations
 from spdlib.study.runs import (
     Run,
     code_version,
@@ -214,11 +215,12 @@ def _require_same_data(run: Run, config: RunConfig, sets: dict[str, Frames]) -> 
 
 
 def learning_rate(config: RunConfig, step: int, peak: float) -> float:
-    """Rate of one step (counted from 0): linear warm-up, then a cosine down to `final_lr`."""
+    """Rate of one step (counted from 0): linear warm-up, then a cosine towards `final_lr`."""
     if step < config.warmup_steps:
         start = config.warmup_from
         return peak * (start + (1 - start) * step / config.warmup_steps)
-    done = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
+    whole = config.cosine_steps or config.steps
+    done = (step - config.warmup_steps) / (whole - config.warmup_steps)
     floor = min(config.final_lr, peak)
     return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * done))
 
@@ -231,6 +233,7 @@ def build_model(config: RunConfig, train: Frames) -> DepthModel:
         encoder=config.encoder_config(),
         image_size=config.image_size,
         focal=effective_focal(train, config.sample_config()),
+        **config.options,
     )
     return model.to(DTYPES[config.precision]).train()
 
@@ -248,21 +251,28 @@ def batch_loss(model: nn.Module, batch: dict[str, Tensor], config: RunConfig) ->
     Args:
         model: takes (images, points); its images are padded already.
         batch: collated training samples; `image` padded, and `depth` to the same size. Points
-            need no `depth`, the other kinds of supervision nothing else.
-        config: supervision, lambda and reduction.
+            need `depth` for auxiliary maps only, the other kinds of supervision nothing else.
+        config: supervision, loss, lambda, reduction and auxiliary weight.
     """
     if config.supervision == "points":
-        depth = model(batch["image"], batch["points"]).depth
+        depth, auxiliary = model(batch["image"], batch["points"])
         truth, valid = batch["truth"], batch["valid"]
     else:
-        depth, valid = model(batch["image"]).depth, None
-        truth = batch["depth"]
+        depth, auxiliary = model(batch["image"])
+        truth, valid = batch["depth"], None
         if config.supervision == "lattice":
             truth = lattice_truth(truth, (depth.shape[-2], depth.shape[-1]))
         else:
             size = (truth.shape[-2], truth.shape[-1])
             depth = F.interpolate(depth[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    return silog(depth, truth, valid, config.silog_lambda, config.reduction)
+    loss = named_loss(config.loss, depth, truth, valid, config.silog_lambda, config.reduction)
+    if not config.auxiliary_weight:
+        return loss
+    dense = dense_auxiliary(
+        list(auxiliary.values()), batch["depth"], config.silog_lambda, config.reduction,
+        config.aux_target,
+    )  # fmt: skip
+    return loss._replace(value=loss.value + config.auxiliary_weight * dense.value)
 
 
 @dataclass
@@ -310,6 +320,8 @@ class _Trainer:
         plain = plain.to(accelerator.device, DTYPES[config.precision])
         self.plain = plain.to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.plain).eval() if config.ema_decay else None
+        # some networks own parameters that no gradient reaches, as recorded
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
         self.model = accelerator.prepare_model(self.plain)
         groups = self.plain.parameter_groups(
             config.encoder_lr, config.decoder_lr, config.weight_decay
@@ -529,16 +541,20 @@ class _Trainer:
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         device, dtype = self.accelerator.device, DTYPES[self.config.precision]
-        by_points = self.config.supervision == "points"
+        wanted = {"image"}
+        if self.config.supervision == "points":
+            wanted |= {"points", "truth", "valid"}
+        if self.config.supervision != "points" or self.config.auxiliary_weight:
+            wanted |= {"depth"}
         moved = {
             name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
             for name, value in batch.items()
-            if name in ("image", *(("points", "truth", "valid") if by_points else ("depth",)))
+            if name in wanted
         }
         height, width = moved["image"].shape[-2:]
         image = self.plain.pad(moved["image"])
         moved["image"] = image.contiguous(memory_format=torch.channels_last)
-        if not by_points:
+        if "depth" in moved:
             extra = (0, image.shape[-1] - width, 0, image.shape[-2] - height)
             moved["depth"] = F.pad(moved["depth"], extra)  # 0: not measured
         return {**moved, "index": batch["index"]}
@@ -611,7 +627,10 @@ class _Trainer:
     def _evaluate(self, writer: Any) -> None:
         """Score the selection set, add a row to the history, keep the best weights, save."""
         self._share_statistics()
-        scores = selection_scores(self.scored, self.selection, self.config.truth, self.accelerator)
+        scores = selection_scores(
+            self.scored, self.selection, self.config.truth, self.accelerator,
+            squash=self.config.validation == "squash",
+        )  # fmt: skip
         row = self._row(scores)
         self._require_score(row["sel_abs_rel"])
         self.history.append(row)

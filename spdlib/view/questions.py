@@ -21,7 +21,7 @@ from spdlib.geometry import NYU_CAMERA, Camera, lattice_points
 from spdlib.models import DepthModel, load
 from spdlib.scene import Scene
 from spdlib.study.datasets import open_data
-from spdlib.study.experiments import resolve
+from spdlib.study.profiles import resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, hash_of
 from spdlib.study.training import fit
 from spdlib.view.report import project_root, run_folder

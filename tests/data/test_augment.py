@@ -61,7 +61,7 @@ def away_from_black(depth: Tensor) -> Tensor:
 @settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 10_000),
-    crop=st.sampled_from(["fit", "native"]),
+    crop=st.sampled_from(["fit", "native", "squash"]),
     out_size=st.sampled_from([(240, 320), (238, 322), (350, 476), (120, 160)]),
 )
 def test_image_depth_and_camera_stay_one_scene(
@@ -172,6 +172,15 @@ def test_native_crop_does_not_scale() -> None:
     assert camera == NYU_CAMERA.cropped(65, 82, 350, 476)
 
 
+def test_squashing_shows_the_whole_frame() -> None:
+    image, depth, camera = augment(
+        *PAINTED, NYU_CAMERA, AugmentConfig(crop="squash"), generator(), (256, 320)
+    )
+    assert image.shape[1:] == depth.shape == (256, 320)
+    assert camera.fx == pytest.approx(NYU_CAMERA.fx / 2)
+    assert camera.fy == pytest.approx(NYU_CAMERA.fy * 256 / 480)
+
+
 def test_colours_follow_their_formula() -> None:
     config = AugmentConfig(
         gamma=(0.9, 1.1), brightness=(0.75, 1.25), channel_gain=(0.9, 1.1), colour_p=1.0
@@ -207,7 +216,7 @@ def test_configurations_share_their_random_numbers() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"crop": "squash"}, "squash"),
+        ({"crop": "stretch"}, "stretch"),
         ({"flip_p": 1.5}, "flip_p"),
         ({"zoom": (0.8, 1.2)}, "zoom"),
         ({"gamma": (1.1, 0.9)}, "gamma"),

@@ -9,8 +9,9 @@ import pytest
 
 from spdlib.data.frames import Frames
 from spdlib.data.rooms import Rooms
+from spdlib.study.config import RunConfig
 from spdlib.study.datasets import InMemory
-from spdlib.study.experiments import RunConfig, resolve
+from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 from spdlib.study.training import fit
 

@@ -13,7 +13,7 @@ from spdlib.data.rooms import Rooms
 from spdlib.data.store import pack
 from spdlib.errors import DataError, RunError
 from spdlib.study.datasets import DataSets, InMemory, open_data
-from spdlib.study.experiments import resolve
+from spdlib.study.profiles import resolve
 
 
 class Measured:
@@ -66,6 +66,18 @@ def test_a_store_is_shared_out(store: Path) -> None:
     data = opened(store, None)
     assert [len(frames) for frames in data] == [11, 1, 3]
     assert len({name for frames in data for name in frames.ids}) == 15
+
+
+def test_the_first_shard_is_the_first_frames_by_name(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Suspected fault F2."""
+    monkeypatch.setattr("spdlib.study.datasets.SHARD", 4)
+    config = resolve("v15_2", "nyu_labeled", device="cpu", data="nyu_full")
+    whole = open_data(config, store)
+    shard = open_data(replace(config, train_subset="first_shard"), store)
+    assert list(shard.train.ids) == list(whole.train.ids)[:4]
+    assert list(shard.selection.ids) == list(whole.selection.ids)
 
 
 def test_what_a_store_lacks_is_named(store: Path, tmp_path: Path) -> None:

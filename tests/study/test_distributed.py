@@ -15,7 +15,8 @@ import pytest
 import safetensors.torch
 import torch
 
-from spdlib.study.experiments import RunConfig, resolve
+from spdlib.study.config import RunConfig
+from spdlib.study.profiles import resolve
 
 WORKER = """
 import json, os, sys
@@ -25,7 +26,7 @@ import spdlib
 from spdlib.data.rooms import Rooms
 from spdlib.study.datasets import InMemory
 from spdlib.study.evaluation import evaluate_run
-from spdlib.study.experiments import RunConfig
+from spdlib.study.config import RunConfig
 from spdlib.study.image_free import constant
 from spdlib.study.training import fit, make_accelerator
 

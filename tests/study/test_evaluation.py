@@ -18,6 +18,7 @@ from spdlib.errors import DataError, RunError
 from spdlib.geometry import NYU_CAMERA, Size
 from spdlib.models import DepthModel
 from spdlib.scene import Maps, Scene
+from spdlib.study.config import RunConfig
 from spdlib.study.evaluation import (
     Evaluation,
     MapPredictor,
@@ -33,7 +34,6 @@ from spdlib.study.evaluation import (
     selection_scores,
     wide_scores,
 )
-from spdlib.study.experiments import RunConfig
 from spdlib.study.image_free import PixelMap, constant, fit_image_free
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model

@@ -19,10 +19,12 @@ from spdlib.errors import ConfigError
 from spdlib.study.losses import (
     LossValue,
     berhu,
+    bilinear_target,
     dense_auxiliary,
     huber_inverse_depth,
     kendall,
     masked_average,
+    named_loss,
     silog,
 )
 
@@ -192,6 +194,38 @@ def test_dense_auxiliary_adds_the_levels() -> None:
     assert loss.points == 32
 
 
+def test_the_recorded_target_mixes_depth_with_holes_and_lies_beside_the_map() -> None:
+    """Suspected fault F17d."""
+    depth = torch.zeros(1, 4, 9)
+    depth[..., :6] = 2.0
+    assert bilinear_target(depth, (1, 3))[0, 0, :2].tolist() == [2.0, 2.0]
+    reduced = bilinear_target(depth, (2, 4))[0, 0]
+    assert 0 < reduced[2] < 2
+    assert set(masked_average(depth, (2, 4)).unique().tolist()) == {0.0, 2.0}
+    ramp = torch.arange(8.0).expand(1, 8, 8) + 1
+    assert bilinear_target(ramp, (2, 2))[0, 0].tolist() == [1.0, 8.0]  # centres: 2.5 and 6.5
+
+
+def test_auxiliary_loss_needs_maps_and_a_known_target() -> None:
+    depth = torch.ones(1, 4, 4)
+    with pytest.raises(ConfigError, match="no auxiliary maps"):
+        dense_auxiliary([], depth)
+    with pytest.raises(ConfigError, match="mean"):
+        dense_auxiliary([depth], depth, target="mean")
+
+
+@pytest.mark.parametrize(
+    ("name", "of_huber", "of_silog"), [("silog", 0, 1), ("huber", 1, 0), ("huber_silog", 1, 0.5)]
+)
+def test_named_losses_are_weighted_sums(name: str, of_huber: float, of_silog: float) -> None:
+    p, g, valid = batch(3)
+    expected = of_huber * huber_inverse_depth(p, g, valid).value
+    expected = expected + of_silog * silog(p, g, valid, 0.85, "pooled").value
+    loss = named_loss(name, p, g, valid, 0.85, "pooled")
+    assert loss.value.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert loss.points == valid.sum()
+
+
 def test_kendall_by_hand() -> None:
     losses = [torch.tensor(2.0), torch.tensor(3.0)]
     s = torch.tensor([0.0, math.log(3.0)])
@@ -204,6 +238,8 @@ def test_wrong_settings_are_refused() -> None:
         silog(p, g, valid, 1.5)
     with pytest.raises(ConfigError, match="mean"):
         silog(p, g, valid, 0.5, "mean")
+    with pytest.raises(ConfigError, match="l7"):
+        named_loss("l7", p, g, valid)
 
 
 def weighted(name: str, weight: Tensor, rows: slice) -> LossValue:

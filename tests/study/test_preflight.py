@@ -12,7 +12,7 @@ import torch
 
 from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.models import DepthModel
-from spdlib.study.experiments import RunConfig
+from spdlib.study.config import RunConfig
 from spdlib.study.preflight import PreflightError, check
 from spdlib.study.training import build_model, fit
 

@@ -17,7 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from spdlib.study.experiments import RunConfig
+from spdlib.study.config import RunConfig
 from spdlib.study.runs import Run
 from spdlib.study.training import HISTORY_COLUMNS, _Trainer
 
@@ -30,7 +30,7 @@ import json, os, signal, sys
 import torch
 from spdlib.data.rooms import Rooms
 from spdlib.study.datasets import InMemory
-from spdlib.study.experiments import RunConfig
+from spdlib.study.config import RunConfig
 from spdlib.study.training import _Trainer, fit
 
 folder, config, threads = sys.argv[1], RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[3]

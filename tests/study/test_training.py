@@ -18,16 +18,19 @@ import torch
 import spdlib
 from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.data.rooms import Rooms
+from spdlib.data.samples import TrainingSamples
 from spdlib.errors import RunError
 from spdlib.study import training
+from spdlib.study.config import RunConfig
 from spdlib.study.datasets import InMemory
 from spdlib.study.evaluation import evaluate, selection_scores
-from spdlib.study.experiments import RunConfig, resolve
 from spdlib.study.losses import LossValue
+from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 from spdlib.study.training import (
     HISTORY_COLUMNS,
     batch_loss,
+    build_model,
     effective_focal,
     fit,
     learning_rate,
@@ -58,6 +61,13 @@ def test_rate_warms_up_linearly_then_follows_a_cosine() -> None:
     middle = 500 + (config.steps - 500) // 2
     assert learning_rate(config, middle, peak) == pytest.approx((peak + 1e-6) / 2, rel=1e-4)
     assert learning_rate(config, config.steps, peak) == pytest.approx(1e-6)
+
+
+def test_rate_follows_a_cosine_that_outlasts_the_run() -> None:
+    config = resolve("v15_2", "demo", steps=100, warmup_steps=0, cosine_steps=300)
+    whole = replace(config, steps=300, cosine_steps=0)
+    rates = [[learning_rate(c, step, 1e-3) for step in (0, 50, 99)] for c in (config, whole)]
+    assert rates[0] == rates[1]
 
 
 def test_rate_never_rises_to_the_final_one() -> None:
@@ -202,6 +212,24 @@ def test_points_need_no_depth_on_the_device(
     assert seen == [points, points, {"image", "depth", "index"}, {"image", "depth", "index"}]
 
 
+def test_auxiliary_maps_join_the_loss_if_they_are_weighed(rooms: Frames) -> None:
+    config = resolve("exp08_corrected", "smoke", image_size=(64, 64), batch_size=2, points=16)
+    assert config.auxiliary_weight == 0.5
+    model = build_model(config, rooms)
+    samples = TrainingSamples(rooms, config.sample_config())
+    parts = [samples[0, 0], samples[0, 1]]
+    batch = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+
+    def loss(**changes: Any) -> float:
+        torch.manual_seed(0)  # of dropout
+        return batch_loss(model, batch, replace(config, **changes)).value.item()
+
+    alone = loss(auxiliary_weight=0.0)
+    assert loss() - alone == pytest.approx(5 * (loss(auxiliary_weight=0.1) - alone), rel=1e-3)
+    assert loss() > alone
+    assert loss(aux_target="bilinear") != loss()
+
+
 def test_unwritable_folder_is_refused_before_training(
     tmp_path: Path, small: RunConfig, run_fit: Fit
 ) -> None:
@@ -213,14 +241,14 @@ def test_unwritable_folder_is_refused_before_training(
 def test_loss_that_is_not_finite_names_step_and_frames(
     tmp_path: Path, small: RunConfig, run_fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silog, calls = training.silog, []
+    named_loss, calls = training.named_loss, []
 
     def broken(*args: Any) -> LossValue:
         calls.append(1)
-        loss = silog(*args)
+        loss = named_loss(*args)
         return loss._replace(value=loss.value * math.nan) if len(calls) == 4 else loss
 
-    monkeypatch.setattr(training, "silog", broken)
+    monkeypatch.setattr(training, "named_loss", broken)
     with pytest.raises(RunError, match=r"loss is nan at step 3 with frames \['room_0_"):
         run_fit(small, tmp_path)
     assert list(Run.open(tmp_path).history["step"]) == [2]
