@@ -71,7 +71,7 @@ lint: $(DEV_READY)  ## ruff, mypy, notebooks without outputs
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	$(PY) -m nbstripout --verify $(wildcard notebooks/*.ipynb)
+	$(PY) -m nbstripout --verify --keep-id $(wildcard notebooks/*.ipynb)
 
 lab: $(RUN_READY)  ## the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks

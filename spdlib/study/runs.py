@@ -3,6 +3,7 @@
 One folder holds one run: the resolved config, a record of everything else needed to repeat it,
 tidy tables, and weights as safetensors. Every file is written to a temporary name, synced and
 renamed, so that a crash or a full disk leaves the previous file whole. Nothing is unpickled.
+`compare` sets what runs measured beside what the log `recorded`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +27,9 @@ from spdlib import disk
 from spdlib.data.frames import Frames
 from spdlib.data.store import PackedFrames, info
 from spdlib.errors import RunError
+from spdlib.study.comparison import Measured, compare_tables
+from spdlib.study.comparison import fairness as fairness
+from spdlib.study.recorded import recorded as recorded
 
 LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pandas", "h5py", "accelerate", "safetensors")
 FIGURES_OF_FRAMES = ("frames", "error_maps", "query")
@@ -345,23 +349,50 @@ def publish(run: Run, target: str | Path) -> list[str]:
     return sorted(str(path.relative_to(run.folder)) for path in files)
 
 
-def recorded_v15_1() -> pd.DataFrame:
-    """The log's result of v15.1 (Exp 13), epoch by epoch, as recorded (sheet v15, section 5).
+def compare(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    experiment: str,
+    metrics: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Set what the log recorded of an experiment against what runs measured.
 
-    Columns: epoch, abs_rel, s_star, scaled_abs_rel, delta1 (fraction), silog (factor 1/2),
-    train_loss, dense_abs_rel, abs_rel_5_10m. Validation was 128 unseeded random pixels a frame of
-    a centre crop, pooled, without the Eigen crop: the numbers stand beside ours, on other pixels.
+    Args:
+        runs: one or several runs, or their folders.
+        experiment: of the log, such as "exp13"; "exp08_corrected" finds exp08.
+        metrics: which of `recorded.SCORES`; default those that are on record and were measured.
+
+    Returns:
+        The table of `comparison.compare_tables`: recorded beside measured, epoch by epoch and for
+        the final weights, with protocol, frames and data of both sides, and whether it is fair.
+
+    Raises:
+        ConfigError: the experiment is not on record, or a metric is unknown.
+        DataError: recorded.csv is missing.
+        RunError: a folder holds no run, a run has no history, or neither side has the metrics.
     """
-    columns: dict[str, list[float]] = {
-        "abs_rel": [0.1285, 0.1249, 0.1176, 0.1173, 0.1154, 0.1150, 0.1184],
-        "s_star": [1.031, 0.992, 1.039, 1.003, 1.033, 1.031, 1.042],
-        "scaled_abs_rel": [0.1296, 0.1237, 0.1170, 0.1177, 0.1154, 0.1152, 0.1175],
-        "delta1": [0.835, 0.852, 0.855, 0.862, 0.863, 0.863, 0.856],
-        "silog": [0.1823, 0.1770, 0.1719, 0.1686, 0.1718, 0.1698, 0.1720],
-        "train_loss": [0.1330, 0.0918, 0.0797, 0.0720, 0.0662, 0.0618, 0.0581],
-        "dense_abs_rel": [0.1223, 0.1230, 0.1104, 0.1132, 0.1075, 0.1080, 0.1102],
-        "abs_rel_5_10m": [0.160, 0.161, 0.171, 0.153, 0.184, 0.178, 0.173],
-    }
-    table = pd.DataFrame(columns)
-    table.insert(0, "epoch", range(1, len(table) + 1))
-    return table
+    several = [runs] if isinstance(runs, Run | str | Path) else runs
+    opened = [each if isinstance(each, Run) else Run.open(each) for each in several]
+    named = zip(opened, _names(opened), strict=True)
+    return compare_tables([_measured(run, name) for run, name in named], experiment, metrics)
+
+
+def _names(opened: Sequence[Run]) -> list[str]:
+    """Names of the runs' folders, with their parents' where one occurs twice."""
+    folders = [run.folder.resolve() for run in opened]
+    names = [folder.name for folder in folders]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{folder.parent.name}/{folder.name}" for folder in folders]
+
+
+def _measured(run: Run, name: str) -> Measured:
+    """A run's tables; one that was not evaluated has neither metrics nor bins."""
+    evaluated = (run.folder / "metrics.csv").is_file()
+    return Measured(
+        name=name,
+        config=run.config,
+        record=run.record,
+        history=run.history,
+        metrics=run.metrics if evaluated else None,
+        bins=run.bins if evaluated else None,
+    )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ParamSpec
 
@@ -25,12 +26,24 @@ from matplotlib.patheffects import withStroke
 from matplotlib.rcsetup import cycler
 from matplotlib.ticker import FuncFormatter, MaxNLocator, ScalarFormatter
 
+from spdlib.errors import RunError
+from spdlib.study.comparison import EPOCHS, fairness
+
 WIDTH = 10.5
 """Inches that fill a notebook's column."""
+NOTE_WIDTH, NOTE_LINE = 145, 0.16
+"""Signs in a line of the notes under figures, and its height in inches."""
+RUN_COLOURS = (0, 2, 4, 5, 6)
+"""Colours of measured runs beside the recorded one."""
 INK, FAINT = "#2b2b2b", "#8c8c8c"
 BASELINE_GREYS = {"constant": "#b8b8b8", "pixel_map": "#828282"}
 NAMES = {"constant": "best constant", "pixel_map": "best per-pixel map"}
 """How figures call the image-free baselines."""
+METRICS = {
+    "abs_rel": "AbsRel", "rmse": "RMSE [m]", "delta1": "δ1", "silog": "SILog", "s_star": "s*",
+    "scaled_abs_rel": "AbsRel × s*",
+}  # fmt: skip
+"""Scores and their names for people."""
 DEPTH_COLOURS, ERROR_COLOURS = "viridis_r", "rocket_r"
 UNMEASURED = "#dcdcdc"
 ERROR_LIMIT = 0.5
@@ -186,30 +199,134 @@ def depth_ranges(history: pd.DataFrame) -> Figure:
 
 
 @styled
-def recorded_beside(history: pd.DataFrame, recorded: pd.DataFrame, names: Sequence[str]) -> Figure:
-    """AbsRel and s* of this run beside a recorded one, epoch by epoch.
+def recorded_beside(
+    compared: pd.DataFrame, metrics: Sequence[str] = ("abs_rel", "delta1", "s_star")
+) -> Figure:
+    """What the log recorded against what runs measured, epoch by epoch, a panel per metric.
 
-    Two panels, as the numbers are on different pixels: one scale, no common curve.
+    A diamond is a run's final score under the recorded protocol, the ring marks the epoch that the
+    log quotes. Underneath stands what of it is a fair comparison, and what is not and why.
 
     Args:
-        history: history.csv of a run.
-        recorded: epoch, abs_rel, s_star of the recorded run.
-        names: what each of the two was measured on, in this order.
+        compared: of `runs.compare`.
+        metrics: which of its metrics; those that it lacks are left out.
+
+    Raises:
+        RunError: it lacks all of them.
     """
-    fig, axes = figure(1, 2, 3.2, sharey=True)
-    ours = history.rename(columns={"sel_abs_rel": "abs_rel", "sel_s_star": "s_star"})
-    for ax, table, name, colour in zip(axes, (ours, recorded), names, (0, 1), strict=True):
-        marker = "o" if len(table) <= 30 else ""
-        options: dict[str, Any] = {"marker": marker, "markersize": 4, "color": _colour(colour)}
-        ax.plot(table["epoch"], table["abs_rel"], label="AbsRel", **options)
-        drift = (table["s_star"] - 1).abs()
-        ax.plot(table["epoch"], drift, linestyle=":", label="|s* − 1|", **options)
-        ax.set(title=name, xlabel="epoch")
-        ax.legend()
-        _few_ticks(ax)
-    axes[0].set_ylabel("AbsRel, |s* − 1|")
-    axes[0].set_ylim(bottom=0)
+    shown = [metric for metric in metrics if metric in set(compared["metric"])]
+    if not shown:
+        have = list(compared["metric"].unique())
+        raise RunError(f"the comparison has none of {list(metrics)}; choose from {have}")
+    compared = compared[compared["metric"].isin(shown)]
+    note = _fairness_lines(fairness(compared))
+    heights = (3.0, NOTE_LINE * len(note))
+    legend = 0.22 * (1 + 2 * compared["run"].nunique())
+    fig, axes = figure(2, len(shown), sum(heights) + legend + 0.2, squeeze=False,
+                       height_ratios=heights)  # fmt: skip
+    panels = axes[0]
+    for ax, metric in zip(panels, shown, strict=True):
+        _recorded_panel(ax, compared[compared["metric"] == metric])
+        ax.set(title=METRICS.get(metric, metric), xlabel="epoch")
+        ax.sharex(panels[0])
+        ax.margins(0.07, 0.14)
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    named: dict[str, Any] = {}
+    for ax in panels:
+        lines, labels = ax.get_legend_handles_labels()
+        named |= dict(zip(labels, lines, strict=True))
+    fig.legend(named.values(), named, loc="outside upper left")
+    _write_below(fig, axes[1], note)
     return fig
+
+
+def _recorded_panel(ax: Axes, rows: pd.DataFrame) -> None:
+    """One metric: the record's line, and every run's line and diamond."""
+    _recorded_line(ax, rows[rows["run"] == rows["run"].iloc[0]])
+    for i, (_, own) in enumerate(rows.groupby("run", sort=False)):
+        _measured_line(ax, own, _colour(RUN_COLOURS[i % len(RUN_COLOURS)]), odd=i % 2 == 1)
+    if rows["metric"].iloc[0] == "s_star":
+        ax.axhline(1.0, color=FAINT, linestyle="--", linewidth=1.2, zorder=0)
+
+
+def _recorded_line(ax: Axes, rows: pd.DataFrame) -> None:
+    """The record's epochs with the best one ringed; a level where no epoch is known."""
+    first, colour = rows.iloc[0], _colour(1)
+    who = f"{first['experiment']}, {first['recorded_network']}"
+    label = f"{who}: {_measuring(first, 'recorded')}"
+    epochs = rows[rows["pairing"] == EPOCHS].dropna(subset=["recorded_epoch", "recorded"])
+    final = rows[rows["pairing"] != EPOCHS].dropna(subset="recorded")
+    if len(final) and epochs.empty:
+        ax.axhline(final["recorded"].iloc[-1], linestyle=":", color=colour, label=label)
+        return
+    places = epochs["recorded_epoch"], epochs["recorded"]
+    ax.plot(*places, "o-", markersize=4, color=colour, label=label)
+    for epoch, score in final[["recorded_epoch", "recorded"]].tail(1).itertuples(index=False):
+        # of the final pairs the best comes last
+        ax.plot(epoch, score, "o", color=colour, markersize=10, markerfacecolor="none",
+                markeredgewidth=1.6)  # fmt: skip
+        _value(ax, epoch, score, colour, below=bool(score < epochs["recorded"].mean()))
+
+
+def _measured_line(ax: Axes, rows: pd.DataFrame, colour: str, odd: bool) -> None:
+    """A run's history, and a diamond for its final score; digits of odd runs on the other side."""
+    rows = rows.dropna(subset=["measured_epoch", "measured"])
+    history, final = (rows[(rows["pairing"] == EPOCHS) == epochs] for epochs in (True, False))
+    who = "".join(rows["run"].head(1) + ", " + rows["measured_network"].head(1))
+    if len(history):
+        label = f"{who}: {_measuring(history.iloc[0], 'measured')}"
+        places = history["measured_epoch"], history["measured"]
+        ax.plot(*places, "o-", markersize=4, color=colour, label=label)
+    if len(final):
+        label = f"{who}, final: {_measuring(final.iloc[0], 'measured')}"
+        epoch, score = final[["measured_epoch", "measured"]].iloc[0]
+        ax.plot(epoch, score, "D", color=colour, label=label, markersize=9,
+                markeredgecolor="white", zorder=4)  # fmt: skip
+        under = len(history) > 0 and score < history["measured"].iloc[-1]
+        _value(ax, epoch, score, colour, below=under != odd)
+
+
+def _measuring(row: pd.Series, side: str) -> str:
+    """Protocol and frames behind one side of a pair."""
+    return f"{row[f'{side}_protocol']}, {row[f'{side}_set']}"
+
+
+def _value(ax: Axes, x: float, y: float, colour: str, below: bool = False) -> None:
+    """A score's digits over or under its mark, readable on top of lines."""
+    ax.annotate(
+        f"{y:.3f}", (x, y), (0, -9 if below else 9), textcoords="offset points", ha="center",
+        va="top" if below else "bottom", fontsize="small", fontweight="bold", color=colour,
+        zorder=5, path_effects=[withStroke(linewidth=3, foreground="white")],
+    )  # fmt: skip
+
+
+def _fairness_lines(verdicts: pd.DataFrame) -> list[tuple[str, str, str]]:
+    """Lines of three columns: what is compared, the verdict, the reasons wrapped."""
+    lines = []
+    for run, rows in verdicts.groupby("run", sort=False):
+        if verdicts["run"].nunique() > 1:
+            lines.append((str(run), "", ""))
+        for row in rows.itertuples():
+            first, *rest = textwrap.wrap(str(row.because), NOTE_WIDTH)
+            lines.append((str(row.comparison), str(row.verdict), first))
+            lines += [("", "", more) for more in rest]
+    return lines
+
+
+def _write_below(fig: Figure, places: Any, lines: Sequence[tuple[str, str, str]]) -> None:
+    """Lines of three columns in place of the last row of axes; the verdicts in colour."""
+    grid = places[0].get_subplotspec().get_gridspec()
+    for ax in places:
+        ax.remove()
+    ax = fig.add_subplot(grid[-1, :])
+    ax.axis("off")
+    ax.set(xlim=(0, 1), ylim=(len(lines), 0))
+    colours = {"fair": _colour(2), "alike": _colour(2), "not fair": _colour(3)}
+    for i, (what, verdict, why) in enumerate(lines):
+        look: dict[str, Any] = {"fontsize": "x-small", "va": "top", "in_layout": False}
+        ax.text(0, i, what, fontweight="bold", **look)
+        ax.text(0.18, i, verdict, color=colours.get(verdict, _colour(3)), fontweight="bold", **look)
+        ax.text(0.25, i, why, **look)
 
 
 # -- scores -----------------------------------------------------------------------------------

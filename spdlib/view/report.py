@@ -13,18 +13,22 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from spdlib.errors import RunError
+from spdlib.study.comparison import BEST, EPOCHS
 from spdlib.study.diagnostics import alarms
 from spdlib.study.evaluation import compare_frames, wide_scores
 from spdlib.study.runs import DEFAULT_ROOT, Run, write_bytes
-from spdlib.view.plots import BASELINE_GREYS, model_name
+from spdlib.view.plots import BASELINE_GREYS, METRICS, model_name
 
 BASELINES = tuple(BASELINE_GREYS)
 """Names of the image-free baselines in the tables, weakest first."""
-METRICS = {
-    "abs_rel": "AbsRel", "rmse": "RMSE [m]", "delta1": "δ1", "silog": "SILog", "s_star": "s*",
-    "scaled_abs_rel": "AbsRel × s*",
+RECORDED_NAMES = {
+    **METRICS, "train_loss": "training loss", "dense_abs_rel": "AbsRel, dense path",
+    "silog": "SILog (factor ½)", "scaled_abs_rel": "AbsRel after scaling by s*",
+    "abs_rel_0_2m": "AbsRel, 0–2 m", "abs_rel_2_5m": "AbsRel, 2–5 m",
+    "abs_rel_5_10m": "AbsRel, 5–10 m",
 }  # fmt: skip
-"""Scores of the short tables and their names for people."""
+"""Scores of the log and their names for people."""
 NO_INTERVAL = "no interval"
 """Verdict on a difference whose frames were not scored one by one: none."""
 SHORT_EVALUATIONS, SHORT_EPOCHS = 4, 4.0
@@ -151,49 +155,35 @@ def _interval(
     return -100 * found.high / pair[1], -100 * found.low / pair[1], found.verdict
 
 
-def recorded_scores(
-    metrics: pd.DataFrame, model: str, sites: str = "points"
-) -> tuple[str, dict[str, float]]:
-    """A network's scores under the recorded protocol, and the protocol's full name.
+def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
+    """A run's final scores beside the epoch that the record quotes, its best.
 
     Args:
-        metrics: table of an evaluation.
-        model: the network's name in it.
-        sites: "points" or "dense".
-    """
-    mine = metrics[(metrics["model"] == model) & metrics["protocol"].str.startswith("recorded")]
-    protocol = str(mine["protocol"].iloc[0])
-    mine = mine[(mine["protocol"] == protocol) & (mine["sites"] == sites)]
-    return protocol, dict(zip(mine["metric"], mine["value"], strict=True))
-
-
-def beside_recorded(
-    metrics: pd.DataFrame, bins: pd.DataFrame, model: str, recorded: pd.DataFrame
-) -> pd.DataFrame:
-    """This run under the recorded protocol beside the best epoch of a recorded run.
-
-    Args:
-        metrics: table of an evaluation.
-        bins: its table of depth bins.
-        model: the network's name in both.
-        recorded: one row an epoch, as `recorded_v15_1()`.
+        compared: of `runs.compare`, with one run that was evaluated.
 
     Returns:
-        score, this run, recorded; the column names say model and protocol.
+        score, this run, recorded; the column names say model, protocol and epoch.
+
+    Raises:
+        RunError: the run was not evaluated, or the record has only its training loss.
     """
-    best = recorded.iloc[int(recorded["abs_rel"].argmin())]
-    protocol, points = recorded_scores(metrics, model)
-    _, dense = recorded_scores(metrics, model, "dense")
-    far = bins[(bins["model"] == model) & (bins["protocol"] == protocol)
-               & (bins["sites"] == "points") & (bins["bin"] == "[5, 10)")]["abs_rel"]  # fmt: skip
-    names = {"abs_rel": "AbsRel", "s_star": "s*", "scaled_abs_rel": "AbsRel after scaling by s*",
-             "delta1": "δ1", "silog": "SILog (factor ½)"}  # fmt: skip
-    rows = [(label, points[name], best[name]) for name, label in names.items()]
-    rows.append(("AbsRel, dense path", dense.get("abs_rel", math.nan), best["dense_abs_rel"]))
-    rows.append(("AbsRel, 5–10 m", far.iloc[0] if len(far) else math.nan, best["abs_rel_5_10m"]))
-    columns = ["score", f"{model}, this run ({protocol})",
-               f"v15.1, Exp 13, epoch {best['epoch']:.0f} (recorded, NYU)"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+    final = compared[compared["pairing"] != EPOCHS]
+    best = final[final["pairing"] == BEST]
+    # a record whose same or last epoch is its best has no other pair
+    rows = (final if best.empty else best).dropna(subset="recorded")
+    scores = rows[~rows["metric"].str.startswith("train_loss")]
+    if scores.empty:
+        raise RunError("the comparison has no final scores on both sides; evaluate the run first")
+    first = scores.iloc[0]
+    protocol, epoch = first["measured_protocol"], first["recorded_epoch"]
+    when = f", epoch {epoch:.0f}" if math.isfinite(epoch) else ""
+    names = rows["metric"].map(lambda metric: RECORDED_NAMES.get(metric, metric))
+    table = pd.DataFrame({"score": names, "ours": rows["measured"], "theirs": rows["recorded"]})
+    titles = {
+        "ours": f"{first['measured_network']}, this run ({protocol.partition(',')[0]})",
+        "theirs": f"{first['recorded_network']}, {first['experiment']}{when} (recorded)",
+    }
+    return table.rename(columns=titles).reset_index(drop=True)
 
 
 # -- sentences --------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_v15_2_does_not_judge_a_run_of_six_steps(
 ) -> None:
     text = shown(executed_notebook("06_v15_2"))
     assert "Too short to judge" in text
-    assert "v15.1, Exp 13, epoch 6 (recorded, NYU)" in text
+    assert "v15_1, exp13, epoch 6 (recorded)" in text
 
 
 def test_start_here_says_that_its_network_is_hardly_trained(

@@ -17,13 +17,14 @@ from spdlib.data.rooms import Rooms
 from spdlib.data.store import PackedFrames, pack
 from spdlib.errors import RunError
 from spdlib.study import runs
+from spdlib.study.comparison import BEST
 from spdlib.study.datasets import InMemory
 from spdlib.study.runs import (
     Run,
     code_version,
+    compare,
     describe_frames,
     machine,
-    recorded_v15_1,
     source_hash,
     write_bytes,
 )
@@ -138,9 +139,30 @@ def test_changed_source_has_another_hash(tmp_path: Path) -> None:
     assert code_version()["source_hash"] == source_hash(Path(runs.__file__).parents[1])
 
 
-def test_recorded_v15_1_is_the_logs_table() -> None:
-    table = recorded_v15_1()
-    assert len(table) == 7
-    assert table["abs_rel"].min() == 0.1150
-    assert table["dense_abs_rel"].min() == 0.1075
-    assert table.loc[table["epoch"] == 7, "train_loss"].item() == 0.0581
+def test_committed_runs_stand_beside_the_record(repository: Path) -> None:
+    folders = [repository / "results" / "measured" / f"v15_2_nyu_labeled{end}"
+               for end in ("", "_lambda085")]  # fmt: skip
+    table = compare([Run(folders[0]), str(folders[1])], "exp13", ["abs_rel"])
+    assert list(table["run"].unique()) == [folder.name for folder in folders]
+    best = table[table["pairing"] == BEST]
+    assert best["measured"].round(3).tolist() == [0.171, 0.168]
+    assert not table["fair"].any()
+    assert "699 frames (log: nyu_full, 47,584 frames)" in best["trained_otherwise"].iloc[0]
+    assert table.groupby("run")["trained_otherwise"].nunique().eq(1).all()
+    pd.testing.assert_frame_equal(compare(folders[0], "exp13"), compare([folders[0]], "exp13"))
+
+
+def test_runs_of_one_name_are_told_apart(repository: Path, tmp_path: Path) -> None:
+    committed = repository / "results" / "measured" / "v15_2_nyu_labeled"
+    copy = tmp_path / committed.name
+    copy.mkdir()
+    for name in ("config.json", "record.json", "history.csv"):
+        (copy / name).write_bytes((committed / name).read_bytes())
+    table = compare([committed, copy], "exp13", ["abs_rel"])
+    parents = ["measured", tmp_path.name]
+    assert list(table["run"].unique()) == [f"{parent}/{copy.name}" for parent in parents]
+
+
+def test_comparing_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no run"):
+        compare(tmp_path, "exp13")

@@ -6,6 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from spdlib.study.comparison import Measured, compare_tables
+from spdlib.study.profiles import resolve
+
 MODELS = {"v15_2": 0.2, "constant": 0.4, "pixel_map": 0.3}
 PROTOCOLS = [("eigen/exact", "points"), ("eigen/exact", "dense"), ("recorded/exact", "points"),
              ("recorded/exact", "dense")]  # fmt: skip
@@ -96,3 +99,17 @@ def k_sweep() -> pd.DataFrame:
             "independent": True,
         }
     )
+
+
+@pytest.fixture
+def measured(history: pd.DataFrame, metrics: pd.DataFrame, bins: pd.DataFrame) -> Measured:
+    """A small run on rooms that kept the weights of its tenth epoch."""
+    data = {"train": {"frames": 8}, "selection": {"frames": 2}}
+    record = {"data": data, "best_step": 100}
+    return Measured("tiny", resolve("v15_2", "smoke").to_dict(), record, history, metrics, bins)
+
+
+@pytest.fixture
+def compared(measured: Measured) -> pd.DataFrame:
+    """That run beside exp13."""
+    return compare_tables([measured], "exp13")

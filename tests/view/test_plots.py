@@ -14,7 +14,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import spdlib
-from spdlib.study.runs import recorded_v15_1
+from spdlib.errors import RunError
+from spdlib.study.comparison import Measured, compare_tables
 from spdlib.view import plots
 from spdlib.view.diagram import level_shapes, network_diagram
 
@@ -73,12 +74,42 @@ def test_one_evaluation_is_enough_for_curves(history: pd.DataFrame) -> None:
         drawn(figure)
 
 
-def test_the_recorded_run_has_its_own_panel(history: pd.DataFrame) -> None:
-    figure = plots.recorded_beside(history, recorded_v15_1(), ["ours", "theirs"])
-    titles = [ax.get_title(loc="left") for ax in figure.axes]
-    assert titles == ["ours", "theirs"]
-    assert np.size(figure.axes[1].lines[0].get_xdata()) == 7
+def test_the_recorded_run_stands_beside_ours_with_a_verdict(compared: pd.DataFrame) -> None:
+    figure = plots.recorded_beside(compared)
+    panels = figure.axes[:3]
+    assert [ax.get_title(loc="left") for ax in panels] == ["AbsRel", "δ1", "s*"]
+    epochs = [np.size(line.get_xdata()) for line in panels[0].lines]
+    assert epochs == [7, 1, 10, 1]  # the record and its ring, the run and its diamond
+    said = words(figure)
+    assert {"epoch by epoch", "not fair", "training", "otherwise"} <= set(said)
+    assert "exp13, v15_1: recorded, 128 points, 654 test frames, nyu" in said
+    assert "tiny, v15_2: eigen/exact, 1,024 points, 2 selection frames, rooms" in said
+    assert "0.115" in said
+    assert "network v15_2 (log: v15_1)" in " ".join(said)
+
+
+def test_a_record_without_epochs_is_a_level(measured: Measured) -> None:
+    table = compare_tables([measured], "exp12_attempt3")
+    figure = plots.recorded_beside(table, ("abs_rel", "delta1"))
+    (panel, _) = figure.axes  # δ1 is not on record; the other axes hold the verdict
+    level = np.asarray(panel.lines[0].get_ydata(), dtype=float)
+    assert level.tolist() == [0.2282, 0.2282]
     drawn(figure)
+
+
+def test_metrics_that_are_not_compared_are_refused(compared: pd.DataFrame) -> None:
+    with pytest.raises(
+        RunError, match=r"none of \['rmse'\]; choose from \['train_loss', 'abs_rel'"
+    ):
+        plots.recorded_beside(compared, ["rmse"])
+
+
+def test_several_runs_have_their_own_colours_and_verdicts(measured: Measured) -> None:
+    again = measured._replace(name="again")
+    figure = plots.recorded_beside(compare_tables([measured, again], "exp13"), ["abs_rel"])
+    lines = [line for line in figure.axes[0].lines if np.size(line.get_xdata()) == 10]
+    assert len({line.get_color() for line in lines}) == 2
+    assert {"tiny", "again"} <= set(words(figure))
 
 
 def test_score_bars_name_every_protocol_and_model(metrics: pd.DataFrame) -> None:

@@ -10,7 +10,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from spdlib.errors import DataError, RunError
-from spdlib.study.runs import Run, recorded_v15_1
+from spdlib.study.comparison import Measured, compare_tables
+from spdlib.study.runs import Run
 from spdlib.view import report
 
 SCORES = {
@@ -106,15 +107,26 @@ def test_a_falling_curve_asks_for_a_longer_run(table: pd.DataFrame, history: pd.
     )
 
 
-def test_the_recorded_run_stands_beside_ours(metrics: pd.DataFrame, bins: pd.DataFrame) -> None:
-    table = report.beside_recorded(metrics, bins, "v15_2", recorded_v15_1())
+def test_the_quoted_epoch_of_the_record_stands_beside_ours(compared: pd.DataFrame) -> None:
+    table = report.beside_recorded(compared)
     assert list(table.columns) == [
-        "score", "v15_2, this run (recorded/exact)", "v15.1, Exp 13, epoch 6 (recorded, NYU)",
+        "score", "v15_2, this run (recorded/exact)", "v15_1, exp13, epoch 6 (recorded)",
     ]  # fmt: skip
     rows = {name: pair for name, *pair in table.itertuples(index=False)}
     assert rows["AbsRel"] == [0.2, 0.115]
     assert rows["AbsRel, dense path"] == [0.2, 0.108]
-    assert np.isnan(rows["AbsRel, 5–10 m"][0])  # an empty bin
+    assert "AbsRel, 5–10 m" not in rows  # an empty bin
+
+
+def test_a_record_without_epochs_names_none(measured: Measured) -> None:
+    table = report.beside_recorded(compare_tables([measured], "exp12_attempt3"))
+    assert table.columns[2] == "v15_1, exp12_attempt3 (recorded)"
+
+
+def test_a_run_that_was_not_evaluated_has_nothing_to_stand_beside(measured: Measured) -> None:
+    table = compare_tables([measured._replace(metrics=None, bins=None)], "exp13")
+    with pytest.raises(RunError, match="no final scores on both sides; evaluate the run first"):
+        report.beside_recorded(table)
 
 
 def test_the_short_table_has_a_row_per_protocol_and_model(metrics: pd.DataFrame) -> None:

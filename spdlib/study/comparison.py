@@ -1,0 +1,404 @@
+"""Recorded against measured: which figures stand beside which, and whether that is fair.
+
+A run's history gives its scores epoch by epoch, at the eigen points of its selection frames: here
+test frames choose nothing. Its evaluation gives those of the kept weights on the test frames under
+the recorded protocol (evaluation_and_diagnostics.md 8). No verdict is written down anywhere: what
+recorded.csv says of an experiment is held against the run's config and record.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from spdlib.data.augment import STYLES
+from spdlib.data.queries import EIGEN_POINTS
+from spdlib.errors import ConfigError, RunError
+from spdlib.study.metrics import BINS, bin_name
+from spdlib.study.recorded import SCORES, recorded, recorded_facts
+
+EPOCHS = "epoch by epoch"
+SAME, LAST, BEST = "final, same epoch", "final, last epoch on record", "final, best epoch on record"
+"""What is paired: a run's history with the record's epochs; its final scores with the epoch of the
+run's weights or, where the record lacks that, with its last, and with its best, which the log
+quotes."""
+HISTORY = {
+    "train_loss": "train_loss", "abs_rel": "sel_abs_rel", "rmse": "sel_rmse",
+    "delta1": "sel_delta1", "s_star": "sel_s_star", "pred_min": "pred_min", "pred_max": "pred_max",
+    "gt_min": "gt_min", "gt_max": "gt_max",
+}  # fmt: skip
+"""Scores that a run's history has, and their columns."""
+ESSENTIAL = (
+    "network", "data", "train_images", "image_size", "val_frames", "val_view", "val_points",
+    "chosen_on",
+)  # fmt: skip
+"""Facts of the record without which no comparison is fair."""
+NOT_STATED = "not stated"
+VIEWS = {"squash": "squashed", "native": "unscaled crop", "fit": "scaled to fit"}
+"""How frames are brought to a network's size, by the record's and `AugmentConfig`'s names."""
+
+Facts = Mapping[str, float | str]
+Scores = dict[str, float]
+
+
+class Measured(NamedTuple):
+    """What a run's folder tells; `Run` describes the parts."""
+
+    name: str
+    config: Mapping[str, Any]
+    record: Mapping[str, Any]
+    history: pd.DataFrame
+    metrics: pd.DataFrame | None
+    bins: pd.DataFrame | None
+
+
+class _Series(NamedTuple):
+    """One side of a comparison: scores by epoch, and how they came about.
+
+    Attributes:
+        network: its name.
+        data: the frames it learned from.
+        protocol: "recorded" or "eigen".
+        truth: the depth that counts, behind a slash; "" where that is not on record.
+        points: how many of each frame, in words.
+        frames: those that were scored.
+        view: how they are brought to the network's size.
+        chosen_on: the split that chooses the epoch to quote.
+        epochs: scores of each epoch; None is an epoch that is not on record.
+    """
+
+    network: str
+    data: str
+    protocol: str
+    truth: str
+    points: str
+    frames: str
+    view: str
+    chosen_on: str
+    epochs: dict[float | None, Scores]
+
+    def protocol_of(self, metric: str, truth: str = "") -> str:
+        """Protocol and sites of one metric."""
+        if _is_loss(metric):
+            return "training loss"
+        sites = "all pixels" if metric.startswith("dense_") else f"{self.points} points"
+        return f"{self.protocol}{truth}, {sites}"
+
+    def frames_of(self, metric: str) -> str:
+        """The frames behind one metric."""
+        return "training frames" if _is_loss(metric) else self.frames
+
+    def number(self, epoch: float | None) -> float:
+        """An epoch of this side; NaN for one that it lacks or does not know."""
+        return math.nan if epoch is None or epoch not in self.epochs else epoch
+
+    def score(self, epoch: float | None, metric: str) -> float:
+        """One score; NaN where there is none."""
+        return self.epochs.get(epoch, {}).get(metric, math.nan)
+
+
+class _Pair(NamedTuple):
+    """An epoch of the record beside one of a run; either side may lack its own."""
+
+    name: str
+    theirs: _Series
+    their_epoch: float | None
+    ours: _Series
+    our_epoch: float | None
+
+
+def compare_tables(
+    runs: Sequence[Measured], experiment: str, metrics: Sequence[str] | None = None
+) -> pd.DataFrame:
+    """Set what the log recorded of an experiment against the tables of runs.
+
+    Args:
+        runs: tables of each run.
+        experiment: of the log, such as "exp13"; "exp08_corrected" finds exp08.
+        metrics: which of `recorded.SCORES`; default those that are on record and were measured.
+
+    Returns:
+        One row a run, pair of epochs and metric: experiment, run, pairing (`EPOCHS`, `SAME`,
+        `LAST` or `BEST`), metric, recorded_epoch, measured_epoch, recorded, measured (NaN where
+        that side has no such epoch or score), then of both sides network, protocol, set (the
+        frames scored) and data (the frames learned from). `fair` is true where the run agrees with
+        everything on record; else `measured_otherwise` and `trained_otherwise` say what differs,
+        the log's in brackets.
+
+    Raises:
+        ConfigError: the experiment is not on record, or a metric is unknown.
+        DataError: recorded.csv is missing.
+        RunError: neither side has the metrics.
+    """
+    unknown = sorted(set(metrics or ()) - set(SCORES))
+    if unknown:
+        raise ConfigError(f"the log has no metrics {unknown}; choose from {list(SCORES)}")
+    facts = dict.fromkeys(ESSENTIAL, NOT_STATED) | recorded_facts(experiment)
+    theirs = _recorded_series(recorded(experiment), facts)
+    table = pd.concat([_compare_one(run, theirs, facts, metrics) for run in runs])
+    if table.empty:
+        raise RunError(f"neither {experiment} nor the runs have any of {list(metrics or SCORES)}")
+    table.insert(0, "experiment", experiment)
+    return table.reset_index(drop=True)
+
+
+def _compare_one(
+    run: Measured, theirs: _Series, facts: Facts, metrics: Sequence[str] | None
+) -> pd.DataFrame:
+    history, final = _history_series(run), _final_series(run)
+    either = sorted(epoch for epoch in theirs.epochs | history.epochs if epoch is not None)
+    pairs = [_Pair(EPOCHS, theirs, epoch, history, epoch) for epoch in either]
+    pairs += _final_pairs(theirs, final) if final else []
+    table = pd.DataFrame(_row(pair, metric) for pair in pairs for metric in metrics or SCORES)
+    table = table.dropna(subset=["recorded", "measured"], how="all")
+    if metrics is None:
+        table = table[_on_both_sides(table, ["metric"])]
+    table.insert(0, "run", run.name)
+    table["trained_otherwise"] = "; ".join(_training_differences(facts, theirs, history, run))
+    agreed = table[["measured_otherwise", "trained_otherwise"]] == ""
+    return table.assign(fair=agreed.all(axis=1))
+
+
+def _row(pair: _Pair, metric: str) -> dict[str, Any]:
+    theirs, ours = pair.theirs, pair.ours
+    return {
+        "pairing": pair.name,
+        "metric": metric,
+        "recorded_epoch": theirs.number(pair.their_epoch),
+        "measured_epoch": ours.number(pair.our_epoch),
+        "recorded": theirs.score(pair.their_epoch, metric),
+        "measured": ours.score(pair.our_epoch, metric),
+        "recorded_network": theirs.network,
+        "measured_network": ours.network,
+        "recorded_protocol": theirs.protocol_of(metric, theirs.truth),
+        "measured_protocol": ours.protocol_of(metric, ours.truth),
+        "recorded_set": theirs.frames_of(metric),
+        "measured_set": ours.frames_of(metric),
+        "recorded_data": theirs.data,
+        "measured_data": ours.data,
+        "measured_otherwise": "; ".join(_measuring_differences(pair, metric)),
+    }
+
+
+def _final_pairs(theirs: _Series, final: _Series) -> list[_Pair]:
+    """A run's final scores beside the record's same or last epoch, and beside its best."""
+    (kept,) = final.epochs
+    same = kept is not None and kept in theirs.epochs
+    beside = kept if same else list(theirs.epochs)[-1]
+    scored = [epoch for epoch, scores in theirs.epochs.items() if "abs_rel" in scores]
+    best = min(scored, key=lambda epoch: theirs.score(epoch, "abs_rel"), default=beside)
+    pairs = [_Pair(SAME if same else LAST, theirs, beside, final, kept)]
+    return pairs + ([_Pair(BEST, theirs, best, final, kept)] if best != beside else [])
+
+
+def _on_both_sides(table: pd.DataFrame, keys: list[str]) -> pd.Series:
+    """Rows of those groups in which some score is recorded and some is measured."""
+    counts = table.groupby(keys)[["recorded", "measured"]].transform("count")
+    return (counts > 0).all(axis=1)
+
+
+def fairness(table: pd.DataFrame) -> pd.DataFrame:
+    """Say what in a comparison is fair, and what is not for which reasons.
+
+    Args:
+        table: of `compare_tables`.
+
+    Returns:
+        run, comparison, verdict, because: a row for each pairing in which both sides have a score
+        (several, where its metrics were measured differently), then one on the run's training.
+    """
+    paired = table[_on_both_sides(table, ["run", "pairing", "metric"])]
+    rows = []
+    for run, own in paired.groupby("run", sort=False):
+        trained = own["trained_otherwise"].iloc[0]
+        for pairing, part in own.groupby("pairing", sort=False):
+            kinds = part.groupby("measured_otherwise", sort=False)["metric"].unique()
+            for found, metrics in kinds.items():
+                which = f" ({', '.join(metrics)})" if len(kinds) > 1 else ""
+                fair = "not fair" if found or trained else "fair"
+                rows.append((run, f"{pairing}{which}", fair, found or "measured alike"))
+        same = "otherwise" if trained else "alike"
+        rows.append((run, "training", same, trained or "everything as on record"))
+    return pd.DataFrame(rows, columns=["run", "comparison", "verdict", "because"])
+
+
+# -- the three series -------------------------------------------------------------------------
+
+
+def _recorded_series(record: pd.DataFrame, facts: Facts) -> _Series:
+    epochs = [None if pd.isna(epoch) else float(epoch) for epoch in record.index]
+    scores = [_scores(row.dropna()) for _, row in record.iterrows()]
+    return _Series(
+        network=str(facts["network"]),
+        data=f"{facts['data']}, {_word(facts['train_images'])} frames",
+        protocol="recorded",
+        truth="",
+        points=_word(facts["val_points"]),
+        frames=f"{_word(facts['val_frames'])} test frames, nyu",
+        view=VIEWS.get(str(facts["val_view"]), NOT_STATED),
+        chosen_on=str(facts["chosen_on"]),
+        epochs=dict(zip(epochs, scores, strict=True)),
+    )
+
+
+def _history_series(run: Measured) -> _Series:
+    """Every evaluation on the selection frames."""
+    columns = {column: name for name, column in HISTORY.items() if column in run.history}
+    rows = run.history[list(columns)].rename(columns=columns)
+    scores = [_scores(row) for _, row in rows.iterrows()]
+    frames = run.record["data"]
+    return _Series(
+        network=run.config["network"],
+        data=f"{run.config['data']}, {_word(frames['train']['frames'])} frames",
+        protocol="eigen",
+        truth=_learned_truth(run),
+        points=_word(EIGEN_POINTS),
+        frames=_frames(run, frames["selection"]["frames"], "selection"),
+        view="whole",
+        chosen_on="selection",
+        epochs=dict(zip(run.history["epoch"].tolist(), scores, strict=True)),
+    )
+
+
+def _final_series(run: Measured) -> _Series | None:
+    """The kept weights under the recorded protocol; None if the run was not evaluated."""
+    if run.metrics is None:
+        return None
+    protocol, scores = recorded_scores(run.metrics, run.config["network"])
+    frames = int(run.metrics["frames"].max())
+    kept = run.history[run.history["step"] == run.record.get("best_step")]
+    return _history_series(run)._replace(
+        protocol="recorded",
+        truth=protocol.removeprefix("recorded"),
+        points=_word(scores.get("points", math.nan) / frames),
+        frames=_frames(run, frames, "test"),
+        view=VIEWS[run.config["augment"]["crop"]],
+        epochs={_only(kept["epoch"]): scores | _other_scores(run, protocol, kept)},
+    )
+
+
+def recorded_scores(metrics: pd.DataFrame, model: str, sites: str = "points") -> tuple[str, Scores]:
+    """A network's scores under the recorded protocol, and the protocol's full name.
+
+    Args:
+        metrics: table of an evaluation.
+        model: the network's name in it.
+        sites: "points" or "dense".
+
+    Raises:
+        RunError: the table has no such scores.
+    """
+    mine = metrics[(metrics["model"] == model) & metrics["protocol"].str.startswith("recorded")]
+    if mine.empty:
+        have = sorted(set(zip(metrics["model"], metrics["protocol"], strict=True)))
+        raise RunError(f"no scores of {model!r} under the recorded protocol among {have}")
+    protocol = str(mine["protocol"].iloc[0])
+    mine = mine[(mine["protocol"] == protocol) & (mine["sites"] == sites)]
+    return protocol, dict(zip(mine["metric"], mine["value"], strict=True))
+
+
+def _other_scores(run: Measured, protocol: str, kept: pd.DataFrame) -> Scores:
+    """Scores of the record that are no row of metrics.csv at points."""
+    assert run.metrics is not None and run.bins is not None
+    model, bins = run.config["network"], run.bins
+    _, dense = recorded_scores(run.metrics, model, "dense")
+    own = bins[(bins["model"] == model) & (bins["protocol"] == protocol)]
+    near_to_far = own[own["sites"] == "points"].set_index("bin")["abs_rel"].to_dict()
+    scores = {
+        f"abs_rel_{low:g}_{high:g}m": near_to_far.get(bin_name(low, high), math.nan)
+        for low, high in BINS
+    }
+    loss = _only(kept["train_loss"])
+    scores["train_loss"] = math.nan if loss is None else loss
+    return scores | {"dense_abs_rel": dense.get("abs_rel", math.nan)}
+
+
+def _scores(row: pd.Series) -> Scores:
+    return {str(name): float(value) for name, value in row.items()}
+
+
+def _only(column: pd.Series) -> float | None:
+    """The value of the one row with the kept weights; None if the history lacks it."""
+    return None if column.empty else float(column.iloc[0])
+
+
+def _frames(run: Measured, count: int, split: str) -> str:
+    """How many frames of which split of which data, whatever the layout they came in."""
+    return f"{count} {split} frames, {run.config['data'].partition('_')[0]}"
+
+
+def _learned_truth(run: Measured) -> str:
+    """The truth that the history's scores count, behind a slash; "" where it is not known.
+
+    A run that names none takes the frames' first, and so does its evaluation.
+    """
+    truth = run.config.get("truth")
+    if truth is None and run.metrics is not None:
+        truth = run.metrics["protocol"].iloc[0].partition("/")[2]
+    return f"/{truth}" if truth else ""
+
+
+def _is_loss(metric: str) -> bool:
+    return metric.startswith("train_loss")
+
+
+# -- what keeps a comparison from being fair --------------------------------------------------
+
+
+def _measuring_differences(pair: _Pair, metric: str) -> list[str]:
+    theirs, ours = pair.theirs, pair.ours
+    aspects = {
+        "protocol": (ours.protocol_of(metric), theirs.protocol_of(metric)),
+        "scored on": (ours.frames_of(metric), theirs.frames_of(metric)),
+    }
+    if not _is_loss(metric):
+        aspects["frames"] = ours.view, theirs.view
+    if pair.name != EPOCHS:
+        aspects["epoch"] = _word(pair.our_epoch), _word(pair.their_epoch)
+    if pair.name == BEST:
+        aspects["epoch chosen on"] = f"{ours.chosen_on} frames", f"{theirs.chosen_on} frames"
+    return _differences(aspects)
+
+
+def _training_differences(
+    facts: Facts, theirs: _Series, history: _Series, run: Measured
+) -> list[str]:
+    """Facts on record that the run's config contradicts."""
+    seen = run.config["steps"] * run.config["batch_size"]
+    used = {
+        **run.config,
+        "epochs_planned": round(seen / run.record["data"]["train"]["frames"]),
+        "augmentation": _style(run.config["augment"]),
+    }
+    aspects = {name: (_word(used[name]), _word(facts[name])) for name in facts if name in used}
+    if used["data"] != facts["data"]:
+        aspects["data"] = history.data, theirs.data  # with the number of frames
+    return _differences(aspects)
+
+
+def _style(augment: Mapping[str, Any]) -> str:
+    """Name of a run's augmentation; "other" if it has none."""
+    given = {key: tuple(v) if isinstance(v, list) else v for key, v in augment.items()}
+    return next((name for name, style in STYLES.items() if asdict(style) == given), "other")
+
+
+def _differences(aspects: Mapping[str, tuple[str, str]]) -> list[str]:
+    """Aspects in which the run differs from the record, or which one of them does not state."""
+    return [
+        f"{aspect} {ours} (log: {theirs})"
+        for aspect, (ours, theirs) in aspects.items()
+        if ours != theirs or NOT_STATED in (ours, theirs)
+    ]
+
+
+def _word(value: Any) -> str:
+    """A setting as text; equal texts are equal settings."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return NOT_STATED
+    if isinstance(value, list | tuple):
+        return "x".join(_word(item) for item in value)
+    return f"{value:,g}" if isinstance(value, int | float) else str(value)
