@@ -24,13 +24,12 @@ from typing import Any
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from spdlib.errors import ConfigError, SPDError
 from spdlib.geometry import Size
 from spdlib.models import create_model
+from spdlib.models.counting import counted_macs
 from spdlib.scene import Scene
 from spdlib.study.runs import code_version, machine, write_json, write_table
 
@@ -82,13 +81,6 @@ def dense_macs(lattice: Size, image: Size) -> int:
     upsampling = 5 * sites * WIDTH * BILINEAR
     attention = sites * (PER_QUERY + 2 * TOKENS * WIDTH)
     return projections + upsampling + attention + image[0] * image[1] * BILINEAR
-
-
-def counted_macs(run: Callable[[], object]) -> int:
-    """MACs of matrix products and convolutions in a call, counted by PyTorch."""
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        run()
-    return counter.get_total_flops() // 2
 
 
 @dataclass(frozen=True)
