@@ -122,6 +122,31 @@ class Scene:
         return self.camera.back_project(self._check(points).to(depth), depth)
 
     @torch.no_grad()
+    def explain(self, points: Any) -> dict[str, Tensor]:
+        """Where queries look and what the network's parts do with them, asked all together.
+
+        Args:
+            points: as for `depth_at`.
+
+        Returns:
+            What the network's own `explain` tells, places ("pixels", "local_pixels") in pixels of
+            the given image. They may lie outside it.
+
+        Raises:
+            QueryError: the network cannot explain itself, or `depth_at` refuses the points.
+        """
+        explain = getattr(self.model, "explain", None)
+        if explain is None:
+            raise QueryError(
+                f"{type(self.model).__name__} does not tell where it looks; v13 and v14 do"
+            )
+        asked = self._check(points)
+        inside = self._to_network(asked.view(-1, *asked.shape[-2:]))
+        seen: dict[str, Tensor] = explain(self.maps, inside, self.padded)
+        places = ("pixels", "local_pixels")
+        return {k: self._from_network(v) if k in places else v for k, v in seen.items()}
+
+    @torch.no_grad()
     def dense(self, stride: int = 1) -> Tensor:
         """Depth map [B, ceil(H / stride), ceil(W / stride)] in metres at every stride-th pixel.
 
@@ -237,6 +262,11 @@ class Scene:
     def _to_network(self, points: Tensor) -> Tensor:
         """Pixels of the caller's image -> pixels of the resized (and padded) one."""
         ratio = [self.resized[1] / self.image_size[1], self.resized[0] / self.image_size[0]]
+        return (points + 0.5) * points.new_tensor(ratio) - 0.5
+
+    def _from_network(self, points: Tensor) -> Tensor:
+        """Inverse of `_to_network`."""
+        ratio = [self.image_size[1] / self.resized[1], self.image_size[0] / self.resized[0]]
         return (points + 0.5) * points.new_tensor(ratio) - 0.5
 
 

@@ -284,6 +284,22 @@ def test_dense_meets_the_queries_at_cell_centres(exact_model: DepthModel) -> Non
     assert largest(scene.dense()[:, 2::5, 2::5] - depth) < 1e-12
 
 
+def test_places_that_a_query_reads_are_in_the_callers_pixels() -> None:
+    torch.manual_seed(0)
+    watched: Any = spdlib.create_model("v14_dual", "mobilenetv2_035", image_size=SIZE).eval()
+    half = watched.encode(torch.rand(3, 128, 192))
+    points = points_in((128, 192), 5)
+    seen = half.explain(points)
+    assert largest(seen["depth"][0] - half.depth_at(points)) < 1e-6
+    own = watched.explain(half.maps, half._to_network(points[None].float()), half.padded)
+    assert torch.allclose(seen["pixels"], 2 * own["pixels"] + 0.5, atol=1e-3)
+
+
+def test_networks_that_cannot_explain_say_so(model: DepthModel, image: np.ndarray) -> None:
+    with pytest.raises(QueryError, match="V152 does not tell where it looks"):
+        model.encode(image).explain([(1, 1)])
+
+
 def test_points_3d_use_the_callers_camera(model: DepthModel) -> None:
     scene = model.encode(torch.rand(3, 480, 640), NYU_CAMERA)
     points = points_in((480, 640), 10).float()

@@ -1,16 +1,25 @@
-"""What a run's numbers warn of (evaluation_and_diagnostics.md sections 3 to 5).
+"""What a run's numbers, and the inside of its network, warn of.
 
 The numbers come from `metrics.RecordedMetrics.compute`, from history.csv and from bins.csv; here
-they get the verdicts of the recorded reports and the tables that notebooks show.
+they get the verdicts of the recorded reports and the tables that notebooks show
+(evaluation_and_diagnostics.md sections 3 to 6). `look_inside` watches a network at work on a few
+frames: where it routes, what its gates and canvases do, how far its reads spread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
+import torch
+from torch import Tensor
 
+from spdlib.data.frames import Frames, spread
+from spdlib.data.queries import evaluation_points
 from spdlib.errors import DataError
+from spdlib.models import DepthModel
+from spdlib.models.base import evaluating
+from spdlib.scene import GROUP, Scene
 
 NOT_LEARNING = 0.1
 BARELY_LEARNING = 0.3
@@ -18,6 +27,12 @@ BARELY_LEARNING = 0.3
 SCALE_GAP_ALARM = 20.0
 CV_ALARM = 0.3
 SPREAD_ALARM = 0.01
+ROUTED_ALARM = {"L3": 30, "L4": 15}
+"""Mean numbers of different cells an image, of 256 queries, below which routing has collapsed."""
+CANVAS_ALARM = 0.01
+"""A layer that changes its canvas by less than this share of its norm leaves it as it was."""
+OUTSIDE_ALARM = 0.2
+"""Share of deformable reads outside the map; the recorded initialisation starts at 0.41 (F16)."""
 RANGE_COLUMNS = ("epoch", "pred_min", "pred_max", "gt_min", "gt_max")
 
 
@@ -95,3 +110,130 @@ def _require(table: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
     missing = [column for column in columns if column not in table]
     if missing:
         raise DataError(f"the {name} table lacks {missing}; it has {list(table.columns)}")
+
+
+# -- inside a network -------------------------------------------------------------------------
+
+Note = tuple[str, str, float]
+"""Diagnostic, layer or level, value."""
+
+
+def look_inside(model: DepthModel, frames: Frames, limit: int = 16) -> pd.DataFrame:
+    """Watch a network answer 256 points of each of some frames, spread evenly.
+
+    Args:
+        model: the network; those without an `explain` have set dependence alone.
+        frames: to look at.
+        limit: how many of them.
+
+    Returns:
+        DataFrame with columns diagnostic, part (layer or level), value and verdict ("" where the
+        value alarms nobody). Values are means over frames and points.
+
+    Raises:
+        DataError: there are no frames.
+    """
+    chosen = [frames[index] for index in spread(len(frames), limit)]
+    if not chosen:
+        raise DataError("there are no frames to look at; check the split's name")
+    notes: list[Note] = []
+    with evaluating(model), torch.no_grad():
+        for frame in chosen:
+            scene = model.encode(frame.image, frame.camera)
+            depth = torch.from_numpy(frame.truth())
+            points = evaluation_points(depth, frame.id, GROUP).points[None].to(model.device)
+            notes += _inside(model, scene, points.to(model.dtype))
+    table = pd.DataFrame(notes, columns=["diagnostic", "part", "value"])
+    table = table.groupby(["diagnostic", "part"], sort=False, as_index=False).mean()
+    judged = zip(table["diagnostic"], table["part"], table["value"], strict=True)
+    return table.assign(verdict=[_verdict(*row) for row in judged])
+
+
+def _inside(model: DepthModel, scene: Scene, points: Tensor) -> list[Note]:
+    """Diagnostics of one frame's queries [1, K, 2], in pixels of the frame."""
+    notes = [("set dependence", "answers", set_dependence(scene, points[0]))]
+    if not hasattr(model, "explain"):
+        return notes
+    seen = scene.explain(points)
+    notes += [*_routing(seen), *_canvas(seen)]
+    if "offsets" in seen:
+        notes += [*_reads(seen["offsets"], seen["locations"])]
+    if "scale" in seen:
+        notes.append(("scale of ln depth", "head", float(seen["scale"])))
+    return notes
+
+
+def set_dependence(scene: Scene, points: Tensor) -> float:
+    """Mean relative change of depth when half of the points [K, 2] keep other company.
+
+    0 in networks whose queries are independent, up to rounding.
+    """
+    half = len(points) // 2
+    together = scene.depth_at(points, group=len(points))[:half]
+    apart = scene.depth_at(points[:half], group=half)
+    return float(((together - apart).abs() / apart).mean())
+
+
+def _routing(seen: Mapping[str, Tensor]) -> Iterator[Note]:
+    """How many cells the queries of one image are routed to, and how evenly they look at all."""
+    for level in ("L3", "L4"):
+        routed, weights = f"{level.lower()}_routed", f"{level.lower()}_weights"
+        if weights not in seen:
+            continue
+        cells = seen[weights].flatten(2)  # [1, K, cells]
+        count = cells.shape[-1]
+        if routed in seen:
+            unique = seen[routed].unique().numel()
+            yield "routed cells", level, float(unique)
+            yield "share of cells routed to", level, unique / count
+        mean = cells.double().mean((0, 1))
+        entropy = torch.special.entr(mean).sum() / torch.tensor(count).log()
+        yield "evenness of attention", level, float(entropy)
+
+
+def _canvas(seen: Mapping[str, Tensor]) -> Iterator[Note]:
+    for number, gates in enumerate(seen.get("gates", ()), 1):
+        yield "gate", f"layer {number}", float(gates.mean())
+    for name in (name for name in seen if name.startswith("canvas_change_")):
+        for number, change in enumerate(seen[name], 1):
+            level = name.removeprefix("canvas_change_")
+            yield "canvas change", f"{level}, layer {number}", float(change.mean())
+
+
+def _reads(offsets: Tensor, locations: Tensor) -> Iterator[Note]:
+    """Deformable reads [layers, B, K, heads, levels, reads, 2] in map units, -1..1 on the map."""
+    outside = (locations.abs() > 1).any(-1).double()
+    for number, (moved, out) in enumerate(zip(offsets.double(), outside, strict=True), 1):
+        yield "spread of reads", f"layer {number}", float(moved.std())
+        yield "reads outside the map", f"layer {number}", float(out.mean())
+
+
+def _verdict(diagnostic: str, part: str, value: float) -> str:
+    if diagnostic == "routed cells" and value < ROUTED_ALARM[part]:
+        return f"collapsed: below {ROUTED_ALARM[part]}"
+    if diagnostic == "canvas change" and value < CANVAS_ALARM:
+        return f"idle: below {CANVAS_ALARM:.0%}"
+    if diagnostic == "reads outside the map" and value > OUTSIDE_ALARM:
+        return f"wild: above {OUTSIDE_ALARM:.0%}"
+    return ""
+
+
+def gradient_coverage(model: DepthModel) -> pd.DataFrame:
+    """Which parameters the last backward pass has reached, by component.
+
+    Args:
+        model: after `backward`, before its gradients are cleared.
+
+    Returns:
+        DataFrame with columns component, parameters, reached (share of them whose tensor has a
+        gradient that is not zero everywhere), norm (of the component's gradient).
+    """
+    rows = []
+    for name, part in model.components().items():
+        parameters = [p for p in part.parameters() if p.requires_grad]
+        total = sum(p.numel() for p in parameters)
+        given = [p for p in parameters if p.grad is not None and bool(p.grad.any())]
+        squares = sum(float(p.grad.double().square().sum()) for p in given if p.grad is not None)
+        reached = sum(p.numel() for p in given) / total if total else float("nan")
+        rows.append((name, total, reached, squares**0.5))
+    return pd.DataFrame(rows, columns=["component", "parameters", "reached", "norm"])

@@ -6,8 +6,21 @@ import pandas as pd
 import pytest
 import torch
 
+from spdlib.data.frames import Subset
+from spdlib.data.rooms import Rooms
 from spdlib.errors import DataError
-from spdlib.study.diagnostics import alarms, head_spread_verdict, per_bin_table, range_table
+from spdlib.models import create_model
+from spdlib.study.diagnostics import (
+    _reads,
+    _routing,
+    _verdict,
+    alarms,
+    gradient_coverage,
+    head_spread_verdict,
+    look_inside,
+    per_bin_table,
+    range_table,
+)
 from spdlib.study.metrics import RecordedMetrics
 
 
@@ -84,3 +97,78 @@ def test_per_bin_table_keeps_the_order_of_bins_and_models() -> None:
     assert table.isna().iloc[0].tolist() == [False, False, True]
     with pytest.raises(DataError, match="delta3"):
         per_bin_table(bins, "delta3")
+
+
+# inside a network
+
+
+def test_routing_counts_different_cells_and_judges_how_evenly_all_are_seen() -> None:
+    even = torch.full((1, 3, 4, 5), 1 / 20)
+    one = torch.zeros(1, 3, 4, 5)
+    one[..., 0, 0] = 1
+    routed = torch.tensor([[[0, 1], [1, 2], [2, 0]]])
+    seen = {"l3_weights": even, "l3_routed": routed, "l4_weights": one}
+    notes = {(name, part): value for name, part, value in _routing(seen)}
+    assert notes["routed cells", "L3"] == 3
+    assert notes["share of cells routed to", "L3"] == pytest.approx(3 / 20)
+    assert notes["evenness of attention", "L3"] == pytest.approx(1)
+    assert notes["evenness of attention", "L4"] == pytest.approx(0)
+    assert ("routed cells", "L4") not in notes
+
+
+def test_reads_outside_the_map_are_counted_once_a_read() -> None:
+    locations = torch.zeros(2, 1, 1, 1, 1, 4, 2)
+    locations[1, ..., 0, :] = 3.0  # both coordinates of one read in four
+    locations[1, ..., 1, 0] = -1.5
+    notes = {(name, part): value for name, part, value in _reads(locations, locations)}
+    assert notes["reads outside the map", "layer 1"] == 0
+    assert notes["reads outside the map", "layer 2"] == 0.5
+    assert notes["spread of reads", "layer 2"] == pytest.approx(locations[1].std().item())
+
+
+@pytest.mark.parametrize(
+    ("note", "expected"),
+    [
+        (("routed cells", "L3", 29.0), "collapsed: below 30"),
+        (("routed cells", "L3", 31.0), ""),
+        (("routed cells", "L4", 14.0), "collapsed: below 15"),
+        (("canvas change", "L2, layer 1", 0.001), "idle: below 1%"),
+        (("reads outside the map", "layer 1", 0.41), "wild: above 20%"),
+        (("gate", "layer 1", 0.0), ""),
+    ],
+)
+def test_alarms_of_the_inside(note: tuple[str, str, float], expected: str) -> None:
+    assert _verdict(*note) == expected
+
+
+def test_a_canvas_network_is_seen_through() -> None:
+    torch.manual_seed(0)
+    model = create_model("v14_dual", "mobilenetv2_035", image_size=(64, 96), focal=70.0)
+    table = look_inside(model, Rooms(2, size=(64, 96))).set_index(["diagnostic", "part"])["value"]
+    assert table["set dependence", "answers"] > 1e-4
+    assert table["scale of ln depth", "head"] == 1
+    assert len(table["gate"]) == 5
+    assert table["gate"].between(0, 1).all()
+    layers = {f"L{level}, layer {number}" for level in (2, 3) for number in range(1, 6)}
+    assert set(table["canvas change"].index) == layers
+    assert table["reads outside the map"].between(0, 1).all()
+    assert model.training
+
+
+def test_independent_queries_depend_on_no_company() -> None:
+    model = create_model("v15_2", "mobilenetv2_035", image_size=(64, 96), focal=70.0)
+    table = look_inside(model, Rooms(2, size=(64, 96)))
+    assert table["diagnostic"].tolist() == ["set dependence"]
+    assert table["value"].item() < 1e-6
+    with pytest.raises(DataError, match="no frames"):
+        look_inside(model, Subset(Rooms(1, size=(64, 96)), []))
+
+
+def test_gradients_are_missed_where_none_arrives() -> None:
+    model = create_model("v14_dual", "mobilenetv2_035", image_size=(64, 64))
+    points = torch.rand(1, 8, 2) * 60
+    model(torch.rand(1, 3, 64, 64), points).depth.sum().backward()
+    reached = gradient_coverage(model).set_index("component")["reached"]
+    assert reached["neck_depth"] == 0  # its loss is left out
+    assert reached["encoder"] > 0.99
+    assert reached["head"] == 1
