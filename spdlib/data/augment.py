@@ -95,6 +95,9 @@ BTS = AugmentConfig(
 STYLES: dict[str, AugmentConfig] = {
     "none": AugmentConfig(),
     "flip": AugmentConfig(flip_p=0.5),
+    "flip_jitter": AugmentConfig(
+        flip_p=0.5, brightness=(0.8, 1.2), saturation=(0.8, 1.2), colour_p=0.5
+    ),
     "bts": BTS,
     "bts_native": replace(BTS, crop="native"),
     "strong": replace(
@@ -102,7 +105,8 @@ STYLES: dict[str, AugmentConfig] = {
         brightness=(0.7, 1.3), saturation=(0.6, 1.4), colour_p=0.8,
     ),
 }  # fmt: skip
-"""Augmentations by name. "strong" adds to BTS what the prototype found useful, and more."""
+"""Augmentations by name. "flip_jitter" is that of experiments 6 to 8; "strong" adds to BTS what the
+prototype found useful, and more."""
 
 
 def augmentation(name: str) -> AugmentConfig:

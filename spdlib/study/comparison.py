@@ -276,7 +276,7 @@ def _final_series(run: Measured) -> _Series | None:
         truth=protocol.removeprefix("recorded"),
         points=_word(scores.get("points", math.nan) / frames),
         frames=_frames(run, frames, "test"),
-        view=VIEWS[run.config["augment"]["crop"]],
+        view=VIEWS[_crop(run.config)],
         epochs={_only(kept["epoch"]): scores | _other_scores(run, protocol, kept)},
     )
 
@@ -380,9 +380,17 @@ def _training_differences(
     return _differences(aspects)
 
 
+def _crop(config: Mapping[str, Any]) -> str:
+    """How evaluation brings a frame to the network's size."""
+    squashed = config.get("validation") == "squash"
+    return "squash" if squashed else str(config["augment"]["crop"])
+
+
 def _style(augment: Mapping[str, Any]) -> str:
-    """Name of a run's augmentation; "other" if it has none."""
+    """Name of a run's augmentation, whether it squashes frames or not; "other" if it has none."""
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in augment.items()}
+    if given["crop"] == "squash":
+        given["crop"] = "fit"
     return next((name for name, style in STYLES.items() if asdict(style) == given), "other")
 
 

@@ -58,8 +58,8 @@ SWEEP_SINGLES = 64
 """How many of a frame's points are asked one by one."""
 SWEEP_FRAMES = 16
 """Frames, evenly spread, that are enough where queries are independent by construction."""
-RECORDED_POINTS = 128
-"""Points a frame of the recorded protocol for v15; earlier networks took 256."""
+RECORDED_POINTS = {"v13": 256, "v14": 256, "v15": 128}
+"""Points a frame of the recorded protocol by generation; later networks take v15's."""
 POOLED_EIGEN = (
     "s_star", "scaled_abs_rel", "scale_gap", "pred_mean", "pred_std", "pred_min", "pred_median",
     "pred_max", "gt_mean", "gt_std", "gt_min", "gt_median", "gt_max", "within_2x", "log_std",
@@ -328,7 +328,7 @@ def evaluate(
     flip: bool = False,
     crop: str = "fit",
     squash: bool = False,
-    recorded_k: int = RECORDED_POINTS,
+    recorded_k: int | None = None,
     examples: int = 6,
     processes: Processes | None = None,
     progress: bool = True,
@@ -348,7 +348,8 @@ def evaluate(
         crop: how the recorded protocol brings a frame to the network's size, "fit", "native" or
             "squash".
         squash: show the network every frame pressed into its training size (F1).
-        recorded_k: points a frame of the recorded protocol.
+        recorded_k: points a frame of the recorded protocol; None takes what the network's
+            generation was recorded with.
         examples: frames, evenly spread, whose predictions are kept for figures.
         processes: an accelerator, to share the frames out; every process gets all tables.
         progress: show a bar on terminals.
@@ -365,6 +366,8 @@ def evaluate(
     predictor = ModelPredictor(model, flip, squash)
     entrants = _Entrants(name or model.config.network, predictor, given)
     board = _Board(entrants, names, dense)
+    if recorded_k is None:
+        recorded_k = RECORDED_POINTS.get(model.config.network[:3], RECORDED_POINTS["v15"])
     recorded = _Recorded(model.config.image_size, crop, recorded_k)
     independent = model.queries_are_independent
     sweep = _Sweep(len(frames), SWEEP_FRAMES if independent else None) if k_sweep else None

@@ -79,9 +79,7 @@ def _settings(*parts: Mapping[str, Any], **changes: Any) -> Mapping[str, Any]:
 # v13 and v14: experiments 1 to 10
 
 SQUASHED = AugmentConfig(crop="squash")
-COLOURS = AugmentConfig(
-    crop="squash", flip_p=0.5, brightness=(0.8, 1.2), saturation=(0.8, 1.2), colour_p=0.5
-)
+COLOURS = replace(STYLES["flip_jitter"], crop="squash")
 
 V13_FAULTS = MappingProxyType(
     {

@@ -16,11 +16,14 @@ from spdlib.study.comparison import (
     LAST,
     SAME,
     Measured,
+    _style,
+    _word,
     compare_tables,
     fairness,
     recorded_scores,
 )
 from spdlib.study.profiles import resolve
+from spdlib.study.recorded import recorded_facts
 
 Change = Callable[[Measured], Measured]
 
@@ -199,3 +202,15 @@ def test_recorded_scores_name_their_protocol(twin: Measured) -> None:
     assert recorded_scores(twin.metrics, "v15_1", "dense")[1] == {"abs_rel": 0.11}
     with pytest.raises(RunError, match=r"no scores of 'v15_2' under the recorded protocol among"):
         recorded_scores(twin.metrics, "v15_2")
+
+
+def test_runs_of_the_log_agree_with_what_the_record_says_of_them() -> None:
+    """Every setting that both a recorded experiment and its record have is the same."""
+    for number in range(1, 10):
+        name = f"exp{number:02d}"
+        config, facts = resolve(name, "paper").to_dict(), recorded_facts(name)
+        config["augmentation"] = _style(config["augment"])
+        shared = [fact for fact in facts if fact in config and fact not in ("options", "data")]
+        assert len(shared) > 10, name
+        used = {fact: _word(config[fact]) for fact in shared}
+        assert used == {fact: _word(facts[fact]) for fact in shared}, name
