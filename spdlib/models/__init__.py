@@ -18,6 +18,8 @@ from spdlib.models.base import (
     read_options,
 )
 from spdlib.models.encoders import Encoder, EncoderConfig
+from spdlib.models.v13 import V13Calibrated, V13LogDepth, V13Plan
+from spdlib.models.v13_1 import V131
 from spdlib.models.v14 import V14Dual, V14Plan, V14Triple
 from spdlib.models.v15 import V152
 
@@ -37,6 +39,10 @@ CONVNEXT_V2_TINY = "convnextv2_tiny.fcmae_ft_in22k_in1k"
 """The encoder of the networks before v15 (sheets v13 and v14)."""
 
 _REGISTRY = {
+    "v13_plan": _Entry(V13Plan, "vit_small_patch14_dinov2", (518, 518)),
+    "v13_calibrated": _Entry(V13Calibrated, CONVNEXT_V2_TINY, (256, 320)),
+    "v13_log_depth": _Entry(V13LogDepth, CONVNEXT_V2_TINY, (256, 320)),
+    "v13_1": _Entry(V131, CONVNEXT_V2_TINY, (256, 320)),
     "v14_plan": _Entry(V14Plan, CONVNEXT_V2_TINY, (256, 320)),
     "v14_dual": _Entry(V14Dual, CONVNEXT_V2_TINY, (256, 320)),
     "v14_triple": _Entry(V14Triple, CONVNEXT_V2_TINY, (256, 320)),
@@ -54,14 +60,15 @@ def network_class(name: str) -> type[DepthModel]:
     return _entry(name).network
 
 
-def network_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, str]:
+def network_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A network's own settings: those that are given, and the default of every other.
 
     Raises:
         ModelError: unknown network.
         ConfigError: a setting or value the network does not have; the message lists those it has.
     """
-    return read_options(name, given or {}, network_class(name).choices)
+    network = network_class(name)
+    return read_options(name, given or {}, network.choices, network.counts)
 
 
 def create_model(
@@ -104,10 +111,15 @@ def build(config: ModelConfig) -> DepthModel:
 def load(folder: str | Path) -> DepthModel:
     """A saved network, in evaluation mode; nothing is fetched and no encoder file is needed.
 
+    Args:
+        folder: of a saved network, or of a run, whose best weights are taken.
+
     Raises:
         ModelError: a missing or damaged file, or weights of another network.
     """
     folder = Path(folder)
+    if not (folder / "model.safetensors").is_file() and (folder / "best").is_dir():
+        folder = folder / "best"
     config = read_config(folder)
     random_encoder = replace(config.encoder, pretrained=False, weights=None)
     model = build(replace(config, encoder=random_encoder))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -123,6 +124,7 @@ class DepthModel(nn.Module, ABC):
         queries_are_independent: whether a point's depth is the same in any company.
         has_auxiliary: whether there are `auxiliary` maps.
         choices: allowed values of each of the network's options, the default first.
+        counts: default of each option that is a whole number.
         options: the values of this network.
     """
 
@@ -130,11 +132,12 @@ class DepthModel(nn.Module, ABC):
     queries_are_independent: ClassVar[bool] = True
     has_auxiliary: ClassVar[bool] = False
     choices: ClassVar[Mapping[str, Sequence[str]]] = {}
+    counts: ClassVar[Mapping[str, int]] = {}
     encoder: Encoder
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.options = read_options(config.network, config.options, self.choices)
+        self.options = read_options(config.network, config.options, self.choices, self.counts)
         self.encoder = Encoder(config.encoder)
         self.config = replace(config, encoder=self.encoder.config)
 
@@ -222,6 +225,9 @@ class DepthModel(nn.Module, ABC):
 
     def _network_size(self, size: Size, camera: Camera | None) -> tuple[Size, str | None]:
         """Size to resize an image to, and what had to be assumed about its camera."""
+        if not (camera is None or isinstance(camera, Camera)):
+            kind = type(camera).__name__
+            raise QueryError(f"a camera is one spdlib.Camera for all images of a batch; got {kind}")
         if camera is not None and camera.size != size:
             raise QueryError(
                 f"the camera is of a {camera.height}x{camera.width} image, the image is "
@@ -328,7 +334,12 @@ def read_config(folder: Path) -> ModelConfig:
     """The `config.json` of a saved model; ModelError names the file if it cannot be used."""
     path = folder / "config.json"
     try:
-        return ModelConfig.from_dict(json.loads(path.read_text()))
+        values = json.loads(path.read_text())
+        if "experiment" in values:
+            raise ModelError(
+                f"{folder} is a run without weights; train it, or take another run's folder"
+            )
+        return ModelConfig.from_dict(values)
     except FileNotFoundError:
         raise ModelError(f"no config.json in {folder}; is it a saved model?") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -338,29 +349,47 @@ def read_config(folder: Path) -> ModelConfig:
 
 
 def read_options(
-    network: str, given: Mapping[str, Any], choices: Mapping[str, Sequence[str]]
-) -> dict[str, str]:
+    network: str,
+    given: Mapping[str, Any],
+    choices: Mapping[str, Sequence[str]],
+    counts: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
     """A network's settings: those that are given, and the first choice of every other.
 
     Args:
         network: its registered name, for the message.
         given: settings by name.
         choices: allowed values of every setting the network has.
+        counts: default of every setting that is a whole number from 1.
 
     Raises:
         ConfigError: a setting or value the network does not have; the message lists those it has.
     """
+    counts = counts or {}
     for name, value in given.items():
-        if name not in choices:
+        if name not in choices and name not in counts:
             raise ConfigError(
                 f"{network} has no option {name!r} (given as {value!r}); it takes "
-                f"{', '.join(choices)}"
+                f"{', '.join([*choices, *counts])}"
             )
-        if value not in choices[name]:
+        if name in choices and value not in choices[name]:
             raise ConfigError(
                 f"{network} option {name}={value!r} is not one of {', '.join(choices[name])}"
             )
-    return {name: str(given.get(name, values[0])) for name, values in choices.items()}
+        if name in counts and (type(value) is not int or value < 1):
+            raise ConfigError(f"{network} option {name}={value!r} is not a whole number from 1")
+    chosen = {name: str(given.get(name, values[0])) for name, values in choices.items()}
+    return {**chosen, **{name: given.get(name, count) for name, count in counts.items()}}
+
+
+def refuse_plain_vit(network: DepthModel) -> None:
+    """ModelError if a network that reads a hierarchical encoder's levels was given a plain ViT."""
+    if network.encoder.is_vit:
+        raise ModelError(
+            f"{network.config.network} reads levels at strides 4, 8, 16 and 32, which the plain "
+            f"ViT {network.config.encoder.name!r} does not have; choose a hierarchical encoder, "
+            "for instance 'convnextv2_tiny' or 'mobilenetv2_100'"
+        )
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -405,6 +434,8 @@ def as_images(image: Any) -> Tensor:
             f"{list(tensor.shape)}. Convert grey or RGBA images to RGB"
         )
     low, high = tensor.min().item(), tensor.max().item()
+    if math.isnan(low):
+        raise QueryError("the image holds NaN; images are finite, float in 0..1 or uint8")
     if not (low >= 0 and high <= 1):
         raise QueryError(f"float images lie in 0..1; this one spans {low:.3g}..{high:.3g}")
     return tensor

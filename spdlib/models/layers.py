@@ -15,8 +15,8 @@ from spdlib.geometry import Size
 class ChannelLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of [B, C, h, w]."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-6)
+    def __init__(self, channels: int, eps: float = 1e-6) -> None:
+        super().__init__(channels, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, h, w]."""
@@ -82,9 +82,44 @@ class Attention(nn.Module):
         asked, keys = self._split(self.query(x)), self._split(keys)
         return (asked @ keys.mT / math.sqrt(asked.shape[-1])).softmax(-1)
 
+    def read_weighted(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """`read`, and its weights [..., heads, Q, T] before dropout, which routing needs."""
+        weights = self.weights(x, keys)
+        found = F.dropout(weights, self.dropout, self.training) @ self._split(values)
+        return self.out(found.transpose(-3, -2).flatten(-2)), weights
+
+    def read_own(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Every query reads tokens of its own, none of which is projected (audit 5.5).
+
+        The key projection goes into the query and the value projection behind the weighted sum:
+        `read_weighted(x.unsqueeze(-2), key(tokens), value(tokens))` with fewer products.
+
+        Args:
+            x: queries [..., C].
+            tokens: [..., T, D].
+
+        Returns:
+            [..., C] and the weights [..., heads, T] before dropout.
+        """
+        key, value = (x.weight.unflatten(0, (self.heads, -1)) for x in (self.key, self.value))
+        asked = self._per_head(self.query(x))
+        asked = asked / math.sqrt(asked.shape[-1])
+        constant = (asked * self._per_head(self.key.bias)).sum(-1, keepdim=True)
+        folded = torch.einsum("...hd,hdc->...hc", asked, key)
+        weights = (folded @ tokens.mT + constant).softmax(-1)
+        kept = F.dropout(weights, self.dropout, self.training)
+        found = torch.einsum("...hc,hdc->...hd", kept @ tokens, value)
+        # dropped weights do not sum to one
+        found = found + kept.sum(-1, keepdim=True) * self._per_head(self.value.bias)
+        return self.out(found.flatten(-2)), weights
+
+    def _per_head(self, x: Tensor) -> Tensor:
+        """[..., C] -> [..., heads, C / heads]."""
+        return x.unflatten(-1, (self.heads, -1))
+
     def _split(self, x: Tensor) -> Tensor:
         """[..., N, C] -> [..., heads, N, C / heads]."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(-3, -2)
+        return self._per_head(x).transpose(-3, -2)
 
 
 def head_count(channels: int) -> int:
@@ -126,6 +161,88 @@ class SelfAttention(nn.Module):
         tokens = tokens + self.attention.read(placed, keys, values)
         tokens = tokens + self.ffn(self.norm_ffn(tokens))
         return tokens.mT.unflatten(-1, size)
+
+
+class MapAttention(nn.ModuleList):
+    """Self-attention layers on one map.
+
+    Args:
+        channels: of the map.
+        heads: of the attention.
+        positions: cells tell their place to the attention (F11).
+        layers: how many.
+        zero: see `SelfAttention`.
+        dropout: see `SelfAttention`.
+    """
+
+    def __init__(
+        self, channels: int, heads: int, *, positions: bool, layers: int = 2, zero: bool = False,
+        dropout: float = 0.1,
+    ) -> None:  # fmt: skip
+        super().__init__(SelfAttention(channels, heads, zero, dropout) for _ in range(layers))
+        self.positions = positions
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Map [B, C, h, w] -> [B, C, h, w]."""
+        channels, *size = level.shape[1:]
+        table = position_table((size[0], size[1]), channels, level) if self.positions else None
+        for layer in self:
+            level = layer(level, table)
+        return level
+
+
+class GlobalTokens(nn.Module):
+    """Keys and values of all cells of a map for the layers that read them, once per image.
+
+    148,224 parameters for two layers of width 192 from 192 channels, 295,680 from 384.
+
+    Args:
+        channels: of the map.
+        width: of the layers that read it.
+        positions: keys tell the place of their cell (F11).
+        layers: how many read it.
+    """
+
+    def __init__(self, channels: int, width: int, *, positions: bool, layers: int = 2) -> None:
+        super().__init__()
+        self.positions = positions
+        self.keys = nn.Linear(channels, layers * width)
+        self.values = nn.Linear(channels, layers * width)
+
+    def forward(self, level: Tensor, name: str) -> dict[str, Tensor]:
+        """Map [B, h, w, C] -> maps "<name>_keys", "<name>_values", the layers' side by side."""
+        placed = level
+        if self.positions:
+            height, width, channels = level.shape[1:]
+            table = position_table((height, width), channels, level)
+            placed = level + table.view(height, width, channels)
+        return {f"{name}_keys": self.keys(placed), f"{name}_values": self.values(level)}
+
+
+class NumberHead(nn.Sequential):
+    """Linear(C -> 2 C), GELU, Linear(2 C -> 1): the number a query ends in (74,497 at 192).
+
+    It is computed in at least float32, outside autocast.
+
+    Args:
+        channels: of the queries.
+        bias: of the last layer at the start; None leaves it to PyTorch.
+        low: round the number to bfloat16, as recorded (F7).
+    """
+
+    def __init__(self, channels: int, bias: float | None, low: bool) -> None:
+        last = nn.Linear(2 * channels, 1)
+        if bias is not None:
+            nn.init.constant_(last.bias, bias)
+        super().__init__(nn.Linear(channels, 2 * channels), nn.GELU(), last)
+        self.low = low
+
+    def forward(self, h: Tensor, scale: Tensor | float = 1.0) -> Tensor:
+        """Queries [..., C] -> numbers [..., 1], multiplied by `scale`."""
+        wide, no_autocast = full_precision(h)
+        with torch.autocast(h.device.type, torch.bfloat16) if self.low else no_autocast:
+            number = super().forward(wide) * scale
+        return number.bfloat16().to(wide.dtype) if self.low else number
 
 
 def fourier_code(x: Tensor, bands: int) -> Tensor:

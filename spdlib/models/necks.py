@@ -9,20 +9,30 @@ from torch import Tensor, nn
 from spdlib.models.layers import ChannelLayerNorm
 
 
-def project(in_channels: int, width: int) -> nn.Sequential:
+def project(in_channels: int, width: int, eps: float = 1e-6) -> nn.Sequential:
     """Conv1x1 to `width` channels, then LayerNorm over them."""
-    return nn.Sequential(nn.Conv2d(in_channels, width, 1), ChannelLayerNorm(width))
+    return nn.Sequential(nn.Conv2d(in_channels, width, 1), ChannelLayerNorm(width, eps))
 
 
 class PyramidNeck(nn.Module):
-    """Neck of hierarchical encoders: Conv1x1 + LN per level (v15.0; 92,928 for ConvNeXt V2-T)."""
+    """Neck of hierarchical encoders: Conv1x1 + LN per level (v15.0; 92,928 for ConvNeXt V2-T).
 
-    def __init__(self, channels: Sequence[int], width: int = 64) -> None:
+    Args:
+        channels: of the encoder's levels.
+        width: of all levels behind the neck, or of each.
+        eps: of the norms.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], width: int | Sequence[int] = 64, eps: float = 1e-6
+    ) -> None:
         super().__init__()
-        self.project = nn.ModuleList(project(c, width) for c in channels)
+        widths = [width] * len(channels) if isinstance(width, int) else width
+        pairs = zip(channels, widths, strict=True)
+        self.project = nn.ModuleList(project(c, own, eps) for c, own in pairs)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
-        """Four levels [B, C_l, h_l, w_l] -> four levels [B, width, h_l, w_l]."""
+        """Four levels [B, C_l, h_l, w_l] -> four levels [B, width_l, h_l, w_l]."""
         return [layer(level) for layer, level in zip(self.project, levels, strict=True)]
 
 

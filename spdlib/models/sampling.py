@@ -26,16 +26,24 @@ def gather_rows(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return rows.view(*index.shape, channels)
 
 
-def bilinear_cells(maps: Tensor, cells: Tensor) -> Tensor:
-    """Bilinear values [B, ..., C] of a map [B, h, w, C] at fractional cells [B, ..., 2] (x, y)."""
-    corner = cells.floor()
-    fx, fy = (cells - corner).to(maps.dtype).unsqueeze(-1).unbind(-2)
-    step = torch.arange(2, device=maps.device)
-    x, y = corner.long().unbind(-1)
-    four = gather_rows(maps, x[..., None, None] + step, y[..., None, None] + step[:, None])
-    left, right = four.unbind(-2)  # [B, ..., 2, C]
-    top, bottom = torch.lerp(left, right, fx.unsqueeze(-1)).unbind(-2)
-    return torch.lerp(top, bottom, fy)
+def bilinear_cells(maps: Tensor, cells: Tensor, zeros: bool = False) -> Tensor:
+    """Bilinear values [B, ..., C] of a map [B, h, w, C] at fractional cells [B, ..., 2] (x, y).
+
+    Cells outside the map repeat its border, or with `zeros` count as zero, as recorded (F9). The
+    four corners of a read are summed on the way and never stored.
+    """
+    places = cells.flatten(1, -2)[:, :, None, None]  # one head that reads once
+    found = deformable_read(maps, places, places.new_ones(places.shape[:-1]), zeros)
+    return found.view(*cells.shape[:-1], -1)
+
+
+def grid_sampled(maps: Tensor, cells: Tensor, zeros: bool = False) -> Tensor:
+    """`bilinear_cells` by PyTorch's `grid_sample`: its literal form, in the type of the cells."""
+    size = cells.new_tensor([maps.shape[2], maps.shape[1]])
+    grid = ((2 * cells + 1) / size - 1).reshape(len(maps), 1, -1, 2)
+    level, padding = maps.permute(0, 3, 1, 2).to(cells.dtype), "zeros" if zeros else "border"
+    read = F.grid_sample(level, grid, padding_mode=padding, align_corners=False)
+    return read[:, :, 0].mT.reshape(*cells.shape[:-1], -1)
 
 
 def bilinear_points(
@@ -46,10 +54,7 @@ def bilinear_points(
     With `GridRule.RECORDED` cells outside the map count as zero, as recorded (F9).
     """
     cells = pixels_to_cells(points, image_size, (maps.shape[1], maps.shape[2]), rule)
-    if rule is GridRule.HALF_PIXEL:
-        return bilinear_cells(maps, cells)
-    padded = F.pad(maps, (0, 0, 1, 1, 1, 1))
-    return bilinear_cells(padded, cells + 1)
+    return bilinear_cells(maps, cells, zeros=rule is GridRule.RECORDED)
 
 
 def neighbourhood(maps: Tensor, points: Tensor, image_size: Size, size: int = 5) -> Tensor:
@@ -62,10 +67,14 @@ def neighbourhood(maps: Tensor, points: Tensor, image_size: Size, size: int = 5)
         size: odd number of cells a side.
     """
     cells = pixels_to_cells(points, image_size, (maps.shape[1], maps.shape[2]))
-    offsets = torch.arange(size, device=maps.device, dtype=cells.dtype) - size // 2
+    return bilinear_cells(maps, cells.unsqueeze(2) + square(size, cells))
+
+
+def square(size: int, like: Tensor) -> Tensor:
+    """Offsets (x, y) [size**2, 2] of a size x size neighbourhood's cells, row by row."""
+    offsets = torch.arange(size, device=like.device, dtype=like.dtype) - size // 2
     dy, dx = torch.meshgrid(offsets, offsets, indexing="ij")
-    around = torch.stack([dx.reshape(-1), dy.reshape(-1)], -1)  # [size**2, 2]
-    return bilinear_cells(maps, cells.unsqueeze(2) + around)
+    return torch.stack([dx.reshape(-1), dy.reshape(-1)], -1)
 
 
 def block(maps: Tensor, points: Tensor, image_size: Size, size: int = 5) -> tuple[Tensor, Tensor]:
@@ -106,42 +115,35 @@ def spread_block(weights: Tensor, fractions: Tensor) -> Tensor:
     return interpolate_block(F.pad(weights, (0, 0, 1, 1, 1, 1)), 1 - fractions)
 
 
-def corners(cells: Tensor, size: Size, zeros: bool = False) -> tuple[Tensor, Tensor]:
+def corners(cells: Tensor, size: Size) -> tuple[Tensor, Tensor]:
     """The four cells under each bilinear read, and the shares they have in it.
 
     Args:
-        cells: fractional cells (x, y) of P reads, [..., P, 2].
+        cells: fractional cells (x, y) of the reads, [..., 2]; outside, the border is repeated.
         size: height, width of the map.
-        zeros: cells outside the map count as zero; else its border is repeated.
 
     Returns:
-        Cell numbers y w + x and shares, both [..., 4 P]: the first corner of all reads, then the
-        second, third and fourth.
+        Cell numbers y w + x and shares, both [..., 4].
     """
-    x, y = cells.unbind(-1)
-    columns, across = _neighbours(x, size[1], zeros)
-    lines, down = _neighbours(y, size[0], zeros)
-    index = torch.cat([line * size[1] + column for line in lines for column in columns], -1)
-    return index, torch.cat([above * beside for above in down for beside in across], -1)
-
-
-def _neighbours(x: Tensor, cells: int, zeros: bool) -> tuple[list[Tensor], list[Tensor]]:
-    """Along one axis: the two cells around positions x [...], clamped to the map, and shares."""
-    low = x.floor()
-    fraction = x - low
-    shares = [1 - fraction, fraction]
-    both = [low, low + 1]
-    if zeros:
-        inside = [(cell >= 0) & (cell < cells) for cell in both]
-        shares = [share * known for share, known in zip(shares, inside, strict=True)]
-    return [cell.clamp(0, cells - 1).long() for cell in both], shares
+    height, width = size
+    inside = torch.minimum(cells.clamp(min=0), cells.new_tensor([width - 1, height - 1]))
+    # the last cell ends the interval before it, so that all four are steps from the first
+    last = cells.new_tensor([max(width - 2, 0), max(height - 2, 0)])
+    first = torch.minimum(inside.floor(), last)
+    fx, fy = (inside - first).unbind(-1)
+    gx, gy = 1 - fx, 1 - fy
+    x, y = first.long().unbind(-1)
+    right, down = min(width - 1, 1), min(height - 1, 1) * width
+    steps = x.new_tensor([0, right, down, down + right])
+    index = (y * width + x).unsqueeze(-1) + steps
+    return index, torch.stack([gy * gx, gy * fx, fy * gx, fy * fx], -1)
 
 
 class _WeightedRows(torch.autograd.Function):
-    """`weighted_rows`, whose gradient is a sum of weighted rows again.
+    """`weighted_rows`, whose gradient by the rows is a sum of weighted rows again.
 
-    Differentiating `embedding_bag` itself takes 1.5 times as long on a CPU and is not deterministic
-    on a GPU. Here the gradient of the rows is read with the transposed index, sorted stably.
+    Differentiating `embedding_bag` by its rows takes 1.5 times as long on a CPU and is not
+    deterministic on a GPU. Here that gradient is read with the transposed index, sorted stably.
     """
 
     @staticmethod
@@ -157,9 +159,10 @@ class _WeightedRows(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_rows = _gathered_back(grad.contiguous(), index, weights, len(rows))
         if ctx.needs_input_grad[2]:
-            read = rows.index_select(0, index.flatten()).view(*index.shape, -1)
-            with torch.autocast(grad.device.type, enabled=False):
-                of_weights = (grad.unsqueeze(1) @ read.mT).squeeze(1)
+            with torch.enable_grad():
+                own = weights.detach().requires_grad_()
+                read = F.embedding_bag(index, rows.detach(), mode="sum", per_sample_weights=own)
+            (of_weights,) = torch.autograd.grad(read, own, grad)
         return of_rows, None, of_weights
 
 
@@ -202,12 +205,23 @@ def deformable_read(level: Tensor, cells: Tensor, weights: Tensor, zeros: bool =
     Returns:
         [B, K, C], heads side by side.
     """
+    if zeros:  # a border of zeros, which is repeated
+        level, cells = F.pad(level, (0, 0, 1, 1, 1, 1)), cells + 1
     batch, height, width, channels = level.shape
     heads = cells.shape[2]
-    index, shares = corners(cells, (height, width), zeros)  # [B, K, H, 4 P]
-    image = torch.arange(batch, device=level.device).view(-1, 1, 1, 1) * (height * width)
-    index = (image + index) * heads + torch.arange(heads, device=level.device).view(-1, 1)
-    merged = shares * torch.cat([weights] * 4, -1)
+    index, shares = corners(cells, (height, width))  # [B, K, H, P, 4]
+    image = torch.arange(batch, device=level.device).view(-1, 1, 1, 1, 1) * (height * width)
+    index = (image + index) * heads + torch.arange(heads, device=level.device).view(-1, 1, 1)
+    merged = shares * weights.unsqueeze(-1)
     rows = level.reshape(-1, channels // heads)
-    read = weighted_rows(rows, index.flatten(0, 2), merged.flatten(0, 2))
+    read = weighted_rows(rows, *(x.flatten(0, 2).flatten(1) for x in (index, merged)))
     return read.view(batch, -1, channels)
+
+
+def literal_deformable_read(
+    level: Tensor, cells: Tensor, weights: Tensor, zeros: bool = False
+) -> Tensor:
+    """`deformable_read` in the documents' words: read all channels, keep the head's own, weigh."""
+    read = grid_sampled(level, cells, zeros)  # [B, K, H, P, C]
+    own = read.unflatten(-1, (cells.shape[2], -1)).diagonal(dim1=2, dim2=4)  # [B, K, P, C / H, H]
+    return torch.einsum("bkpch,bkhp->bkhc", own, weights.to(own.dtype)).flatten(2)

@@ -30,23 +30,23 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from spdlib.errors import ModelError
 from spdlib.geometry import GridRule, Size, nearest_cell, pixels_to_cells
-from spdlib.models.base import DepthModel, ModelConfig, evaluating
+from spdlib.models.base import DepthModel, ModelConfig, evaluating, refuse_plain_vit
 from spdlib.models.encoders import STRIDES, padded_size
 from spdlib.models.layers import (
     Attention,
     FeedForward,
-    SelfAttention,
+    GlobalTokens,
+    MapAttention,
+    NumberHead,
     fourier_code,
     full_precision,
     head_count,
-    position_table,
 )
 from spdlib.models.necks import project
-from spdlib.models.sampling import corners, deformable_read, weighted_rows
+from spdlib.models.sampling import bilinear_cells, deformable_read, literal_deformable_read
 from spdlib.scene import Maps
 
 LEVELS = ("L1", "L2", "L3", "L4")
@@ -119,7 +119,6 @@ class Asked:
         maps: of the scene.
         grid: the rule that places points and reads.
         reference: the queries in map units by level, [B, K, 2].
-        under: the four cells under each query and their shares by level, [B K, 4] each.
         cells: the cell that each query writes to by canvas level, [B K].
         shares: of each query in its cell's change by canvas level, [B K, 1].
         positions: the queries' position code for Q2Q, [B, K, C].
@@ -129,7 +128,6 @@ class Asked:
     maps: Maps
     grid: Grid
     reference: Mapping[str, Tensor]
-    under: Mapping[str, tuple[Tensor, Tensor]]
     cells: Mapping[str, Tensor]
     shares: Mapping[str, Tensor]
     positions: Tensor
@@ -137,8 +135,8 @@ class Asked:
 
     def read(self, level: str, values: Tensor) -> Tensor:
         """Bilinear values [B, K, C] of a map of this level, [B, h, w, C], at the queries."""
-        found = weighted_rows(values.flatten(0, 2), *self.under[level])
-        return found.unflatten(0, (len(values), -1))
+        cells = self.grid.cells(self.reference[level], (values.shape[1], values.shape[2]))
+        return bilinear_cells(values, cells, self.grid.zeros)
 
 
 class Seed(nn.Module):
@@ -185,13 +183,13 @@ class DeformableRead(nn.Module):
     def forward(self, h: Tensor, asked: Asked) -> Tensor:
         """Queries [B, K, C] -> [B, K, C]."""
         offsets, weights = self.choose(h)
-        read = self.sampled if self.literal else self.gathered
-        levels = enumerate(zip(LEVELS, self.levels, strict=True))
-        found = [
-            read(asked.maps[name], asked.reference[level], offsets[:, :, :, n], weights[:, :, :, n],
-                 asked.grid)
-            for n, (level, name) in levels
-        ]  # fmt: skip
+        read = literal_deformable_read if self.literal else deformable_read
+        found = []
+        for n, (level, name) in enumerate(zip(LEVELS, self.levels, strict=True)):
+            values, places = asked.maps[name], asked.reference[level][:, :, None, None]
+            size = (values.shape[1], values.shape[2])
+            cells = asked.grid.cells(places + offsets[:, :, :, n], size)
+            found.append(read(values, cells, weights[:, :, :, n], asked.grid.zeros))
         return h + self.out(torch.stack(found).sum(0))
 
     def notes(self, h: Tensor, _: Tensor) -> dict[str, Tensor]:
@@ -204,29 +202,6 @@ class DeformableRead(nn.Module):
         offsets = self.offsets(z).unflatten(-1, (HEADS, len(LEVELS), READS, 2))
         weights = self.weights(z).unflatten(-1, (HEADS, -1)).softmax(-1)
         return offsets, weights.unflatten(-1, (len(LEVELS), READS))
-
-    @staticmethod
-    def gathered(
-        values: Tensor, reference: Tensor, offsets: Tensor, weights: Tensor, grid: Grid
-    ) -> Tensor:
-        """One level's weighted reads [B, K, C], each head from its own channels."""
-        places = reference[:, :, None, None] + offsets
-        cells = grid.cells(places, (values.shape[1], values.shape[2]))
-        return deformable_read(values, cells, weights, grid.zeros)
-
-    @staticmethod
-    def sampled(
-        values: Tensor, reference: Tensor, offsets: Tensor, weights: Tensor, grid: Grid
-    ) -> Tensor:
-        """The same in the sheet's words: the reference."""
-        places = (reference[:, :, None, None] + offsets).flatten(2, 3)
-        level = values.permute(0, 3, 1, 2).to(places.dtype)
-        read = F.grid_sample(  # [B, C, K, 24]
-            level, places, padding_mode=grid.rule.padding_mode, align_corners=grid.zeros
-        )
-        per_head = read.unflatten(3, (HEADS, READS)).unflatten(1, (HEADS, -1))
-        own = per_head.diagonal(dim1=1, dim2=4)  # [B, 32, K, 4, 6]
-        return torch.einsum("bckph,bkhp->bkhc", own, weights.to(own.dtype)).flatten(2)
 
 
 class GlobalRead(nn.Module):
@@ -250,20 +225,6 @@ class GlobalRead(nn.Module):
             for kind in ("keys", "values")
         )
         return h + self.attention.read(self.norm(h), keys, values)
-
-
-class GlobalTokens(nn.Module):
-    """Keys and values of a group's two layers: 148,224 from width 192, 295,680 from 384."""
-
-    def __init__(self, channels: int, layers: int = 2) -> None:
-        super().__init__()
-        self.keys = nn.Linear(channels, layers * WIDTH)
-        self.values = nn.Linear(channels, layers * WIDTH)
-
-    def forward(self, level: Tensor, positions: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Level [B, h, w, C] -> keys and values [B, h, w, 2 x 192]; positions join the keys."""
-        placed = level if positions is None else level + positions.view_as(level[0])
-        return self.keys(placed), self.values(level)
 
 
 class CanvasWrite(nn.Module):
@@ -422,19 +383,12 @@ class DepthHead(nn.Module):
 
     def __init__(self, bias: float, low: bool) -> None:
         super().__init__()
-        last = _log_depth(2 * WIDTH, bias)
-        self.layers = nn.Sequential(nn.Linear(WIDTH, 2 * WIDTH), nn.GELU(), last)
+        self.layers = NumberHead(WIDTH, bias, low)
         self.scale = nn.Parameter(torch.zeros(()))
-        self.low = low
 
     def forward(self, h: Tensor) -> Tensor:
         """Queries [..., C] -> depth [...] in metres, at least float32."""
-        wide, no_autocast = full_precision(h)
-        with torch.autocast(h.device.type, torch.bfloat16) if self.low else no_autocast:
-            log_depth = self.layers(wide) * self.scale.exp()
-        if self.low:
-            log_depth = log_depth.bfloat16()
-        return log_depth.to(wide.dtype).exp().squeeze(-1)
+        return self.layers(h, self.scale.exp()).exp().squeeze(-1)
 
 
 class NeckDepth(nn.Module):
@@ -500,22 +454,16 @@ class V14(DepthModel):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        if self.encoder.is_vit:
-            raise ModelError(
-                f"{config.network} reads levels at strides 4, 8, 16 and 32, which the plain ViT "
-                f"{config.encoder.name!r} does not have; choose a hierarchical encoder, for "
-                "instance 'convnextv2_tiny' or 'mobilenetv2_100'"
-            )
+        refuse_plain_vit(self)
         options = self.options
         self.grid = Grid(GridRule(options["grid_rule"]), self.per_level)
         self.neck = nn.ModuleList(
             project(channels, width)
             for channels, width in zip(self.encoder.channels, self.widths, strict=True)
         )
-        self.level4_attention = nn.ModuleList(
-            SelfAttention(self.widths[3], HEADS, dropout=DROPOUT) for _ in range(2)
-        )
-        self.b3b_tokens = GlobalTokens(self.widths[3])
+        self.coded = options["token_positions"] == "sincos"
+        self.level4_attention = MapAttention(self.widths[3], HEADS, positions=self.coded)
+        self.b3b_tokens = GlobalTokens(self.widths[3], WIDTH, positions=self.coded)
         self.seed = Seed(self.widths)
         start = self._directions() if options["msda_init"] == "directional" else None
         self.msda = nn.ModuleList(
@@ -535,16 +483,14 @@ class V14(DepthModel):
         """
         self._level_sizes((images.shape[-2], images.shape[-1]))
         levels = [layer(x) for layer, x in zip(self.neck, self.encoder(images), strict=True)]
-        positions = self._token_code(levels[3])
-        for layer in self.level4_attention:
-            levels[3] = layer(levels[3], positions)
+        levels[3] = self.level4_attention(levels[3])
         rows = [level.permute(0, 2, 3, 1).contiguous() for level in levels]
         maps = dict(zip(LEVELS, rows, strict=True))
         return {**maps, **self.projected(maps)}
 
     def projected(self, maps: Maps) -> dict[str, Tensor]:
         """What is projected of the neck's levels once per image."""
-        return self._tokens("b3b", self.b3b_tokens, maps["L4"])
+        return self.b3b_tokens(maps["L4"], "b3b")
 
     def auxiliary(self, maps: Maps) -> dict[str, Tensor]:
         """Depth maps [B, h, w] in metres of the neck's "L2" and "L3" (sheet section 4)."""
@@ -608,23 +554,16 @@ class V14(DepthModel):
         """Seeds [B, K, C] of the queries, and what the layers know of them."""
         sizes = {level: (maps[level].shape[1], maps[level].shape[2]) for level in LEVELS}
         reference = {n: self.grid.reference(points, image_size, sizes[n]) for n in LEVELS}
-        under = {n: self._under(self.grid.cells(reference[n], sizes[n]), sizes[n]) for n in LEVELS}
         cells = {n: _flat_cells(points, image_size, sizes[n]) for n in self.kernels}
         shares = {n: self._shares(cells[n], maps[n]) for n in cells}
         code = fourier_code(points / points.new_tensor([image_size[1], image_size[0]]), BANDS)
         code = code.to(maps["L1"].dtype)
         asked = Asked(
-            maps, self.grid, reference, under, cells, shares, self.seed.position(code),
+            maps, self.grid, reference, cells, shares, self.seed.position(code),
             self._shared_write(),
         )  # fmt: skip
         found = torch.cat([asked.read(level, maps[level]) for level in LEVELS], -1)
         return self.seed(found, code), asked
-
-    def _under(self, cells: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-        """Rows of a map [B h w, C] under cells [B, K, 2], and their shares; [B K, 4] each."""
-        index, shares = corners(cells.unsqueeze(-2), size, self.grid.zeros)
-        image = torch.arange(len(cells), device=cells.device).view(-1, 1, 1) * (size[0] * size[1])
-        return (image + index).flatten(0, 1), shares.flatten(0, 1)
 
     def _shares(self, cells: Tensor, level: Tensor) -> Tensor:
         """Share [B K, 1] that each query has in the change of its cell [B K] on a level."""
@@ -634,17 +573,6 @@ class V14(DepthModel):
             return ones
         count = torch.bincount(cells, minlength=level.shape[:3].numel())
         return ones / count.index_select(0, cells).unsqueeze(-1)
-
-    def _token_code(self, level: Tensor) -> Tensor | None:
-        """Position code [h w, C] of the cells of a level [B, C, h, w], if tokens carry one."""
-        if self.options["token_positions"] == "none":
-            return None
-        return position_table((level.shape[2], level.shape[3]), level.shape[1], level)
-
-    def _tokens(self, group: str, tokens: nn.Module, level: Tensor) -> dict[str, Tensor]:
-        """Keys and values of a group's layers from a level [B, h, w, C]."""
-        keys, values = tokens(level, self._token_code(level.permute(0, 3, 1, 2)))
-        return {f"{group}_keys": keys, f"{group}_values": values}
 
     def _level_sizes(self, image_size: Size) -> list[Size]:
         """Height, width of the four levels; ModelError if the coarsest is too small to be read."""
@@ -717,21 +645,20 @@ class V14Plan(V14):
         super().__init__(config)
         channels = self.encoder.channels[2]
         zero = self.options["inserted_attention"] == "zero"
-        self.level3_attention = nn.ModuleList(
-            SelfAttention(channels, head_count(channels), zero, DROPOUT) for _ in range(2)
+        self.level3_attention = MapAttention(
+            channels, head_count(channels), positions=self.coded, zero=zero
         )
-        self.encoder.insert(self._attend_level3)
+        self.encoder.insert(self.level3_attention)
         widths = dict(zip(LEVELS, self.widths, strict=True))
         self.values = nn.ModuleDict({n: nn.Linear(widths[n], WIDTH) for n in ("L1", "L2", "L4")})
-        self.b3a_tokens = GlobalTokens(widths["L3"])
+        self.b3a_tokens = GlobalTokens(widths["L3"], WIDTH, positions=self.coded)
         self.b3a = nn.ModuleList(self._layer(GlobalRead("b3a", n)) for n in range(2))
         self.canvas = SharedCanvas(self.kernels)
 
     def projected(self, maps: Maps) -> dict[str, Tensor]:
         """Value maps "V1", "V2", "V4", and the keys and values of B3a and B3b."""
         values = {f"V{name[1]}": layer(maps[name]) for name, layer in self.values.items()}
-        return {**values, **self._tokens("b3a", self.b3a_tokens, maps["L3"]),
-                **super().projected(maps)}  # fmt: skip
+        return {**values, **self.b3a_tokens(maps["L3"], "b3a"), **super().projected(maps)}
 
     def layers(self) -> list[nn.Module]:
         """The decoder layers in order."""
@@ -746,13 +673,6 @@ class V14Plan(V14):
 
     def _shared_write(self) -> CanvasWrites | None:
         return self.canvas.write
-
-    def _attend_level3(self, level: Tensor) -> Tensor:
-        """Level 3 of the encoder [B, C, h, w] after its two self-attention layers."""
-        positions = self._token_code(level)
-        for layer in self.level3_attention:
-            level = layer(level, positions)
-        return level
 
 
 class V14Dual(V14):

@@ -7,7 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from spdlib.models.sampling import corners, deformable_read, weighted_rows
+from spdlib.models.sampling import (
+    corners,
+    deformable_read,
+    literal_deformable_read,
+    weighted_rows,
+)
 
 HEADS = 3
 RULES = pytest.mark.parametrize("zeros", [False, True])
@@ -60,6 +65,7 @@ def test_deformable_read_is_the_literal_one(
     found = deformable_read(level, cells, weights, zeros)
     expected = literal(level, cells, weights, zeros)
     assert (found - expected).abs().max() < 1e-12
+    assert (literal_deformable_read(level, cells, weights, zeros) - expected).abs().max() < 1e-12
     pull = torch.randn_like(expected)
     ours = torch.autograd.grad(found, inputs, pull)
     theirs = torch.autograd.grad(expected, inputs, pull)
@@ -78,11 +84,14 @@ def test_maps_of_one_row_or_column_are_read(size: tuple[int, int], zeros: bool) 
 
 
 def test_corners_by_hand() -> None:
-    index, shares = corners(torch.tensor([[2.25, 0.5], [-0.5, 3.0]]), (4, 5))
-    assert index.tolist() == [2, 15, 3, 15, 7, 15, 8, 15]  # read 0 and 1, corner by corner
-    assert shares.tolist() == [0.375, 0.5, 0.125, 0.5, 0.375, 0.0, 0.125, 0.0]
-    _, shares = corners(torch.tensor([[-0.5, 3.0]]), (4, 5), zeros=True)
-    assert shares.tolist() == [0.0, 0.5, 0.0, 0.0]
+    """Inside, left of the map, on its last cell, and beyond it."""
+    cells = torch.tensor([[2.25, 0.5], [-0.5, 2.0], [4.0, 3.0], [9.0, 9.0]])
+    index, shares = corners(cells, (4, 5))
+    assert index.tolist() == [[2, 3, 7, 8], [10, 11, 15, 16], [13, 14, 18, 19], [13, 14, 18, 19]]
+    assert shares.tolist() == [
+        [0.375, 0.125, 0.375, 0.125], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1],
+    ]  # fmt: skip
+    assert corners(cells[:1], (1, 5))[0].tolist() == [[2, 3, 2, 3]]
 
 
 def test_weighted_rows_by_indexing() -> None:

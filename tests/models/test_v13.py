@@ -1,0 +1,903 @@
+"""v13 and v13.1: counts and words of the sheets, two forms of one function, options, refusals."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from copy import deepcopy
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from spdlib.errors import ConfigError, ModelError
+from spdlib.models import DepthModel, create_model, load
+from spdlib.models.base import count_parameters
+from spdlib.models.encoders import Encoder
+from spdlib.models.layers import Attention, fourier_code, position_table
+from spdlib.models.sampling import gather_rows
+from spdlib.models.v13 import V13, Asked, PlanNeck, V13Calibrated, V13LogDepth, V13Plan
+from spdlib.models.v13_1 import V131
+from spdlib.scene import Maps, Scene
+
+SIZE = (64, 96)
+TINY, TINY_VIT = "mobilenetv3_small_050", "vit_tiny_patch16_224"
+ROUTES: dict[str, dict[str, int]] = {
+    "v13_plan": {"routed_l4": 4},
+    "v13_calibrated": {},
+    "v13_log_depth": {"routed_l4": 4},
+    "v13_1": {"routed_l3": 5, "routed_l4": 4},
+}
+"""Networks, and the routes that fit 64x96 images, which have 4x6 cells on L3 and 2x3 on L4."""
+
+Equal = Callable[[Tensor, Tensor], None]
+
+all_networks = pytest.mark.parametrize("name", ROUTES)
+all_rules = pytest.mark.parametrize("rule", ["half_pixel", "recorded"])
+both_forms = pytest.mark.parametrize("sparse", ["fast", "literal"])
+
+
+def build(name: str, **options: Any) -> V13:
+    """A network for 64x96 images, float32, random weights, evaluation mode."""
+    encoder = TINY_VIT if name == "v13_plan" else TINY
+    network = create_model(name, encoder, image_size=SIZE, **{**ROUTES[name], **options})
+    assert isinstance(network, V13)
+    return network.eval()
+
+
+def exact(name: str, **options: Any) -> Any:
+    """The same in float64, whatever starts at zero or one in the decoder moved away from it."""
+    network = build(name, **options).double()
+    with torch.no_grad():
+        for key, parameter in network.named_parameters():
+            if not key.startswith("encoder.") and (parameter.dim() == 1 or not parameter.any()):
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    return network
+
+
+def twin(network: V13, **options: Any) -> V13:
+    """The same weights under other options."""
+    other = build(network.config.network, **{**network.config.options, **options})
+    other.to(network.dtype).load_state_dict(network.state_dict())
+    return other
+
+
+def some_maps(network: V13) -> Maps:
+    """Maps of two random images, in the network's type."""
+    with torch.no_grad():
+        return network.maps(torch.rand(2, 3, *SIZE, dtype=network.dtype))
+
+
+@pytest.fixture
+def few(points: Tensor) -> Tensor:
+    """Points [2, 12, 2], float64, corners and edges first."""
+    return points[:, :12]
+
+
+# parameters
+
+
+@functools.cache
+def shapes(name: str) -> DepthModel:
+    """The sheet's network without memory for its weights."""
+    with torch.device("meta"):
+        return create_model(name)
+
+
+CONVNEXT = {"encoder": 27_864_960, "neck": 401_664, "level4_attention": 3_548_928}
+LOCAL = {"b1": 139_472, "b2": 890_112}
+COUNTS = {
+    "v13_plan": {
+        "encoder": 22_056_192, "neck": 297_216, "precompute": 506_114, **LOCAL, "b3": 741_504,
+        "b4": 159_384, "b5": 1_409_473 - 74_497, "head": 74_497, "total": 22_056_192 + 4_143_275,
+    },
+    "v13_calibrated": {
+        **CONVNEXT, "precompute": 506_114, **LOCAL, "b3": 741_504, "head": 74_497,
+        "total": 34_167_251,
+    },
+    "v13_log_depth": {
+        **CONVNEXT, "precompute": 505_344, **LOCAL, "b3": 741_504, "b4": 159_384,
+        "b5": 1_410_241 - 74_497, "head": 74_497, "total": 35_661_609,
+    },
+    "v13_1": {
+        "encoder": 27_864_960, "level3_attention": 3_548_928, "neck": 401_664,
+        "level4_attention": 3_548_928, "precompute": 690_624, "b1": 140_048, "b2": 890_112,
+        "b3a": 741_504, "b3b": 741_504, "b5": 1_410_625 - 74_497, "head": 74_497,
+        "total": 39_978_897,
+    },
+}  # fmt: skip
+
+
+@all_networks
+def test_counts_of_the_sheet(name: str) -> None:
+    network = shapes(name)
+    table = network.parameter_table()
+    assert dict(zip(table["component"], table["parameters"], strict=True)) == COUNTS[name]
+    trainable = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    frozen = {"v13_plan": 22_056_192, "v13_calibrated": 209_664}.get(name, 0)
+    assert trainable == COUNTS[name]["total"] - frozen
+    assert network.config.image_size == ((518, 518) if name == "v13_plan" else (256, 320))
+    if name != "v13_plan":
+        assert network.config.encoder.name == "convnextv2_tiny.fcmae_ft_in22k_in1k"
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "count"),
+    [
+        ("v13_log_depth", "b1.offsets", 1_040),
+        ("v13_log_depth", "b1.local", 15_552),
+        ("v13_log_depth", "b1.value2", 24_768),
+        ("v13_log_depth", "b1.value4", 73_920),
+        ("v13_log_depth", "b1.seed", 18_624),
+        ("v13_log_depth", "b4.condition", 80_064),
+        ("v13_log_depth", "b4.norm", 384),
+        ("v13_log_depth", "b4.offsets", 27_792),
+        ("v13_log_depth", "b4.weights", 13_896),
+        ("v13_log_depth", "b4.out", 37_056),
+        ("v13_plan", "precompute.b3_tokens", 295_680),
+        ("v13_plan", "precompute.anchors", 73_920),
+        ("v13_plan", "precompute.values", 135_744),
+        ("v13_plan", "precompute.calibration", 770),
+        ("v13_1", "precompute.b3a_tokens", 148_224),
+        ("v13_1", "precompute.b3b_tokens", 295_680),
+        ("v13_1", "precompute.g3", 37_056),
+        ("v13_1", "precompute.g4", 73_920),
+        ("v13_1", "precompute.values", 135_744),
+    ],
+)
+def test_counts_inside_the_blocks(name: str, part: str, count: int) -> None:
+    assert count_parameters(shapes(name).get_submodule(part)) == count
+
+
+def test_counts_of_codes_and_of_the_plans_levels() -> None:
+    codes = {key: p.numel() for key, p in shapes("v13_1").named_parameters() if "_code" in key}
+    assert codes == {
+        "b1.type_code": 768, "b1.place_code": 4_800, "b1.central_code": 576, "b5.routed_code": 384,
+    }  # fmt: skip
+    neck = shapes("v13_plan").get_submodule("neck")
+    assert isinstance(neck, PlanNeck)
+    pairs = zip(neck.project, neck.norm, strict=True)
+    assert [sum(map(count_parameters, pair)) for pair in pairs] == [24_768, 49_536, 74_304, 148_608]
+
+
+@pytest.mark.parametrize("encoder", ["convnextv2_atto", "mobilenetv2_050"])
+@pytest.mark.parametrize("name", ["v13_calibrated", "v13_log_depth", "v13_1"])
+def test_swapped_encoders_keep_the_decoder(name: str, encoder: str) -> None:
+    with torch.device("meta"):
+        network = create_model(name, encoder)
+    table = network.parameter_table()
+    found = dict(zip(table["component"], table["parameters"], strict=True))
+    swapped = {"encoder", "level3_attention", "neck", "total"}
+    assert {k: n for k, n in found.items() if k not in swapped} == {
+        k: n for k, n in COUNTS[name].items() if k not in swapped
+    }
+    pairs = zip(network.encoder.channels, (64, 128, 192, 384), strict=True)
+    assert found["neck"] == sum(c * width + 3 * width for c, width in pairs)
+    if name == "v13_1":
+        channels = network.encoder.channels[2]
+        assert found["level3_attention"] == 2 * (12 * channels**2 + 13 * channels)
+
+
+# the sheets' words
+
+
+def read(level: Tensor, points: Tensor, offsets: Tensor, rule: str) -> Tensor:
+    """`grid_sample` [B, K, n, C] of [B, h, w, C] at points [B, K, 2] + offsets [.., n, 2] cells."""
+    cells = torch.tensor([level.shape[2], level.shape[1]], dtype=points.dtype)
+    stride = torch.tensor([SIZE[1], SIZE[0]], dtype=points.dtype) / cells
+    if rule == "recorded":
+        grid = 2 * (points[:, :, None] / stride + offsets) / (cells - 1) - 1
+    else:
+        grid = 2 * ((points[:, :, None] + 0.5) / stride + offsets) / cells - 1
+    return sample(level, grid, rule)
+
+
+def sample(level: Tensor, grid: Tensor, rule: str) -> Tensor:
+    """`grid_sample` [B, K, n, C] of [B, h, w, C] at [B, K, n, 2] in -1..1."""
+    recorded = rule == "recorded"
+    value = F.grid_sample(
+        level.permute(0, 3, 1, 2), grid, padding_mode="zeros" if recorded else "border",
+        align_corners=recorded,
+    )  # fmt: skip
+    return value.permute(0, 2, 3, 1)
+
+
+def square(side: int) -> Tensor:
+    """Offsets [side**2, 2] in cells, y outer, x inner."""
+    reach = range(-(side // 2), side // 2 + 1)
+    return torch.tensor([[x, y] for y in reach for x in reach], dtype=torch.float64)
+
+
+def attend(attention: Attention, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Multi-head attention of x [N, 1, C] on projected keys and values [N, T, C], head by head."""
+    asked, found, weights = attention.query(x), [], []
+    for head in range(6):
+        part = slice(32 * head, 32 * head + 32)
+        score = asked[..., part] @ keys[..., part].mT / 32**0.5
+        weights.append(score.softmax(-1))
+        found.append(weights[-1] @ values[..., part])
+    return attention.out(torch.cat(found, -1)), torch.stack(weights).mean(0)
+
+
+def layer_of(layer: Any, h: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """h += O MHA(LN h, ...), h += FFN(LN h), for queries [N, 1, C] with tokens [N, T, C] each."""
+    found, weights = attend(layer.attention, layer.norm(h), keys, values)
+    h = h + found
+    return h + layer.ffn(layer.norm_ffn(h)), weights
+
+
+def sheet_own(block: Any, h: Tensor, tokens: Tensor) -> Tensor:
+    """B2 and B5: queries [N, 1, C] attend to tokens [N, T, C]; one norm for all, or one a layer."""
+    for number, layer in enumerate(block.layers):
+        normed = block.norms[number if len(block.norms) > 1 else 0](tokens)
+        h, _ = layer_of(layer, h, layer.attention.key(normed), layer.attention.value(normed))
+    return h
+
+
+def sheet_b3(block: Any, tables: Any, h: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+    """B3: queries [N, 1, C] attend to all cells of a level [B, h, w, C]; h and the last weights."""
+    cells = level.flatten(1, 2).repeat_interleave(len(h) // len(level), 0)
+    size = (level.shape[1], level.shape[2])
+    placed = cells + position_table(size, level.shape[3], level) if tables.positions else cells
+    for number, layer in enumerate(block.layers):
+        own = slice(192 * number, 192 * number + 192)
+        keys, values = tables.keys(placed)[..., own], tables.values(cells)[..., own]
+        h, weights = layer_of(layer, h, keys, values)
+    return h, weights[:, 0]
+
+
+def sheet_b1(b1: Any, levels: list[Tensor], points: Tensor, rule: str, unit: int) -> Any:
+    """Seed [N, 1, 192] and tokens [N, 91, 192] of N = B K queries (sheet v13 section 3, B1)."""
+    f = read(levels[0], points, torch.zeros(1, 2, dtype=torch.float64), rule)
+    place = fourier_code(points / torch.tensor([SIZE[1], SIZE[0]]), 8)
+    seed = b1.seed(torch.cat([f[:, :, 0], place], -1))
+    fixed = torch.cat([square(5)[:12], square(5)[13:]]).expand(*points.shape[:2], -1, -1)
+    learned = 6 * torch.tanh(b1.offsets(f[:, :, 0])).unflatten(-1, (8, 2))
+    offsets = torch.cat([fixed, learned], 2)
+    samples = read(levels[0], points, offsets, rule)
+    local = F.gelu(b1.local(torch.cat([samples, fourier_code(offsets / unit, 4)], -1)))
+    e, r = b1.type_code, b1.place_code
+    inner = r[[6, 7, 8, 11, 12, 13, 16, 17, 18]]
+    tokens = [
+        local + e[0],
+        b1.value2(read(levels[1], points, square(5), rule)) + e[1] + r,
+        read(levels[2], points, square(5), rule) + e[2] + r,
+        b1.value4(read(levels[3], points, square(3), rule)) + e[3] + inner,
+    ]
+    return seed.flatten(0, 1)[:, None], torch.cat(tokens, 2).flatten(0, 1)
+
+
+def sheet_b4(
+    network: Any, levels: list[Tensor], h: Tensor, routed: Tensor, points: Tensor, rule: str
+) -> Tensor:
+    """Tokens [B, K, R, 192] of B4 for queries h [B, K, 192] (sheet v13 section 3, B4)."""
+    b4, precompute = network.b4, network.precompute
+    column, row = routed % levels[3].shape[2], routed // levels[3].shape[2]
+    anchor = 32.0 * torch.stack([column, row], -1) + (16 if rule == "recorded" else 15.5)
+    delta = (anchor - points[:, :, None]) / torch.tensor([SIZE[1], SIZE[0]])
+    g = gather_rows(precompute.anchors(levels[3]), column, row)
+    asked = h[:, :, None].expand_as(g)
+    u = b4.norm(F.gelu(b4.condition(torch.cat([asked, g, fourier_code(delta, 8)], -1))))
+    offsets = b4.offsets(u).unflatten(-1, (6, 3, 4, 2))
+    if not isinstance(network, V13Plan):
+        offsets = torch.tanh(offsets) * torch.tensor([4.0, 2.0, 1.0])[:, None, None]
+    weights = b4.weights(u).unflatten(-1, (6, 12)).softmax(-1).unflatten(-1, (3, 4))
+    heads = []
+    for head in range(6):
+        total = torch.zeros(*routed.shape, 32, dtype=torch.float64)
+        for number, layer in enumerate(precompute.values.values()):
+            level = layer(levels[number + 1])[..., 32 * head : 32 * head + 32]
+            for point in range(4):
+                here = offsets[:, :, :, head, number, point]
+                value = read(level, anchor.flatten(1, 2), here.flatten(1, 2)[:, :, None], rule)
+                share = weights[:, :, :, head, number, point, None]
+                total = total + share * value[:, :, 0].unflatten(1, routed.shape[1:])
+        heads.append(total)
+    return b4.out(torch.cat(heads, -1)) + b4.type_code
+
+
+def sheet_v13(network: Any, levels: list[Tensor], points: Tensor, rule: str, unit: int) -> Tensor:
+    """The decoder of the sheet v13, sections 2 and 3: depth [B, K]."""
+    h, local = sheet_b1(network.b1, levels, points, rule, unit)
+    h = sheet_own(network.b2, h, local)
+    h, weights = sheet_b3(network.b3, network.precompute.b3_tokens, h, levels[3])
+    if isinstance(network, V13LogDepth):
+        routed = weights.topk(network.options["routed_l4"]).indices.unflatten(0, points.shape[:2])
+        own = h[:, 0].unflatten(0, points.shape[:2])
+        more = sheet_b4(network, levels, own, routed, points, rule).flatten(0, 1)
+        h = sheet_own(network.b5, h, torch.cat([local, more], 1))
+    raw = network.head[2](F.gelu(network.head[0](h))).view(points.shape[:2])
+    if type(network) is V13LogDepth:
+        return raw.exp()
+    mean, calibration = levels[3].mean((1, 2)), network.precompute.calibration
+    inverse = F.softplus(raw * F.softplus(calibration.scale(mean)) + calibration.shift(mean))
+    return 1 / (inverse + 1e-6)
+
+
+def sheet_central(network: Any, levels: list[Tensor], points: Tensor, rule: str) -> list[Tensor]:
+    """L2, L3 and L4 at the query, [B, K, 192] each; recorded, on the grid of L1's size."""
+    here, found = torch.zeros(1, 2, dtype=torch.float64), []
+    size = torch.tensor([SIZE[1] / 4, SIZE[0] / 4], dtype=torch.float64)
+    for number, layer in enumerate(network.precompute.values.values()):
+        level = layer(levels[number + 1])
+        if rule == "recorded":
+            value = sample(level, (2 * (points / 4) / (size - 1) - 1)[:, :, None], rule)
+        else:
+            value = read(level, points, here, rule)
+        found.append(value[:, :, 0] + network.b1.central_code[number])
+    return found
+
+
+def sheet_v131(network: Any, levels: list[Tensor], points: Tensor, rule: str, unit: int) -> Tensor:
+    """The decoder of the sheet v13_1, section 2: depth [B, K]."""
+    once = network.precompute
+    h, local = sheet_b1(network.b1, levels, points, rule, unit)
+    h = sheet_own(network.b2, h, local)
+    tokens = [x.flatten(0, 1)[:, None] for x in sheet_central(network, levels, points, rule)]
+    queries = torch.arange(len(points)).repeat_interleave(points.shape[1])[:, None]
+    blocks = [
+        (network.b3a, once.b3a_tokens, levels[2], once.g3, network.options["routed_l3"]),
+        (network.b3b, once.b3b_tokens, levels[3], once.g4, network.options["routed_l4"]),
+    ]
+    for (block, tables, level, g, count), code in zip(blocks, network.b5.routed_code, strict=True):
+        h, weights = sheet_b3(block, tables, h, level)
+        tokens.append(g(level).flatten(1, 2)[queries, weights.topk(count).indices] + code)
+    h = sheet_own(network.b5, h, torch.cat(tokens, 1))
+    return network.head[2](F.gelu(network.head[0](h))).view(points.shape[:2]).exp()
+
+
+def sheet(network: Any, images: Tensor, points: Tensor, rule: str, unit: int) -> Tensor:
+    """The sheet query by query, with `grid_sample` and no shared tricks: depth [B, K]."""
+    levels = network.encoder(images)
+    if isinstance(network, V13Plan):
+        levels = network.neck(levels)
+    else:
+        levels = [layer(x) for layer, x in zip(network.neck.project, levels, strict=True)]
+        levels[3] = network.level4_attention(levels[3])
+    decoder = sheet_v131 if isinstance(network, V131) else sheet_v13
+    return decoder(network, [x.permute(0, 2, 3, 1) for x in levels], points, rule, unit)
+
+
+@torch.no_grad()
+@all_networks
+@all_rules
+@both_forms
+def test_both_forms_are_the_sheet(
+    name: str, sparse: str, rule: str, images: Tensor, few: Tensor, equal: Equal
+) -> None:
+    """By default, and as recorded: with the faults that the decoder had."""
+    faults = {"grid_rule": rule, "offset_code": "recorded", "token_positions": "none"}
+    network = exact(name, sparse=sparse, **(faults if rule == "recorded" else {}))
+    unit = 1 if rule == "recorded" else 6
+    expected = sheet(network, images.double(), few, rule, unit)
+    assert expected.std() > 1e-3  # or the comparison would say little
+    equal(network(images.double(), few).depth, expected)
+
+
+@pytest.mark.parametrize("patches", [(4, 6), (5, 7), (2, 2)])
+def test_plan_neck_is_the_sheets_order(patches: tuple[int, int], equal: Equal) -> None:
+    """Resize, then Conv1x1, then LN; an odd grid is halved to the floor, as 37 to 18."""
+    neck = PlanNeck([24] * 4).double()
+    taps = [torch.randn(2, 24, *patches, dtype=torch.float64) for _ in range(4)]
+    found = neck(taps)
+    h, w = patches
+    resized = [
+        F.interpolate(taps[0], scale_factor=4, mode="bilinear"),
+        F.interpolate(taps[1], scale_factor=2, mode="bilinear"),
+        taps[2],
+        F.adaptive_avg_pool2d(taps[3], (h // 2, w // 2)),
+    ]
+    if h % 2 == 0 and w % 2 == 0:
+        equal(resized[3], F.avg_pool2d(taps[3], 2))
+    for level, value, conv, norm in zip(resized, found, neck.project, neck.norm, strict=True):
+        equal(value, norm(conv(level)))
+
+
+# two forms, one function
+
+
+@all_networks
+@all_rules
+def test_fast_is_literal_and_so_are_its_gradients(
+    name: str, rule: str, images: Tensor, few: Tensor, equal: Equal
+) -> None:
+    """Of the points and of every parameter, the encoder's included."""
+    fast = exact(name, grid_rule=rule)
+    literal = twin(fast, sparse="literal")
+    found = []
+    for network in (fast, literal):
+        at = few.clone().requires_grad_()
+        depth = network(images.double(), at).depth
+        inputs = [at, *(p for p in network.parameters() if p.requires_grad)]
+        found.append([depth, *torch.autograd.grad(depth.log().sum(), inputs)])
+    for value, reference in zip(*found, strict=True):
+        assert reference.isfinite().all()
+        equal(value, reference)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["v13_calibrated", "v13_log_depth", "v13_1"])
+def test_maps_of_one_cell_are_read(name: str, images: Tensor, equal: Equal) -> None:
+    """The smallest image has one cell on L4, and its neighbours are itself."""
+    fast = exact(name, **dict.fromkeys(ROUTES[name], 1))
+    image = images[:, :, :32, :32].double()
+    points = torch.rand(2, 9, 2, dtype=torch.float64) * 32 - 0.5
+    equal(fast(image, points).depth, twin(fast, sparse="literal")(image, points).depth)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "share"), [("v13_calibrated", 4), ("v13_log_depth", 3.5), ("v13_1", 3)]
+)
+def test_fast_answers_need_fewer_products(name: str, share: float) -> None:
+    """Of matrices, at 256x320 and 256 points (audit 5.5); bilinear reads come on top."""
+    points, products = torch.rand(1, 256, 2) * torch.tensor([320, 256]) - 0.5, []
+    for form in ("fast", "literal"):
+        network = create_model(name, TINY, image_size=(256, 320), sparse=form).eval()
+        maps = network.maps(torch.rand(1, 3, 256, 320))
+        with FlopCounterMode(display=False) as counter:
+            network.decode(maps, points, (256, 320))
+        products.append(counter.get_total_flops())
+    assert share * products[0] < products[1]
+
+
+# queries
+
+
+@torch.no_grad()
+@all_networks
+@both_forms
+def test_queries_are_independent(name: str, sparse: str, few: Tensor, equal: Equal) -> None:
+    """Neither order, nor company, nor chunks change an answer."""
+    network = exact(name, sparse=sparse)
+    assert network.queries_are_independent
+    maps = some_maps(network)
+    together = network.decode(maps, few, SIZE)
+    order = torch.randperm(few.shape[1])
+    equal(network.decode(maps, few[:, order], SIZE), together[:, order])
+    for size in (1, 5):
+        parts = [network.decode(maps, part, SIZE) for part in few.split(size, 1)]
+        equal(torch.cat(parts, 1), together)
+
+
+@torch.no_grad()
+@all_networks
+def test_images_of_a_batch_do_not_meet(name: str, few: Tensor, equal: Equal) -> None:
+    network = exact(name)
+    images = torch.rand(2, 3, *SIZE, dtype=torch.float64)
+    together = network(images, few).depth
+    for number in range(2):
+        part = slice(number, number + 1)
+        equal(network(images[part], few[part]).depth, together[part])
+
+
+@all_networks
+def test_scenes_answer_any_number_of_points(name: str, tmp_path: Path) -> None:
+    network = build(name)
+    scene = network.encode(torch.rand(3, 64, 90))
+    points = torch.rand(1024, 2) * torch.tensor([89.0, 63.0])
+    depth = scene.depth_at(points)
+    assert depth.shape == (1024,)
+    assert depth.isfinite().all()
+    assert torch.allclose(scene.depth_at(points, chunk=100), depth, rtol=1e-4)
+    assert torch.allclose(scene.depth_at(points[:1]), depth[:1], rtol=1e-4)
+    scene.save(tmp_path / "scene.safetensors")
+    again = Scene.load(tmp_path / "scene.safetensors", network)
+    assert torch.equal(again.depth_at(points), depth)
+    with pytest.warns(UserWarning, match="no dense path"):
+        assert scene.dense(stride=16).shape == (1, 4, 6)
+
+
+@pytest.mark.parametrize("sparse", ["fast", "literal"])
+def test_maps_are_channels_last_and_named(sparse: str) -> None:
+    """Keys, values and projections are a scene's; fast, so are B1's projections of L2 and L4."""
+    c2, c4 = (192, 192) if sparse == "fast" else (128, 384)
+    levels = {"L1": (16, 24, 64), "L2": (8, 12, c2), "L3": (4, 6, 192), "L4": (2, 3, c4)}
+    values = {"V2": (8, 12, 192), "V3": (4, 6, 192), "V4": (2, 3, 192)}
+    b3 = {"b3_keys": (2, 3, 384), "b3_values": (2, 3, 384)}
+    expected = {
+        "v13_calibrated": {**levels, **b3, "calibration": (1, 1, 2)},
+        "v13_log_depth": {**levels, **b3, **values, "anchors": (2, 3, 192)},
+        "v13_plan": {**levels, **b3, **values, "anchors": (2, 3, 192), "calibration": (1, 1, 2)},
+        "v13_1": {
+            **levels, **values, "g3": (4, 6, 192), "g4": (2, 3, 192), "b3a_keys": (4, 6, 384),
+            "b3a_values": (4, 6, 384), "b3b_keys": (2, 3, 384), "b3b_values": (2, 3, 384),
+        },
+    }  # fmt: skip
+    for name in ROUTES:
+        maps = some_maps(build(name, sparse=sparse))
+        assert {key: tuple(level.shape[1:]) for key, level in maps.items()} == expected[name]
+        assert all(level.is_contiguous() for level in maps.values())
+
+
+# training
+
+
+@all_networks
+def test_a_gradient_reaches_every_parameter(name: str, few: Tensor) -> None:
+    """Key biases cancel in the softmax; experiments 1 and 2 own maps that nothing reads."""
+    network = exact(name).train()
+    images = torch.rand(2, 3, *SIZE, dtype=torch.float64)
+    network(images, few).depth.log().square().sum().backward()
+    for key, parameter in network.named_parameters():
+        frozen = name == "v13_plan" and key.startswith("encoder.")
+        unread = key.startswith(("precompute.anchors", "precompute.values"))
+        if frozen or (unread and name == "v13_calibrated"):
+            assert not parameter.requires_grad, key
+            continue
+        assert parameter.grad is not None, key
+        assert parameter.grad.isfinite().all(), key
+        dead = key.endswith(("attention.key.bias", "_tokens.keys.bias"))
+        limit = parameter.grad.abs().max()
+        assert (limit < 1e-12) if dead else (limit > 0 or key.startswith("encoder.")), key
+    reached = [p.grad is not None for p in network.encoder.parameters()]
+    assert all(reached) if name != "v13_plan" else not any(reached)
+
+
+def test_optimisers_take_frozen_encoders() -> None:
+    groups = build("v13_plan").parameter_groups(1e-5, 1e-4, 0.01)
+    assert [group["name"] for group in groups] == ["encoder", "decoder"]
+    assert groups[0]["params"] == []
+    torch.optim.AdamW(groups)
+
+
+def test_the_inserted_attention_trains_with_the_decoder() -> None:
+    """Sheet v13_1, section 2."""
+    network = build("v13_1")
+    encoder, decoder = network.parameter_groups(1e-5, 1e-4, 0.01)
+    inserted = {id(p) for p in network.get_submodule("level3_attention").parameters()}
+    assert inserted <= {id(p) for p in decoder["params"]}
+    assert inserted.isdisjoint(id(p) for p in encoder["params"])
+
+
+def route(network: Any, few: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The head's numbers and the routed cells, if B3 looked by `weights` [2, 12, 6]."""
+    network.b3.forward = lambda h, maps: (h, weights)
+    answer = network.answer(network._asked(some_maps(network), few, SIZE))
+    return answer["depth"], answer["l4_routed"]
+
+
+def test_gradients_go_straight_through_the_plans_routing(few: Tensor) -> None:
+    """Only the weights of routed cells get one (C-13-5)."""
+    weights = torch.rand(2, 12, 6, dtype=torch.float64).softmax(-1).requires_grad_()
+    depth, cells = route(exact("v13_plan"), few, weights)
+    (gradient,) = torch.autograd.grad(depth.square().sum(), weights)
+    routed = torch.zeros_like(weights).scatter(-1, cells, 1.0).bool()
+    assert (gradient[routed] != 0).all()
+    assert (gradient[~routed] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["v13_log_depth", "v13_1"])
+def test_as_run_routing_has_no_gradient(name: str, few: Tensor) -> None:
+    network = exact(name)
+    weights = torch.rand(2, 12, 6, dtype=torch.float64).softmax(-1).requires_grad_()
+    block = network.b3 if name == "v13_log_depth" else network.b3b
+    block.forward = lambda h, maps: (h, weights)
+    answer = network.answer(network._asked(some_maps(network), few, SIZE))
+    (gradient,) = torch.autograd.grad(answer["depth"].sum(), weights, allow_unused=True)
+    assert gradient is None
+
+
+@both_forms
+def test_only_the_plans_decoder_has_dropout(sparse: str, images: Tensor, few: Tensor) -> None:
+    for name, expected in (("v13_plan", 0.1), ("v13_calibrated", 0.0), ("v13_log_depth", 0.0)):
+        blocks = [m for key, m in build(name).named_children() if key in ("b2", "b3", "b5")]
+        found = [m.dropout for b in blocks for m in b.modules() if isinstance(m, Attention)]
+        assert set(found) == {expected}
+    network = build("v13_plan", sparse=sparse)
+    still = network(images, few.float()).depth
+    assert torch.equal(network(images, few.float()).depth, still)
+    first, second = (network.train()(images, few.float()).depth for _ in range(2))
+    assert (first - second).abs().max() > 1e-6
+
+
+def test_dropped_weights_are_dropped_alike_in_both_forms(equal: Equal) -> None:
+    """The value's bias counts as often as weights are kept."""
+    fast = exact("v13_plan")
+    h = torch.randn(2, 3, 192, dtype=torch.float64)
+    tokens = torch.randn(2, 3, 91, 192, dtype=torch.float64)
+    found = []
+    for network in (fast, twin(fast, sparse="literal")):
+        torch.manual_seed(4)
+        found.append(network.train().b2(h, tokens)[0])
+    equal(*found)
+
+
+@all_networks
+def test_autocast_trains_and_keeps_the_head_in_float32(name: str, few: Tensor) -> None:
+    network, images = build(name).train(), torch.rand(2, 3, *SIZE)
+    seen: list[torch.dtype] = []
+    for layer in network.head:
+        layer.register_forward_hook(lambda _, x, y: seen.extend([x[0].dtype, y.dtype]))
+    with torch.autocast("cpu", torch.bfloat16):
+        depth = network(images, few.float()).depth
+    depth.log().square().mean().backward()
+    assert set(seen) == {torch.float32}
+    assert depth.dtype == torch.float32
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in gradients)
+    expected = network.eval()(images, few.float()).depth
+    assert (depth / expected).log().abs().max() < 0.2
+
+
+@all_networks
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_extreme_images_have_finite_depths(name: str, value: float) -> None:
+    depth = build(name)(torch.full((1, 3, *SIZE), value), torch.rand(1, 40, 2) * 60).depth
+    assert depth.isfinite().all()
+    assert (depth > 0).all()
+
+
+@all_networks
+def test_a_network_comes_back_whole(name: str, images: Tensor, tmp_path: Path) -> None:
+    network = build(name, sparse="literal", token_positions="none")
+    network.save(tmp_path)
+    again = load(tmp_path)
+    assert again.config == network.config
+    assert again.fingerprint() == network.fingerprint()
+    points = torch.rand(2, 5, 2) * 60
+    assert torch.equal(again(images, points).depth, network(images, points).depth)
+
+
+def test_copies_attend_for_themselves() -> None:
+    """The averaged weights of a run are a copy, whose encoder must call its own attention."""
+    network = build("v13_1", inserted_attention="random")
+    copy, images = deepcopy(network), torch.rand(1, 3, *SIZE)
+    before = copy.encoder(images)[3]
+    with torch.no_grad():
+        for parameter in network.get_submodule("level3_attention").parameters():
+            parameter.zero_()
+    assert torch.equal(copy.encoder(images)[3], before)
+    assert not torch.equal(network.encoder(images)[3], before)
+
+
+# options
+
+
+def asked_of(network: V13, points: Tensor, **maps: Tensor) -> Asked:
+    return network._asked({**some_maps(network), **maps}, points, SIZE)
+
+
+@torch.no_grad()
+@both_forms
+def test_the_recorded_rule_shifts_the_reads(sparse: str) -> None:
+    """By (s - 1) / 2 pixels: 1.5, 3.5, 7.5, 15.5 on L1 to L4 (F9)."""
+    points = torch.tensor([[[30.0, 20.0], [40.3, 31.0]]]).expand(2, -1, -1).double()
+    found = {}
+    for rule in ("half_pixel", "recorded"):
+        network = exact("v13_log_depth", grid_rule=rule, sparse=sparse)
+        columns = {  # maps whose one channel holds the pixel column of each cell's centre
+            f"L{n}": ((torch.arange(SIZE[1] // s) + 0.5) * s - 0.5).double()
+            .view(1, 1, -1, 1).expand(2, SIZE[0] // s, -1, 1)
+            for n, s in enumerate((4, 8, 16, 32), 1)
+        }  # fmt: skip
+        asked = asked_of(network, points, **columns)
+        found[rule] = [asked.read(name, points.unsqueeze(2))[..., 0, 0] for name in columns]
+    for right, moved, shift in zip(*found.values(), (1.5, 3.5, 7.5, 15.5), strict=True):
+        assert torch.allclose(right, points[..., 0])
+        assert torch.allclose(moved - right, torch.full_like(right, shift))
+
+
+@torch.no_grad()
+@both_forms
+def test_recorded_reads_fade_at_the_right_border(sparse: str) -> None:
+    """Where cells run off the map they count as zero; the default repeats the border."""
+    points = torch.tensor([[[95.0, 30.0]]]).expand(2, -1, -1).double()
+    ones = torch.ones(2, 2, 3, 1, dtype=torch.float64)
+    for rule, expected in (("half_pixel", 1.0), ("recorded", 1 - 31 / 32)):
+        asked = asked_of(exact("v13_log_depth", grid_rule=rule, sparse=sparse), points, L4=ones)
+        found = asked.read("L4", points.unsqueeze(2))
+        assert torch.allclose(found, torch.full_like(found, expected))
+
+
+@torch.no_grad()
+def test_the_recorded_offset_code_tells_no_offset_from_another() -> None:
+    """Of one sample at all 32 places the 24 fixed tokens differ by their code alone (F10)."""
+    samples = torch.randn(1, 1, 1, 64).expand(1, 1, 32, 64)
+    for code, distinct in (("recorded", 1), ("scaled", 24)):
+        b1: Any = build("v13_log_depth", offset_code=code).b1
+        offsets = b1._offsets(samples[:, :, 0], torch.zeros(1, 1, 2))["L1"]
+        tokens = b1._fine(samples, offsets)[0, 0, :24]
+        same = (torch.cdist(tokens, tokens) < 1e-4).sum(0)
+        assert (same == 24 // distinct).all()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("positions", ["sincos", "none"])
+def test_token_positions_tell_cells_apart(positions: str) -> None:
+    """In the keys of every B3 and in the attention of L3 and L4, not in the values (F11)."""
+    same = {"L3": torch.ones(1, 4, 6, 192), "L4": torch.ones(1, 2, 3, 384)}
+    levels = {"L1": torch.ones(1, 16, 24, 64), "L2": torch.ones(1, 8, 12, 128), **same}
+    for name in ROUTES:
+        network = build(name, token_positions=positions)
+        for key, level in network.projected(levels).items():
+            spread = level.flatten(1, 2).std(1).max() if level.shape[1] > 1 else 0
+            assert (spread > 1e-2) == (positions == "sincos" and key.endswith("keys")), key
+        for part in ("level3_attention", "level4_attention"):
+            attention: Any = getattr(network, part, None)
+            assert attention is None or attention.positions == (positions == "sincos")
+
+
+@torch.no_grad()
+@all_networks
+def test_bfloat16_heads_answer_on_its_grid(name: str) -> None:
+    """F7; without it hardly a number is one of bfloat16."""
+    network = build(name)
+    rounded, h = twin(network, head_dtype="bfloat16"), torch.randn(1, 200, 192)
+    fine, coarse = network.head(h), rounded.head(h)
+    assert coarse.dtype == torch.float32
+    assert torch.equal(coarse, coarse.bfloat16().float())
+    assert (fine == fine.bfloat16().float()).float().mean() < 0.1
+    assert (fine - coarse).abs().max() < 0.01
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("name", "default"), [("v13_log_depth", 1.0), ("v13_1", 2.5)])
+def test_heads_start_at_one_metre_or_at_the_median(name: str, default: float) -> None:
+    """As run by default: v13.1 set ln 2.5, v13 did not."""
+    h = torch.zeros(1, 1, 192)
+    for options, depth in (
+        ({}, default),
+        ({"head_bias": "zero"}, 1),
+        ({"head_bias": "median"}, 2.5),
+    ):
+        head: Any = build(name, **options).head
+        nn.init.zeros_(head[2].weight)
+        assert head(h).exp().item() == pytest.approx(depth, rel=1e-6)
+
+
+def test_inserted_attention_starts_as_the_identity() -> None:
+    """Between stages 3 and 4: the neck's L3 and stage 4 both read what it changes (F13)."""
+    images = torch.rand(1, 3, *SIZE)
+    for value, changed in (("zero", []), ("random", [2, 3])):
+        network = build("v13_1", inserted_attention=value)
+        plain = Encoder(network.config.encoder).eval()
+        plain.body.load_state_dict(network.encoder.body.state_dict())
+        pairs = zip(network.encoder(images), plain(images), strict=True)
+        differ = [n for n, (a, b) in enumerate(pairs) if not torch.allclose(a, b, atol=1e-5)]
+        assert differ == changed
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("option", ["grid_rule", "offset_code", "token_positions", "head_dtype"])
+@all_networks
+def test_each_recorded_fault_changes_the_answers(name: str, option: str, few: Tensor) -> None:
+    network, images = build(name), torch.rand(2, 3, *SIZE)
+    other = twin(network, **{option: network.choices[option][1]})
+    assert not torch.equal(network(images, few.float()).depth, other(images, few.float()).depth)
+
+
+# explanations
+
+
+@torch.no_grad()
+@all_networks
+@both_forms
+def test_explain_tells_what_the_blocks_do(
+    name: str, sparse: str, few: Tensor, equal: Equal
+) -> None:
+    network = exact(name, sparse=sparse)
+    maps = some_maps(network)
+    told = network.train().explain(maps, few, SIZE)
+    assert network.training
+    equal(told["depth"], network.eval().decode(maps, few, SIZE))
+    expected = {
+        "depth": (2, 12), "local_pixels": (2, 12, 91, 2), "local_weights": (2, 12, 6, 91),
+        "pixels": (1, 2, 12, 6, 91, 2), "weights": (1, 2, 12, 6, 91), "l4_weights": (2, 12, 2, 3),
+    }  # fmt: skip
+    if not isinstance(network, V13Calibrated):
+        tokens = 3 + 5 + 4 if name == "v13_1" else 91 + 4
+        expected |= {"l4_routed": (2, 12, 4), "fused_weights": (2, 12, 6, tokens)}
+    if isinstance(network, V13LogDepth):
+        expected |= {"pixels": (4, 2, 12, 6, 3, 4, 2), "weights": (4, 2, 12, 6, 3, 4)}
+    if name == "v13_1":
+        expected |= {"l3_weights": (2, 12, 4, 6), "l3_routed": (2, 12, 5)}
+    assert {key: tuple(value.shape) for key, value in told.items()} == expected
+    for key in (key for key in told if key.endswith("weights")):
+        kept = {"weights": 4, "l3_weights": 2, "l4_weights": 2}.get(key, 3)
+        total = told[key].flatten(kept).sum(-1)
+        equal(total, torch.ones_like(total))
+    for level in ("l3", "l4"):
+        if f"{level}_routed" in told:
+            weights, routed = told[f"{level}_weights"].flatten(2), told[f"{level}_routed"]
+            best = weights.sort(descending=True).values[..., : routed.shape[-1]]
+            assert torch.equal(weights.gather(-1, routed), best)
+
+
+@torch.no_grad()
+@all_rules
+def test_explained_pixels_are_those_that_were_meant(rule: str, equal: Equal) -> None:
+    """Offsets from the query, or from the anchor, whatever cells the grid rule finds there."""
+    network = exact("v13_log_depth", grid_rule=rule)
+    points = torch.tensor([[[41.0, 29.3], [50.2, 33.0]]]).expand(2, -1, -1).double()
+    told = network.explain(some_maps(network), points, SIZE)
+    for (start, stop), stride in zip(pairwise((32, 57, 82, 91)), (8, 16, 32), strict=True):
+        offsets = square(3 if stride == 32 else 5) * stride
+        equal(
+            told["local_pixels"][:, :, start:stop] - points.unsqueeze(2),
+            offsets.expand(2, 2, -1, -1),
+        )
+    learned = told["local_pixels"][:, :, 24:32] - points.unsqueeze(2)
+    assert 1 < learned.abs().max() < 6 * 4
+    cells = told["l4_routed"].movedim(2, 0)
+    anchors = torch.stack([cells % 3, cells // 3], -1) * 32 + (16 if rule == "recorded" else 15.5)
+    away = (told["pixels"] - anchors[:, :, :, None, None, None]).abs()
+    assert (away < torch.tensor([4 * 8.0, 2 * 16.0, 32.0])[:, None, None]).all()
+    assert away.max() > 1
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("v13_log_depth", {"grid_rule": "corner"}, "'corner' is not one of half_pixel, recorded"),
+        ("v13_log_depth", {"sparse": "folded"}, "'folded' is not one of fast, literal"),
+        ("v13_log_depth", {"canvas_write": "sum"}, r"no option 'canvas_write' .*it takes sparse"),
+        ("v13_log_depth", {"inserted_attention": "zero"}, "no option 'inserted_attention'"),
+        ("v13_log_depth", {"routed_l4": 0}, "routed_l4=0 is not a whole number from 1"),
+        ("v13_log_depth", {"routed_l4": 2.0}, "routed_l4=2.0 is not a whole number from 1"),
+        ("v13_log_depth", {"routed_l4": True}, "routed_l4=True is not a whole number from 1"),
+        ("v13_log_depth", {"routed_l3": 4}, r"no option 'routed_l3' .*head_bias, routed_l4"),
+        ("v13_calibrated", {"routed_l4": 4}, "v13_calibrated has no option 'routed_l4'"),
+        ("v13_calibrated", {"head_bias": "median"}, "v13_calibrated has no option 'head_bias'"),
+        ("v13_plan", {"head_bias": "median"}, "v13_plan has no option 'head_bias'"),
+        ("v13_1", {"canvas_write": "mean"}, "v13_1 has no option 'canvas_write'"),
+        ("v13_1", {"inserted_attention": "none"}, "'none' is not one of zero, random"),
+    ],
+)
+def test_impossible_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        create_model(name, TINY, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "message"),
+    [
+        ("v13_plan", TINY, "v13_plan reads four taps of a plain ViT.*vit_small_patch14_dinov2"),
+        ("v13_calibrated", TINY_VIT, "v13_calibrated reads levels at strides.*choose a hier"),
+        ("v13_log_depth", TINY_VIT, "v13_log_depth reads levels at strides.*choose a hier"),
+        ("v13_1", TINY_VIT, "v13_1 reads levels at strides.*choose a hierarchical"),
+    ],
+)
+def test_encoders_of_the_other_kind_are_refused(name: str, encoder: str, message: str) -> None:
+    with pytest.raises(ModelError, match=message):
+        create_model(name, encoder)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("v13_log_depth", {}, r"32 cells of a level that has 2x3 = 6 .*routed_l4=6"),
+        ("v13_1", {"routed_l3": 25}, r"25 cells of a level that has 4x6 = 24 .*routed_l3=24"),
+        ("v13_1", {}, r"10 cells of a level that has 2x3 = 6 .*routed_l4=6"),
+    ],
+)
+def test_routing_beyond_the_map_is_refused(
+    name: str, options: dict[str, Any], message: str
+) -> None:
+    network = create_model(name, TINY, image_size=SIZE, **options)
+    with pytest.raises(ModelError, match=message):
+        network.encode(torch.rand(3, *SIZE))
+
+
+def test_images_without_an_l4_are_refused() -> None:
+    with pytest.raises(ModelError, match=r"L4 averages 2x2 patches; this image has 1x6"):
+        build("v13_plan")(torch.rand(1, 3, 16, 96), torch.zeros(1, 1, 2))
+
+
+@all_networks
+def test_sizes_off_the_multiple_are_refused(name: str) -> None:
+    with pytest.raises(ModelError, match="multiples of"):
+        build(name)(torch.rand(1, 3, 60, 96), torch.zeros(1, 1, 2))
+
+
+def test_there_is_no_dense_path() -> None:
+    with pytest.raises(ModelError, match="v13_log_depth has no dense path; ask its points"):
+        build("v13_log_depth")(torch.rand(1, 3, *SIZE))
