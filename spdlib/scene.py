@@ -52,7 +52,7 @@ class Decoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scene:
     """One encoded image, or a batch of equal size. Immutable.
 
@@ -75,6 +75,12 @@ class Scene:
     camera: Camera | None = None
     camera_assumed: str | None = None
     version: object = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        height, width = self.image_size
+        shapes = ", ".join(f"{name} {list(level.shape)}" for name, level in self.maps.items())
+        told = self.camera if self.camera_assumed is None else self.camera_assumed
+        return f"Scene({height}x{width}, {type(self.model).__name__}, {shapes}; camera: {told})"
 
     @property
     def batch(self) -> int:

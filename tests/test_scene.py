@@ -104,7 +104,7 @@ def bad_images() -> dict[str, tuple[Any, str]]:
         "floats of 0 to 255": (unit + 255, "lie in 0..1"),
         "above one": (bright, "spans 1.01..1.01"),
         "below zero": (dark, "lie in 0..1"),
-        "NaN": (unknown, "lie in 0..1"),
+        "NaN": (unknown, "the image holds NaN"),
         "int64": (colour.astype(np.int64), "got torch.int64"),
         "uint16": (colour.astype(np.uint16), "got torch.uint16"),
         "bool": (colour.astype(bool), "got torch.bool"),
@@ -174,6 +174,18 @@ def test_squashed_images_keep_the_callers_pixels(exact_model: DepthModel) -> Non
 def test_camera_of_another_image_is_refused(model: DepthModel, image: np.ndarray) -> None:
     with pytest.raises(QueryError, match=r"camera is of a 480x640 image, the image is 64x96"):
         model.encode(image, NYU_CAMERA)
+
+
+@pytest.mark.parametrize("camera", [(500, 500, 48, 32), [NYU_CAMERA, NYU_CAMERA]])
+def test_what_is_no_camera_is_refused(model: DepthModel, image: np.ndarray, camera: Any) -> None:
+    with pytest.raises(QueryError, match=r"one spdlib.Camera for all images of a batch; got \w+"):
+        model.encode(image, camera)
+
+
+def test_a_scene_is_shown_in_a_line(model: DepthModel, image: np.ndarray) -> None:
+    shown = repr(model.encode(image))
+    assert shown.startswith("Scene(64x96, V152, s8_L2 [1, 8, 12, 128], L1 [1, 16, 24, 64]; camera:")
+    assert "\n" not in shown
 
 
 def test_senseless_sizes_are_refused(model: DepthModel) -> None:

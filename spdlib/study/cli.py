@@ -32,7 +32,9 @@ def _add_train(subparsers: Any) -> None:
     parser = subparsers.add_parser("train", help=text, description=text)
     parser.add_argument("experiment", choices=sorted(EXPERIMENTS), help="what to train")
     parser.add_argument("--profile", choices=PROFILES, default="demo", help="default: demo")
-    parser.add_argument("--out", type=Path, help="run folder (default results/runs/<name>)")
+    parser.add_argument(
+        "--out", type=Path, help="run folder (default results/runs/EXPERIMENT_PROFILE)"
+    )
     parser.add_argument("--data", type=Path, help="packed store (default: SPD_DATA)")
     parser.add_argument("--weights", type=Path, help="encoder weights file (default: SPD_WEIGHTS)")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")

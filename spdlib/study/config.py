@@ -130,7 +130,7 @@ class RunConfig:
     focal_mismatch: bool = False
 
     def __post_init__(self) -> None:
-        _check_types(RunConfig, vars(self))
+        check_types(RunConfig, vars(self))
         object.__setattr__(self, "options", dict(self.options))
         _check_choices(self)
         _check_numbers(self)
@@ -219,11 +219,11 @@ def augment_config(
     if unknown:
         raise ConfigError(f"unknown augmentation fields {unknown}; known: {sorted(known)}")
     values = {key: tuples(value) for key, value in changes.items()}
-    _check_types(AugmentConfig, values)
+    check_types(AugmentConfig, values)
     return replace(base, **values)
 
 
-def _check_types(kind: type, values: Mapping[str, Any]) -> None:
+def check_types(kind: type, values: Mapping[str, Any]) -> None:
     """ConfigError names the first value that is not of its field's type in the dataclass `kind`."""
     for name, hint in get_type_hints(kind).items():
         if name in values and not _fits(values[name], hint):
@@ -320,5 +320,5 @@ def _check_consistency(config: RunConfig) -> None:
     if (config.data == "rooms") != (min(rooms) > 0):
         raise ConfigError(
             f"data={config.data!r} contradicts the frame counts {rooms}: "
-            "rooms need all three, stored frames none"
+            "rooms need all three, stored frames none (set them to 0)"
         )

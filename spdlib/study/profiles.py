@@ -7,6 +7,7 @@ one `RunConfig`; `deviations` lists where that differs from the recorded run.
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -22,7 +23,7 @@ from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError
 from spdlib.models import network_options
-from spdlib.study.config import RunConfig, augment_config, plain, tuples
+from spdlib.study.config import RunConfig, augment_config, check_types, plain, tuples
 from spdlib.study.experiments import EXPERIMENTS, FIXED, Experiment
 
 HALVES = (0.5, 0.5, 0.5)
@@ -172,11 +173,14 @@ def _sorted_out(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[st
     own = set(network_options(experiment.network))
     unknown = sorted(set(overrides) - known - own)
     if unknown:
+        closest = difflib.get_close_matches(unknown[0], known | own, n=1)
+        hint = f"did you mean {closest[0]!r}? " if closest else ""
         raise ConfigError(
-            f"unknown settings {unknown}; known: {sorted(known)}, and of "
+            f"unknown settings {unknown}; {hint}known: {sorted(known)}, and of "
             f"{experiment.network}: {sorted(own)}"
         )
     settings = {name: value for name, value in overrides.items() if name in known}
+    check_types(RunConfig, {k: tuples(v) for k, v in settings.items() if k != "augment"})
     options = {name: value for name, value in overrides.items() if name in own}
     if options:
         given = settings.get("options", experiment.settings["options"])

@@ -168,7 +168,10 @@ def _claim(run: Run, config: RunConfig, resume: bool) -> str:
         write_json(run.config_path, config.to_dict())  # nothing was learnt here so far
         return "new"
     if not resume:
-        raise RunError(f"{run.folder} already holds a run; choose another folder or resume=True")
+        raise RunError(
+            f"{run.folder} already holds a run; choose another folder, or continue it "
+            "(resume=True; without --no-resume on the command line)"
+        )
     # Read back, so that fields newer than the folder take their defaults.
     theirs, ours = RunConfig.from_dict(run.config).to_dict(), config.to_dict()
     differing = [name for name in ours if theirs[name] != ours[name]]

@@ -60,7 +60,7 @@ def test_records_say_what_the_sheets_say(
     assert (config.input_norm == "none") == (name <= "exp05")
     assert config.train_subset == "first_shard"
     assert config.image_size == ((416, 544) if name == "exp09" else (256, 320))
-    assert config.batch_size == {"exp02": 12, "exp09": 4}.get(name, 8)
+    assert config.batch_size == {"exp01": 12, "exp02": 12, "exp09": 4}.get(name, 8)
     assert config.auxiliary_weight == (0.5 if name >= "exp08" else 0.0)
     assert config.cosine_steps == (3 * config.steps if name <= "exp03" else 0)
     assert list(deviations(config).field) == [each.field for each in EXPERIMENTS[name].departures]

@@ -89,6 +89,13 @@ def test_arguments_are_no_settings(word: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_wrong_settings_are_named_before_anything_is_derived_from_them() -> None:
+    with pytest.raises(ConfigError, match="steps='abc' is str; it must be int"):
+        resolve("v15_2", "smoke", steps="abc")
+    with pytest.raises(ConfigError, match=r"\['silog_lamda'\]; did you mean 'silog_lambda'\?"):
+        resolve("v15_2", "smoke", silog_lamda=0.85)
+
+
 def test_warm_up_is_two_percent_of_the_steps() -> None:
     assert resolve("v15_2", "demo", steps=1500).warmup_steps == 30
     assert resolve("v15_2", "demo", steps=1500, warmup_steps=7).warmup_steps == 7

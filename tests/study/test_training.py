@@ -19,7 +19,7 @@ import spdlib
 from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.data.rooms import Rooms
 from spdlib.data.samples import TrainingSamples
-from spdlib.errors import RunError
+from spdlib.errors import ModelError, RunError
 from spdlib.study import training
 from spdlib.study.config import RunConfig
 from spdlib.study.datasets import InMemory
@@ -121,6 +121,13 @@ def test_finished_run_is_returned_as_it_is(finished: Run, small: RunConfig, run_
     assert os.stat(finished.state_path).st_mtime_ns == stamp
 
 
+def test_a_runs_folder_loads_its_best_weights(finished: Run, tmp_path: Path) -> None:
+    assert spdlib.load(finished.folder).fingerprint() == spdlib.load(finished.best).fingerprint()
+    shutil.copy(finished.config_path, tmp_path)
+    with pytest.raises(ModelError, match="is a run without weights"):
+        spdlib.load(tmp_path)
+
+
 def test_other_config_is_refused_by_field(finished: Run, small: RunConfig, run_fit: Fit) -> None:
     with pytest.raises(RunError, match=r"silog_lambda: 0\.5 -> 0\.85"):
         run_fit(replace(small, silog_lambda=0.85), finished.folder)
@@ -161,8 +168,8 @@ def test_other_encoder_weights_are_refused(tmp_path: Path, small: RunConfig, run
 def test_score_that_is_not_finite_stops_the_run(
     tmp_path: Path, small: RunConfig, run_fit: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(*args: Any) -> dict[str, float]:
-        return {**selection_scores(*args), "sel_abs_rel": math.nan}
+    def nothing(*args: Any, **options: Any) -> dict[str, float]:
+        return {**selection_scores(*args, **options), "sel_abs_rel": math.nan}
 
     monkeypatch.setattr(training, "selection_scores", nothing)
     with pytest.raises(RunError, match=r"selection AbsRel is nan at step 2.*learning rate"):
