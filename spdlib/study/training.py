@@ -323,8 +323,8 @@ class _Trainer:
         plain = plain.to(accelerator.device, DTYPES[config.precision])
         self.plain = plain.to(memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.plain).eval() if config.ema_decay else None
-        # some networks own parameters that no gradient reaches, as recorded
-        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=True)
+        idle = self.plain.has_auxiliary and not config.auxiliary_weight  # heads without a loss
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
         self.model = accelerator.prepare_model(self.plain)
         groups = self.plain.parameter_groups(
             config.encoder_lr, config.decoder_lr, config.weight_decay

@@ -47,10 +47,10 @@ from pathlib import Path
 from spdlib.study import training
 scores = training.selection_scores
 
-def noted(model, frames, truth, processes):
+def noted(model, frames, truth, processes, **options):
     name = f"scored_{processes.num_processes}_{processes.process_index}"
     Path(sys.argv[1]).with_name(name).write_text(model.fingerprint())
-    return scores(model, frames, truth, processes)
+    return scores(model, frames, truth, processes, **options)
 
 training.selection_scores = noted
 """
