@@ -102,8 +102,10 @@ def test_a_given_network_is_taken(model: spdlib.models.DepthModel, tmp_path: Pat
     network, origin = questions.any_network(str(tmp_path / "best"), "demo", 0)
     assert network.fingerprint() == model.fingerprint()
     assert "best" in origin
+    of_run, _ = questions.any_network(str(tmp_path), "demo", 0)
+    assert of_run.fingerprint() == model.fingerprint()
     with pytest.raises(ModelError, match=r"config\.json"):
-        questions.any_network(str(tmp_path), "demo", 0)
+        questions.any_network(str(tmp_path / "nowhere"), "demo", 0)
     with pytest.raises(ConfigError, match="profile must be one of"):
         questions.any_network("", "paper", 0)
 
