@@ -7,14 +7,13 @@ errors that a user can mend into one line.
 from __future__ import annotations
 
 import argparse
-import difflib
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from spdlib.data import cli as data_cli
-from spdlib.errors import ConfigError, SPDError
+from spdlib.errors import ConfigError, SPDError, did_you_mean
 from spdlib.study import cli as study_cli
 from spdlib.view import workbook
 
@@ -56,9 +55,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 def _unknown_benchmark(name: str, known: list[str]) -> str:
     if not known:
         return "there is no benchmarks/ folder beside the package; use a checkout of the project"
-    closest = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {closest[0]!r}? " if closest else ""
-    return f"unknown benchmark {name!r}; {hint}There are: {', '.join(known)}"
+    return f"unknown benchmark {name!r}; {did_you_mean(name, known)}There are: {', '.join(known)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class SPDError(ValueError):
     """Base of every error that SPD raises on purpose."""
@@ -25,3 +28,9 @@ class ConfigError(SPDError):
 
 class RunError(SPDError):
     """A training or evaluation run cannot start, continue or be read."""
+
+
+def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A hint for an error message at a misspelt name, with a space behind it; "" without one."""
+    closest = difflib.get_close_matches(name, known, n=1, cutoff=cutoff)
+    return f"did you mean {closest[0]!r}? " if closest else ""

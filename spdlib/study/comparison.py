@@ -18,6 +18,7 @@ import pandas as pd
 from spdlib.data.augment import STYLES
 from spdlib.data.queries import EIGEN_POINTS
 from spdlib.errors import ConfigError, RunError
+from spdlib.study.config import evaluation_crop
 from spdlib.study.metrics import BINS, bin_name
 from spdlib.study.recorded import SCORES, recorded, recorded_facts
 
@@ -276,7 +277,7 @@ def _final_series(run: Measured) -> _Series | None:
         truth=protocol.removeprefix("recorded"),
         points=_word(scores.get("points", math.nan) / frames),
         frames=_frames(run, frames, "test"),
-        view=VIEWS[_crop(run.config)],
+        view=VIEWS[evaluation_crop(run.config)],
         epochs={_only(kept["epoch"]): scores | _other_scores(run, protocol, kept)},
     )
 
@@ -378,12 +379,6 @@ def _training_differences(
     if used["data"] != facts["data"]:
         aspects["data"] = history.data, theirs.data  # with the number of frames
     return _differences(aspects)
-
-
-def _crop(config: Mapping[str, Any]) -> str:
-    """How evaluation brings a frame to the network's size."""
-    squashed = config.get("validation") == "squash"
-    return "squash" if squashed else str(config["augment"]["crop"])
 
 
 def _style(augment: Mapping[str, Any]) -> str:

@@ -183,6 +183,16 @@ class RunConfig:
             raise ConfigError(f"a run's config is incomplete: {error}") from error
 
 
+def evaluation_crop(config: Mapping[str, Any]) -> str:
+    """How the recorded protocol brings frames to the size of a run's network; its stored config.
+
+    Configs of runs older than `validation` do not squash.
+    """
+    if config.get("validation") == "squash":
+        return "squash"
+    return str(config.get("augment", {}).get("crop", "fit"))
+
+
 def plain(value: Any) -> Any:
     """A value as JSON has it: lists for tuples, dictionaries for mappings."""
     if isinstance(value, tuple):

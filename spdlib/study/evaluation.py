@@ -43,6 +43,7 @@ from spdlib.geometry import Camera, Size
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.scene import GROUP, Scene
+from spdlib.study.config import evaluation_crop
 from spdlib.study.image_free import Baselines, PixelMap
 from spdlib.study.metrics import (
     Comparison,
@@ -764,10 +765,8 @@ def evaluate_run(
         baselines: see `evaluate`.
         options: further arguments of `evaluate`.
     """
-    squash = run.config.get("validation") == "squash"
-    options.setdefault("squash", squash)
-    crop = "squash" if squash else run.config.get("augment", {}).get("crop", "fit")
-    options.setdefault("crop", crop)
+    options.setdefault("squash", run.config.get("validation") == "squash")
+    options.setdefault("crop", evaluation_crop(run.config))
     result = evaluate(model, test, baselines=baselines, **options)
     who = options.get("processes") or _Alone()
     if who.process_index == 0:

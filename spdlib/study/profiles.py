@@ -7,7 +7,6 @@ one `RunConfig`; `deviations` lists where that differs from the recorded run.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -21,7 +20,7 @@ import torch
 
 from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.disk import file_hash
-from spdlib.errors import ConfigError
+from spdlib.errors import ConfigError, did_you_mean
 from spdlib.models import network_options
 from spdlib.study.config import RunConfig, augment_config, check_types, plain, tuples
 from spdlib.study.experiments import EXPERIMENTS, FIXED, Experiment
@@ -173,8 +172,7 @@ def _sorted_out(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[st
     own = set(network_options(experiment.network))
     unknown = sorted(set(overrides) - known - own)
     if unknown:
-        closest = difflib.get_close_matches(unknown[0], known | own, n=1)
-        hint = f"did you mean {closest[0]!r}? " if closest else ""
+        hint = did_you_mean(unknown[0], known | own)
         raise ConfigError(
             f"unknown settings {unknown}; {hint}known: {sorted(known)}, and of "
             f"{experiment.network}: {sorted(own)}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import difflib
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from spdlib.errors import ConfigError, RunError
+from spdlib.errors import ConfigError, RunError, did_you_mean
 from spdlib.study.runs import DEFAULT_ROOT, write_bytes
 
 UNREADABLE = object()
@@ -211,8 +210,7 @@ def check_parameters(
 def _unknown(name: str, known: list[str]) -> str:
     if not known:
         return f"unknown parameter {name!r}: the notebook has no cell tagged 'parameters'"
-    closest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {closest[0]!r}? " if closest else ""
+    hint = did_you_mean(name, known, cutoff=0.5)
     return f"unknown parameter {name!r}; {hint}It knows: {', '.join(known)}"
 
 
