@@ -33,6 +33,7 @@ STRIDES = (4, 8, 16, 32)
 PADDINGS = {"same": 0.5, "symmetric": -0.5, "patch": 0.0}
 """Name of a padding -> displacement of a level in units of its stride less 1."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+INPUT_NORMS = ("weights", "none")
 _PAD_TYPE_FAMILIES = ("mobilenet", "efficientnet", "tf_", "mnasnet", "fbnet", "tinynet", "lcnet")
 _HEAD_PREFIXES = (
     "head.", "classifier.", "fc.", "conv_head.", "bn2.", "norm_head.", "norm.", "mask_token",
@@ -48,6 +49,8 @@ class EncoderConfig:
         pretrained: load timm's own weights for `name` (needs a network or timm's cache).
         weights: local safetensors file with timm keys; excludes `pretrained`.
         mean, std: RGB statistics of 0..1 images; None takes timm's for `name`.
+        input_norm: "weights" normalises images by these statistics, as the weights expect; "none"
+            shows them as they are, which experiments 1 to 5 did (F12).
         padding: where strided convolutions centre their windows. "same": TensorFlow's padding;
             "symmetric": PyTorch's; "patch": windows that do not overlap (ViT, ConvNeXt). None
             takes the usual one of families that are trained with either, such as MobileNet.
@@ -62,6 +65,7 @@ class EncoderConfig:
     weights: str | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
+    input_norm: str = "weights"
     padding: str | None = None
     taps: tuple[int, ...] = (2, 5, 8, 11)
     train_batchnorm: bool = False
@@ -73,6 +77,8 @@ class EncoderConfig:
                 f"encoder {self.name!r}: pretrained=True and weights={self.weights!r} exclude each "
                 "other; keep one"
             )
+        if self.input_norm not in INPUT_NORMS:
+            raise ConfigError(f"input_norm {self.input_norm!r} is not one of {INPUT_NORMS}")
         if self.padding not in (None, *PADDINGS):
             raise ConfigError(f"encoder padding {self.padding!r} is not one of {tuple(PADDINGS)}")
         if self.std is not None and min(self.std) <= 0:
@@ -125,7 +131,8 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """RGB images [B, 3, H, W] in 0..1 -> four levels [B, C_l, h_l, w_l], finest first."""
-        images = (images - self.mean) / self.std
+        if self.config.input_norm == "weights":
+            images = (images - self.mean) / self.std
         if isinstance(self.body, VisionTransformer):
             return vit_taps(self.body, images, self.config.taps)
         return list(self.body(images))

@@ -12,7 +12,7 @@ from spdlib.data.augment import AugmentConfig, augmentation
 from spdlib.data.samples import SAMPLERS, SampleConfig
 from spdlib.errors import ConfigError
 from spdlib.models import EncoderConfig, network_class, network_options
-from spdlib.models.encoders import PADDINGS
+from spdlib.models.encoders import INPUT_NORMS, PADDINGS
 from spdlib.study.losses import AUXILIARY_TARGETS, LOSSES, REDUCTIONS
 
 SUPERVISION = ("points", "lattice", "dense")
@@ -20,9 +20,6 @@ PRECISIONS = ("bf16", "bf16_cpu", "float32", "float64")
 DATA = ("rooms", "nyu_labeled", "nyu_full")
 TRAIN_SUBSETS = ("all", "first_shard")
 VALIDATIONS = ("aspect", "squash")
-INPUT_NORMS = ("weights", "none")
-NO_MEAN, NO_STD = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-"""Statistics that leave an image as it is."""
 
 
 @dataclass(frozen=True)
@@ -148,8 +145,9 @@ class RunConfig:
             name=self.encoder,
             pretrained=self.pretrained,
             weights=self.weights,
-            mean=self.input_mean if self.input_norm == "weights" else NO_MEAN,
-            std=self.input_std if self.input_norm == "weights" else NO_STD,
+            mean=self.input_mean,
+            std=self.input_std,
+            input_norm=self.input_norm,
             padding=self.padding,
             train_batchnorm=self.train_batchnorm,
         )

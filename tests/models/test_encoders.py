@@ -146,6 +146,18 @@ def test_mean_and_std_change_every_level(file: Path) -> None:
         assert all((a - b).abs().max() > 1e-4 for a, b in zip(first, other, strict=True))
 
 
+def test_images_go_in_as_they_are_on_request_also_with_weights(tmp_path: Path) -> None:
+    """The switch is apart from mean and std, which belong to the weights (F12)."""
+    path, body = tmp_path / "said.safetensors", timm.create_model(TINY, num_classes=0)
+    said = {"mean": "0.5, 0.5, 0.5", "std": "0.5, 0.5, 0.5", "padding": "symmetric"}
+    safetensors.torch.save_file(body.state_dict(), path, said)
+    encoder = Encoder(EncoderConfig(TINY, weights=str(path), input_norm="none")).eval()
+    assert (encoder.config.mean, encoder.config.std) == (HALF, HALF)
+    images = torch.rand(1, 3, 64, 64)
+    for found, expected in zip(encoder(images), encoder.body(images), strict=True):
+        assert torch.equal(found, expected)
+
+
 def test_defaults_are_timms() -> None:
     config = Encoder(EncoderConfig("tf_mobilenetv3_small_minimal_100")).config
     cfg = timm.get_pretrained_cfg("tf_mobilenetv3_small_minimal_100")
@@ -437,6 +449,7 @@ def test_unusable_networks_are_refused(config: EncoderConfig, message: str) -> N
     [
         {"pretrained": True, "weights": "file.safetensors"},
         {"std": (0.0, 1.0, 1.0)},
+        {"input_norm": "always"},
         {"taps": (1, 2, 3)},
         {"taps": (-1, 2, 5, 8)},
     ],

@@ -10,6 +10,7 @@ import pytest
 
 from spdlib.data.augment import STYLES
 from spdlib.errors import ConfigError
+from spdlib.models.encoders import Encoder
 from spdlib.study import cli
 from spdlib.study.config import RunConfig
 from spdlib.study.experiments import EXPERIMENTS
@@ -126,6 +127,15 @@ def test_the_converted_tensorflow_weights_are_known(encoder_weights: Path) -> No
     config = resolve("v15_2", "nyu_labeled", device="cpu", weights=str(encoder_weights))
     assert config.padding == "same"
     assert config.input_mean == config.input_std == (0.5, 0.5, 0.5)
+
+
+@pytest.mark.parametrize("name", ["exp01", "exp05"])
+def test_recorded_runs_without_normalisation_build_with_real_weights(
+    encoder_weights: Path, name: str
+) -> None:
+    config = resolve(name, "nyu_labeled", device="cpu", weights=str(encoder_weights))
+    encoder = Encoder(config.encoder_config()).config
+    assert (encoder.input_norm, encoder.mean) == ("none", (0.5, 0.5, 0.5))
 
 
 def test_records_hold_no_folder_of_the_weights() -> None:
