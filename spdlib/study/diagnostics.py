@@ -27,8 +27,9 @@ BARELY_LEARNING = 0.3
 SCALE_GAP_ALARM = 20.0
 CV_ALARM = 0.3
 SPREAD_ALARM = 0.01
-ROUTED_ALARM = {"L3": 30, "L4": 15}
-"""Mean numbers of different cells an image, of 256 queries, below which routing has collapsed."""
+ROUTED_ALARM = {"L3": 30 / 320, "L4": 15 / 80}
+"""Shares of a level's cells below which the routing of 256 queries has collapsed: the recorded
+reports' 30 and 15 different cells of a 256x320 image."""
 CANVAS_ALARM = 0.01
 """A layer that changes its canvas by less than this share of its norm leaves it as it was."""
 OUTSIDE_ALARM = 0.2
@@ -118,13 +119,16 @@ Note = tuple[str, str, float]
 """Diagnostic, layer or level, value."""
 
 
-def look_inside(model: DepthModel, frames: Frames, limit: int = 16) -> pd.DataFrame:
+def look_inside(
+    model: DepthModel, frames: Frames, limit: int = 16, squash: bool = False
+) -> pd.DataFrame:
     """Watch a network answer 256 points of each of some frames, spread evenly.
 
     Args:
         model: the network; those without an `explain` have set dependence alone.
         frames: to look at.
         limit: how many of them.
+        squash: show the network every frame pressed into its training size (F1).
 
     Returns:
         DataFrame with columns diagnostic, part (layer or level), value and verdict ("" where the
@@ -139,7 +143,7 @@ def look_inside(model: DepthModel, frames: Frames, limit: int = 16) -> pd.DataFr
     notes: list[Note] = []
     with evaluating(model), torch.no_grad():
         for frame in chosen:
-            scene = model.encode(frame.image, frame.camera)
+            scene = model.encode(frame.image, frame.camera, squash=squash)
             depth = torch.from_numpy(frame.truth())
             points = evaluation_points(depth, frame.id, GROUP).points[None].to(model.device)
             notes += _inside(model, scene, points.to(model.dtype))
@@ -209,8 +213,8 @@ def _reads(offsets: Tensor, locations: Tensor) -> Iterator[Note]:
 
 
 def _verdict(diagnostic: str, part: str, value: float) -> str:
-    if diagnostic == "routed cells" and value < ROUTED_ALARM[part]:
-        return f"collapsed: below {ROUTED_ALARM[part]}"
+    if diagnostic == "share of cells routed to" and value < ROUTED_ALARM[part]:
+        return f"collapsed: below {ROUTED_ALARM[part]:.0%}"
     if diagnostic == "canvas change" and value < CANVAS_ALARM:
         return f"idle: below {CANVAS_ALARM:.0%}"
     if diagnostic == "reads outside the map" and value > OUTSIDE_ALARM:

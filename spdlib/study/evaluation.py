@@ -44,6 +44,7 @@ from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.scene import GROUP, Scene
 from spdlib.study.config import evaluation_crop
+from spdlib.study.diagnostics import look_inside
 from spdlib.study.image_free import Baselines, PixelMap
 from spdlib.study.metrics import (
     Comparison,
@@ -57,8 +58,10 @@ from spdlib.study.runs import Run, describe_frames, origin, write_bytes
 SWEEP = (1, 64, 256, 1024)
 SWEEP_SINGLES = 64
 """How many of a frame's points are asked one by one."""
-SWEEP_FRAMES = 16
-"""Frames, evenly spread, that are enough where queries are independent by construction."""
+SWEEP_FRAMES = 64
+"""Frames of the K sweep, evenly spread: at K = 1 each asks 64 single queries."""
+INDEPENDENT_SWEEP_FRAMES = 16
+"""Frames that are enough where queries are independent by construction."""
 RECORDED_POINTS = {"v13": 256, "v14": 256, "v15": 128}
 """Points a frame of the recorded protocol by generation; later networks take v15's."""
 POOLED_EIGEN = (
@@ -227,6 +230,7 @@ class Evaluation:
             rmse, delta1, max_abs_difference (metres, to groups of 256), frames, independent. With
             independent queries all rows are one line: the same answers. K = 1 is asked of fewer
             points, so that only abs_rel_same_points may be set against its abs_rel.
+        inside: what `look_inside` tells of the network; empty if it was not asked.
         notes: protocol name -> what was done, in words.
         examples: arrays of a few frames for figures, by frame id; see `load_examples`. Of several
             processes the first one holds them.
@@ -236,6 +240,7 @@ class Evaluation:
     bins: pd.DataFrame
     frames: pd.DataFrame
     k_sweep: pd.DataFrame
+    inside: pd.DataFrame
     notes: Mapping[str, str]
     examples: Mapping[str, Mapping[str, np.ndarray]]
 
@@ -267,8 +272,8 @@ class Evaluation:
         return compare_frames(self.frames, first, second, protocol, metric, sites)
 
     def save(self, run: Run) -> None:
-        """Write metrics.csv, bins.csv, frames.csv, k_sweep.csv and the examples into a run."""
-        for name in ("metrics", "bins", "frames", "k_sweep"):
+        """Write the tables, each as NAME.csv, and the examples into a run."""
+        for name in ("metrics", "bins", "frames", "k_sweep", "inside"):
             run.write_table(name, getattr(self, name))
         save_examples(run.folder / EXAMPLES_FILE, self.examples)
 
@@ -326,6 +331,7 @@ def evaluate(
     truths: Sequence[str] | None = None,
     dense: bool = True,
     k_sweep: bool = True,
+    inside: bool = True,
     flip: bool = False,
     crop: str = "fit",
     squash: bool = False,
@@ -344,7 +350,9 @@ def evaluate(
             that were fitted to it.
         truths: which depths count; default all that the frames have.
         dense: also score every pixel, where there is a dense path.
-        k_sweep: also ask the same points in groups of 1 (64 of them), 64, 256 and 1,024.
+        k_sweep: also ask the same points in groups of 1 (64 of them), 64, 256 and 1,024, on a few
+            frames.
+        inside: also watch the network at work on a few frames.
         flip: average the network's answers with those to the mirrored image.
         crop: how the recorded protocol brings a frame to the network's size, "fit", "native" or
             "squash".
@@ -371,7 +379,8 @@ def evaluate(
         recorded_k = RECORDED_POINTS.get(model.config.network[:3], RECORDED_POINTS["v15"])
     recorded = _Recorded(model.config.image_size, crop, recorded_k)
     independent = model.queries_are_independent
-    sweep = _Sweep(len(frames), SWEEP_FRAMES if independent else None) if k_sweep else None
+    sweep_frames = INDEPENDENT_SWEEP_FRAMES if independent else SWEEP_FRAMES
+    sweep = _Sweep(len(frames), sweep_frames) if k_sweep else None
     who = processes or _Alone()
     mine = range(who.process_index, len(frames), who.num_processes)
     wanted = spread(len(frames), examples if who.process_index == 0 else 0)
@@ -386,9 +395,10 @@ def evaluate(
         kept = {frame.id: _example(entrants.network, frame, names[0]) for frame in chosen}
     tables = board.merged(who).tables(frames.ids)
     swept = sweep.table(who, independent) if sweep else pd.DataFrame()
+    seen = look_inside(model, frames, squash=squash) if inside else pd.DataFrame()
     shown = "averaged with the mirrored image" if flip else "no flip"
     shown += "; frames squashed to the training size" if squash else ""
-    return Evaluation(*tables, swept, _notes(first, names, shown, recorded, given), kept)
+    return Evaluation(*tables, swept, seen, _notes(first, names, shown, recorded, given), kept)
 
 
 def _of_each_truth(baselines: Baselines | None, truths: Sequence[str]) -> Baselines:
@@ -648,8 +658,8 @@ def _notes(
 class _Sweep:
     """The same points of every frame, asked in groups of different size."""
 
-    def __init__(self, frames: int, limit: int | None) -> None:
-        self.wanted = set(spread(frames, frames if limit is None else limit))
+    def __init__(self, frames: int, limit: int) -> None:
+        self.wanted = set(spread(frames, limit))
         self.scores = {k: EigenMetrics() for k in SWEEP}
         self.same_points = {k: EigenMetrics() for k in SWEEP}
         self.difference = dict.fromkeys(SWEEP, 0.0)

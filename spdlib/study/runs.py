@@ -209,9 +209,10 @@ class Run:
     """The folder of one run.
 
     Attributes:
-        folder: contains config.json, record.json, history.csv, preflight.csv, `best/` (weights of
-            the best evaluation), `last/` (weights and resumable state of the last checkpoint) and,
-            after an evaluation, metrics.csv, bins.csv, frames.csv and k_sweep.csv.
+        folder: contains config.json, record.json, history.csv, preflight.csv, gradients.csv,
+            `best/` (weights of the best evaluation), `last/` (weights and resumable state of the
+            last checkpoint) and, after an evaluation, metrics.csv, bins.csv, frames.csv,
+            k_sweep.csv and inside.csv.
     """
 
     folder: Path
@@ -326,6 +327,16 @@ class Run:
     def k_sweep(self) -> pd.DataFrame:
         """Accuracy of the same points asked in groups of k."""
         return self.table("k_sweep")
+
+    @property
+    def inside(self) -> pd.DataFrame:
+        """What the network does within: diagnostic, part, value, verdict."""
+        return self.table("inside")
+
+    @property
+    def gradients(self) -> pd.DataFrame:
+        """Which parameters the last evaluated step's gradient reached, by component."""
+        return self.table("gradients")
 
 
 def publish(run: Run, target: str | Path) -> list[str]:

@@ -46,6 +46,7 @@ from spdlib.errors import ConfigError, RunError
 from spdlib.geometry import Camera
 from spdlib.models import DepthModel, create_model, load
 from spdlib.study.config import RunConfig
+from spdlib.study.diagnostics import gradient_coverage
 from spdlib.study.evaluation import selection_scores
 from spdlib.study.losses import LossValue, dense_auxiliary, named_loss
 from spdlib.study.memory import keep_freed_memory
@@ -490,7 +491,7 @@ class _Trainer:
                 self._step(batch)
                 self.window.elapsed += self._tick()
                 bar.update()
-                if self._due():
+                if self._due(self.counters.step):
                     self._evaluate(writer)
                     last_saved = self.counters.step
                 elif checkpoint_every and self.counters.step % checkpoint_every == 0:
@@ -573,6 +574,8 @@ class _Trainer:
             loss = batch_loss(self.model, batch, self.config)
         self.accelerator.backward(loss.value)
         limit = self.config.clip or math.inf
+        if self._due(step + 1) and self.accelerator.is_main_process:
+            self.run.write_table("gradients", gradient_coverage(self.plain))
         length = nn.utils.clip_grad_norm_(self.parameters, limit)
         # One transfer: each makes a GPU wait for all that was asked of it so far.
         numbers = torch.stack([x.detach().double() for x in (loss.value, length, loss.images)])
@@ -623,9 +626,10 @@ class _Trainer:
 
     # -- evaluating ---------------------------------------------------------------------------
 
-    def _due(self) -> bool:
+    def _due(self, step: int) -> bool:
+        """Whether the run is evaluated after so many steps."""
         every = self.config.evaluate_every or self.batches.steps_per_epoch
-        return self.counters.step % every == 0 or self.counters.step == self.config.steps
+        return step % every == 0 or step == self.config.steps
 
     def _evaluate(self, writer: Any) -> None:
         """Score the selection set, add a row to the history, keep the best weights, save."""

@@ -129,9 +129,9 @@ def test_reads_outside_the_map_are_counted_once_a_read() -> None:
 @pytest.mark.parametrize(
     ("note", "expected"),
     [
-        (("routed cells", "L3", 29.0), "collapsed: below 30"),
-        (("routed cells", "L3", 31.0), ""),
-        (("routed cells", "L4", 14.0), "collapsed: below 15"),
+        (("share of cells routed to", "L3", 29 / 320), "collapsed: below 9%"),
+        (("share of cells routed to", "L3", 31 / 320), ""),
+        (("share of cells routed to", "L4", 14 / 80), "collapsed: below 19%"),
         (("canvas change", "L2, layer 1", 0.001), "idle: below 1%"),
         (("reads outside the map", "layer 1", 0.41), "wild: above 20%"),
         (("gate", "layer 1", 0.0), ""),

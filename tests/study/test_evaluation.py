@@ -152,7 +152,7 @@ class Company:
 def test_sweep_asks_dependent_queries_in_groups_of_k(held_out: Frames, alone: float) -> None:
     size = (48, 64)
     scene = Scene(Company(alone), {"L1": torch.zeros(1, 1, 1, 1)}, size, size, size)
-    sweep = _Sweep(len(held_out), None)
+    sweep = _Sweep(len(held_out), len(held_out))
     for index in range(len(held_out)):
         sweep.add(SceneAnswers(scene), held_out[index], index, "exact")
     table = sweep.table(_Alone(), independent=False).set_index("k")
@@ -343,8 +343,9 @@ def test_run_keeps_tables_and_examples(
     runs_config = tmp_path / "config.json"
     runs_config.write_text("{}")
     result = evaluate_run(run, model, held_out, examples=2, progress=False)
-    for name in ("metrics", "bins", "frames", "k_sweep"):
+    for name in ("metrics", "bins", "frames", "k_sweep", "inside"):
         assert len(run.table(name)) == len(getattr(result, name))
+    assert list(run.inside["diagnostic"]) == ["set dependence"]
     assert run.record["evaluation"]["test"]["frames"] == len(held_out)
     examples = load_examples(run)
     assert list(examples) == [held_out.ids[0], held_out.ids[2]]

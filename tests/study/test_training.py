@@ -101,6 +101,9 @@ def test_run_leaves_everything_needed_to_repeat_it(
     assert record["encoder_state_sha256"] == encoder.fingerprint()
     assert {row["field"] for row in record["deviations"]} >= {"encoder", "steps", "image_size"}
     assert RunConfig.from_dict(run.config) == small
+    reached = run.gradients.set_index("component")["reached"]
+    assert reached["encoder"] > 0.99
+    assert reached["local_path"] == 1
     printed = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("epoch ") for line in printed) == 3
     for folder in (run.best, run.last):
