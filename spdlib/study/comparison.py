@@ -20,7 +20,7 @@ from spdlib.data.queries import EIGEN_POINTS
 from spdlib.errors import ConfigError, RunError
 from spdlib.study.config import evaluation_crop
 from spdlib.study.metrics import BINS, bin_name
-from spdlib.study.recorded import SCORES, recorded, recorded_facts
+from spdlib.study.recorded import CORRECTED, SCORES, recorded, recorded_facts
 
 EPOCHS = "epoch by epoch"
 SAME, LAST, BEST = "final, same epoch", "final, last epoch on record", "final, best epoch on record"
@@ -143,7 +143,7 @@ def compare_tables(
     table = pd.concat([_compare_one(run, theirs, facts, metrics) for run in runs])
     if table.empty:
         raise RunError(f"neither {experiment} nor the runs have any of {list(metrics or SCORES)}")
-    table.insert(0, "experiment", experiment)
+    table.insert(0, "experiment", experiment.removesuffix(CORRECTED))
     return table.reset_index(drop=True)
 
 

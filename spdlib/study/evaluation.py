@@ -349,7 +349,7 @@ def evaluate(
         baselines: of `fit_image_free` on training frames; in the tables of each truth stand those
             that were fitted to it.
         truths: which depths count; default all that the frames have.
-        dense: also score every pixel, where there is a dense path.
+        dense: also score every pixel, if the network has a dense path.
         k_sweep: also ask the same points in groups of 1 (64 of them), 64, 256 and 1,024, on a few
             frames.
         inside: also watch the network at work on a few frames.
@@ -370,6 +370,7 @@ def evaluate(
     if not len(frames):
         raise RunError("there are no frames to evaluate; check the split's name")
     first = frames[0]
+    dense = dense and model.has_dense
     names = list(truths or [kind for kind in TRUTHS if kind in first.depths])
     given = _of_each_truth(baselines, names)
     predictor = ModelPredictor(model, flip, squash)

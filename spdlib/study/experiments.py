@@ -9,7 +9,7 @@ trained; `v15_2` takes the settings of the last run on record, experiment 13 of 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -47,6 +47,8 @@ class Experiment:
             hold in every profile that does not set them itself.
         recorded: settings of the run on record; empty if there was none.
         departures: other differences from the recorded run.
+        small: what the profiles `smoke` and `demo` change for it.
+        demo: what `demo` changes besides.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Experiment:
     settings: Mapping[str, Any]
     recorded: Mapping[str, Any]
     departures: tuple[Departure, ...] = ()
+    small: Mapping[str, Any] = field(default_factory=dict)
+    demo: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def network(self) -> str:
@@ -105,6 +109,15 @@ COMMON = _settings(
     jitter=False, augment=SQUASHED, ema_decay=0.0, evaluate_every=0, patience=0,
 )  # fmt: skip
 """What experiments 1 to 10 have in common."""
+
+SHORT_DEMO = MappingProxyType(
+    {
+        "train_frames": 200, "selection_frames": 16, "test_frames": 24, "steps": 150,
+        "evaluate_every": 30, "points": 32,
+    }
+)  # fmt: skip
+"""A demo of three minutes: a step of these networks costs two to three times one of v15.2."""
+PLAIN_VIT = MappingProxyType({"encoder": "vit_tiny_patch16_224", "padding": "patch"})
 
 V13_0 = _settings(
     COMMON, network="v13_log_depth", options={**V13_FAULTS, "head_bias": "zero"},
@@ -253,12 +266,15 @@ PLANS = (
             augment=AugmentConfig(),
         ),
         {},
+        small=PLAIN_VIT,
+        demo=SHORT_DEMO,
     ),
     Experiment(
         "v14_plan",
         "v14 as designed: one canvas on L3; deformable reads, then all of L3, then all of L4",
         _settings(_corrected(V14), network="v14_plan"),
         {},
+        demo=SHORT_DEMO,
     ),
 )
 
@@ -266,9 +282,14 @@ PLANS = (
 def _experiments() -> Iterator[Experiment]:
     """All records in the log's order, those to be put right twice."""
     for name, title, recorded, departures in LOG:
-        yield Experiment(name, title, recorded, recorded, departures)
-        right = _corrected(recorded)
-        yield Experiment(f"{name}_corrected", f"{title}; put right", right, recorded, departures)
+        as_run = Experiment(name, title, recorded, recorded, departures, demo=SHORT_DEMO)
+        yield as_run
+        yield replace(
+            as_run,
+            name=f"{name}_corrected",
+            title=f"{title}; put right",
+            settings=_corrected(recorded),
+        )
     yield V15_2
     yield from PLANS
 

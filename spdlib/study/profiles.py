@@ -7,6 +7,7 @@ one `RunConfig`; `deviations` lists where that differs from the recorded run.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -21,11 +22,14 @@ import torch
 from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, did_you_mean
-from spdlib.models import network_options
+from spdlib.geometry import Size
+from spdlib.models import network_class, network_options
 from spdlib.study.config import RunConfig, augment_config, check_types, plain, tuples
 from spdlib.study.experiments import EXPERIMENTS, FIXED, Experiment
 
 HALVES = (0.5, 0.5, 0.5)
+RECORDED_SIZE = (256, 320)
+"""Image size that the networks' numbers of routed cells belong to."""
 NOT_RECORDED = frozenset(
     {
         "experiment", "profile", "seed", "train_frames", "selection_frames", "test_frames",
@@ -163,6 +167,9 @@ def resolve(
             values.get("augment", AugmentConfig()), settings["augment"]
         )
     _derive(values, settings)
+    if profile in ("smoke", "demo"):
+        routed = _routing(chosen.network, values["image_size"])
+        values["options"] = {**routed, **values["options"]}
     return RunConfig(experiment=experiment, profile=profile, **values)
 
 
@@ -190,9 +197,9 @@ def _profile_values(
     experiment: Experiment, profile: str, device: str | None, overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     if profile == "smoke":
-        return dict(SMOKE)
+        return {**SMOKE, **experiment.small}
     if profile == "demo":
-        return dict(DEMO)
+        return {**DEMO, **experiment.small, **experiment.demo}
     if profile == "paper":
         return dict(experiment.settings)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -200,6 +207,14 @@ def _profile_values(
     encoder = SHEET_ENCODER if gpu else {**SMALL_ENCODER, "precision": cpu_precision()}
     terms = EQUAL_TERMS if profile == "equal_terms" else {}
     return {**NYU_LABELED, **encoder, **_encoder_weights(overrides), **terms}
+
+
+def _routing(network: str, image_size: Size) -> dict[str, int]:
+    """Cells that a query is routed to: as large a share of small images as of the recorded ones."""
+    share = math.prod(image_size) / math.prod(RECORDED_SIZE)
+    return {
+        name: max(1, round(share * count)) for name, count in network_class(network).counts.items()
+    }
 
 
 def cpu_precision() -> str:

@@ -16,6 +16,7 @@ import json
 import math
 import signal
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -420,11 +421,10 @@ class _Trainer:
         return str(self.accelerator.device.type)
 
     def _print_deviations(self) -> None:
-        table = deviations(self.config)
-        if len(table):
-            self._print("differs from the recorded settings in:")
-            for row in table.itertuples():
-                self._print(f"  {row.field}: {row.recorded} -> {row.used}")
+        fields = deviations(self.config)["field"]
+        if len(fields):
+            text = f"{len(fields)} deviations from the recorded run (record.json): "
+            self._print(textwrap.fill(text + ", ".join(fields), 100, subsequent_indent="  "))
 
     def _print(self, line: str) -> None:
         if self.progress:

@@ -13,13 +13,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from spdlib.data.frames import Frames, spread
+from spdlib.data.frames import Frame, Frames, spread
 from spdlib.data.queries import evaluation_points
 from spdlib.data.rooms import Rooms
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import NYU_CAMERA, Camera, lattice_points
 from spdlib.models import DepthModel, load
-from spdlib.scene import Scene
+from spdlib.scene import GROUP, Scene
 from spdlib.study.datasets import open_data
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, hash_of
@@ -151,6 +151,18 @@ def ask_frames(
         columns = {"frame": frame.id, "prediction": depth.numpy(), "truth": sample.truth.numpy()}
         parts.append(pd.DataFrame(columns)[sample.valid.numpy()])
     return pd.concat(parts, ignore_index=True)
+
+
+def near_and_far(frame: Frame, truth: str | None = None) -> tuple[Tensor, int, int]:
+    """The eigen protocol's first group of points of a frame, and which is nearest and farthest.
+
+    Returns:
+        Points [256, 2], and the numbers of the nearest and the farthest valid one.
+    """
+    sample = evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id, GROUP)
+    depth = torch.where(sample.valid, sample.truth, torch.nan)
+    near = int(depth.nan_to_num(torch.inf).argmin())
+    return sample.points, near, int(depth.nan_to_num(-torch.inf).argmax())
 
 
 def sparse_and_dense(model: DepthModel, frames: Frames, limit: int = 8) -> pd.DataFrame:

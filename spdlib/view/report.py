@@ -13,10 +13,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
+from spdlib.data.augment import AugmentConfig
 from spdlib.errors import RunError
 from spdlib.study.comparison import BEST, EPOCHS
-from spdlib.study.diagnostics import alarms
+from spdlib.study.diagnostics import alarms, range_table
 from spdlib.study.evaluation import compare_frames, wide_scores
+from spdlib.study.experiments import EXPERIMENTS
+from spdlib.study.generations import EqualTerms
+from spdlib.study.recorded import recorded
 from spdlib.study.runs import DEFAULT_ROOT, Run, write_bytes
 from spdlib.view.plots import BASELINE_GREYS, METRICS, model_name
 
@@ -26,9 +30,17 @@ RECORDED_NAMES = {
     **METRICS, "train_loss": "training loss", "dense_abs_rel": "AbsRel, dense path",
     "silog": "SILog (factor ½)", "scaled_abs_rel": "AbsRel after scaling by s*",
     "abs_rel_0_2m": "AbsRel, 0–2 m", "abs_rel_2_5m": "AbsRel, 2–5 m",
-    "abs_rel_5_10m": "AbsRel, 5–10 m",
+    "abs_rel_5_10m": "AbsRel, 5–10 m", "pred_min": "smallest prediction [m]",
+    "pred_max": "largest prediction [m]",
 }  # fmt: skip
 """Scores of the log and their names for people."""
+LOGGED = {
+    "abs_rel": "AbsRel by epoch", "delta1": "δ1 by epoch", "s_star": "s* by epoch",
+    "pred_max": "largest prediction [m]", "unique_l3": "cells of L3 routed to",
+}  # fmt: skip
+"""Scores by epoch that `log_table` shows."""
+TURNED = {"better": "worse", "worse": "better", "tie": "tie"}
+"""A verdict on the second network of a pair."""
 NO_INTERVAL = "no interval"
 """Verdict on a difference whose frames were not scored one by one: none."""
 SHORT_EVALUATIONS, SHORT_EPOCHS = 4, 4.0
@@ -99,7 +111,9 @@ def shown(table: pd.DataFrame, precision: int = 3) -> Styler:
     text = [column for column in table if column not in number]
     styled = table.style.hide(axis="index").format(precision=precision, na_rep="", thousands=",")
     styled = styled.format(_shortest, subset=text)
-    return styled.set_properties(subset=text, **{"text-align": "left"})
+    styled = styled.set_properties(subset=text, **{"text-align": "left"})
+    left: Any = [{"selector": "th", "props": "text-align: left"}]
+    return styled.set_table_styles({column: left for column in text}, overwrite=False)
 
 
 def _shortest(value: Any) -> str:
@@ -186,6 +200,55 @@ def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns=titles).reset_index(drop=True)
 
 
+def log_table(names: Sequence[str]) -> pd.DataFrame:
+    """The log's own table: how experiments were run, and what they scored by epoch.
+
+    Args:
+        names: such as "exp08", of experiments on record.
+
+    Returns:
+        One row a setting or score, one column an experiment.
+    """
+    columns = {name: _logged(name) for name in names}
+    order = dict.fromkeys(setting for said in columns.values() for setting in said.index)
+    return pd.DataFrame(columns).loc[list(order)].rename_axis("setting").reset_index()
+
+
+def _logged(name: str) -> pd.Series:
+    """An experiment's settings and scores in words."""
+    settings, scores = EXPERIMENTS[name].recorded, recorded(name)
+    said = {
+        "network": settings["network"],
+        "loss": settings["loss"],
+        "λ, reduction": f"{settings['silog_lambda']:g}, {settings['reduction']}",
+        "batch": settings["batch_size"],
+        "image": " × ".join(map(str, settings["image_size"])),
+        "normalised": "yes" if settings["input_norm"] == "weights" else "no",
+        "augmentation": ", ".join(_changes(settings["augment"])) or "none",
+        "auxiliary loss": f"{settings['auxiliary_weight']:g}",
+        **settings["options"],
+    }
+    for score, label in LOGGED.items():
+        if score in scores:
+            said[label] = " ".join(f"{value:.3g}" for value in scores[score].dropna())
+    return pd.Series(said, dtype=object)
+
+
+def _changes(augment: AugmentConfig) -> list[str]:
+    """What an augmentation changes, in words."""
+    plain = AugmentConfig()
+    names = {
+        "flip_p": "flip", "rotate_p": "rotation", "gamma": "gamma", "brightness": "brightness",
+        "channel_gain": "channels", "saturation": "saturation",
+    }  # fmt: skip
+    return [said for name, said in names.items() if getattr(augment, name) != getattr(plain, name)]
+
+
+def settings_of(**parameters: Any) -> dict[str, Any]:
+    """A notebook's parameters without those left empty or 0, which keep the experiment's own."""
+    return {name: value for name, value in parameters.items() if value not in ("", 0)}
+
+
 # -- sentences --------------------------------------------------------------------------------
 
 
@@ -211,6 +274,87 @@ def verdict(
     found = "; ".join(alarms(scores)) or "none"
     lines += ["", _ending(history), "", f"Alarms of the log's reports: {found}."]
     return "\n".join(lines)
+
+
+def findings(history: pd.DataFrame, bins: pd.DataFrame, inside: pd.DataFrame, model: str) -> str:
+    """What the log's own diagnostics say of a run, as Markdown.
+
+    Args:
+        history: history.csv of the run.
+        bins: bins.csv of its evaluation.
+        inside: of `diagnostics.look_inside`.
+        model: the network's name.
+    """
+    last = range_table(history).iloc[-1]
+    lines = [
+        f"- **Range.** After the last epoch predictions run from {last['pred_min']:.2f} to "
+        f"{last['pred_max']:.2f} m, the truth from {last['gt_min']:.2f} to {last['gt_max']:.2f} m: "
+        f"{last['covered']:.0%} of it is covered."
+    ]
+    own = bins[(bins["model"] == model) & (bins["sites"] == "points")]
+    eigen = own[own["protocol"].str.startswith("eigen")].dropna(subset="abs_rel")
+    if len(eigen) > 1:
+        near, far = eigen.iloc[0], eigen.iloc[-1]
+        lines.append(
+            f"- **Near and far.** AbsRel is {near['abs_rel']:.3f} in {near['bin']} m and "
+            f"{far['abs_rel']:.3f} in {far['bin']} m."
+        )
+    for name, rows in inside.groupby("diagnostic", sort=False):
+        lines.append(f"- **{str(name).capitalize()}.** {_told(rows)}")
+    return "\n".join(lines)
+
+
+def _told(rows: pd.DataFrame) -> str:
+    """A diagnostic's parts with their values, and those that alarm."""
+    parts = "; ".join(f"{part} {value:.3g}" for part, value in rows[["part", "value"]].to_numpy())
+    alarming = rows[rows["verdict"].ne("")]
+    if alarming.empty:
+        return f"{parts}."
+    which = "; ".join(f"{row.part}: {row.verdict}" for row in alarming.itertuples())
+    return f"{parts}. Alarm: {which}."
+
+
+def equal_terms_verdict(terms: EqualTerms, first: Sequence[str], second: Sequence[str]) -> str:
+    """Whether one generation beats another on equal terms, as Markdown.
+
+    Args:
+        terms: of `generations.equal_terms`.
+        first: networks of the generation that should be better.
+        second: networks of the other.
+    """
+    table = terms.networks
+    protocol = next(name for name in table["protocol"] if name.startswith("eigen"))
+    scores = table[table["protocol"] == protocol].set_index("network")["abs_rel"]
+    mine, theirs = (scores[[n for n in names if n in scores]] for names in (first, second))
+    if mine.empty or theirs.empty:
+        return "**Not decided:** one side has no run on equal terms yet."
+    best, rival = str(mine.idxmin()), str(theirs.idxmin())
+    row = _pair(terms.pairs, best, rival, protocol)
+    found = {
+        "better": f"{best} beats {rival}",
+        "worse": f"{best} does not beat {rival}: it is worse",
+        "tie": f"{best} and {rival} tie",
+    }[row["verdict"]]
+    percent = [100 * row[name] / scores[rival] for name in ("difference", "low", "high")]
+    lines = [
+        f"**{found}** ({protocol}, points: AbsRel {scores[best]:.3f} against {scores[rival]:.3f}, "
+        f"{percent[0]:+.1f} %, 95 % interval {percent[1]:+.1f} to {percent[2]:+.1f} %).",
+        "",
+        f"All of it after {table['steps'].min():g} steps from one seed: the interval says how far "
+        "the 654 frames can be trusted, not how far another seed would move it.",
+    ]
+    return "\n".join(lines)
+
+
+def _pair(pairs: pd.DataFrame, first: str, second: str, protocol: str) -> dict[str, Any]:
+    """A pair's row, seen from its first network."""
+    rows = pairs[pairs["protocol"] == protocol].to_dict("records")
+    for row in rows:
+        if (row["first"], row["second"]) == (first, second):
+            return {str(name): value for name, value in row.items()}
+    row = next(row for row in rows if (row["first"], row["second"]) == (second, first))
+    ends = {"difference": -row["difference"], "low": -row["high"], "high": -row["low"]}
+    return {**ends, "verdict": TURNED[row["verdict"]]}
 
 
 def too_short(history: pd.DataFrame) -> bool:

@@ -1,4 +1,4 @@
-"""Both notebooks through the runner in profile `smoke`, as `make test` and CI see them."""
+"""All notebooks through the runner in profile `smoke`, as `make test` and CI see them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ import matplotlib.image
 import nbformat
 import pytest
 
+from spdlib.models import network_class
 from spdlib.study.runs import Run
-from spdlib.view.workbook import NotebookError, run_notebook
+from spdlib.view.workbook import NotebookError, notebook_parameters, run_notebook
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -28,6 +29,23 @@ FIGURES = {
     "bins", "predicted_against_true", "error_maps", "sparse_and_dense", "accuracy_at_k",
     "recorded_beside",
 }  # fmt: skip
+STORY_TABLES = TABLES | {"ranges"}
+STORY_FIGURES = {
+    "network", "frames", "learning_curves", "depth_ranges", "improvements", "bins", "where_near",
+    "where_far", "recorded_beside",
+}  # fmt: skip
+STORIES = {
+    "01_calibration_baseline": ("v13_calibrated", STORY_FIGURES),
+    "02_log_depth": ("v13_log_depth", STORY_FIGURES),
+    "03_v13_1": ("v13_1", STORY_FIGURES),
+    "04_v14_canvas": (
+        "v14_dual", STORY_FIGURES | {"layers", "accuracy_at_k", "generations", "pairs"},
+    ),
+}  # fmt: skip
+"""Notebooks of the log's generations: the network that each trains, and its figures."""
+COUNTS = {"00_start_here": 4, "06_v15_2": len(FIGURES)} | {
+    name: len(figures) for name, (_, figures) in STORIES.items()
+}
 
 
 def outputs(notebook: Path) -> list[Any]:
@@ -51,7 +69,7 @@ def pictures(notebook: Path) -> list[Any]:
     return [matplotlib.image.imread(io.BytesIO(base64.b64decode(text))) for text in encoded]
 
 
-@pytest.mark.parametrize(("name", "figures"), [("00_start_here", 4), ("06_v15_2", len(FIGURES))])
+@pytest.mark.parametrize(("name", "figures"), COUNTS.items())
 def test_notebooks_run_clean_and_show_every_figure(
     executed_notebook: Callable[[str], Path], name: str, figures: int
 ) -> None:
@@ -63,18 +81,55 @@ def test_notebooks_run_clean_and_show_every_figure(
     assert notebook.with_suffix(".html").is_file()
 
 
-def test_v15_2_leaves_a_run_that_tells_everything(
-    executed_notebook: Callable[[str], Path],
-) -> None:
-    text = shown(executed_notebook("06_v15_2"))
-    found = re.search(r"^run: (.+)$", text, re.MULTILINE)
+def run_of(notebook: Path) -> Run:
+    """The run that a notebook names in its last line."""
+    found = re.search(r"^run: (.+)$", shown(notebook), re.MULTILINE)
     assert found, "the notebook must end with the folder of its run"
-    run = Run.open(found.group(1))
+    return Run.open(found.group(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "tables", "figures"),
+    [
+        ("06_v15_2", "v15_2", TABLES, FIGURES),
+        *((name, *story[:1], STORY_TABLES, story[1]) for name, story in STORIES.items()),
+    ],
+)
+def test_notebooks_leave_a_run_that_tells_everything(
+    executed_notebook: Callable[[str], Path],
+    name: str,
+    network: str,
+    tables: set[str],
+    figures: set[str],
+) -> None:
+    run = run_of(executed_notebook(name))
     assert run.finished
-    assert {path.stem for path in run.folder.glob("*.csv")} == TABLES
-    assert {path.stem for path in (run.folder / "figures").glob("*.png")} == FIGURES
-    assert set(run.metrics["model"]) == {"v15_2", "constant", "pixel_map"}
+    assert {path.stem for path in run.folder.glob("*.csv")} == tables
+    assert {path.stem for path in (run.folder / "figures").glob("*.png")} == figures
+    assert set(run.metrics["model"]) == {network, "constant", "pixel_map"}
     assert {"eigen/exact", "recorded/exact"} == set(run.metrics["protocol"])
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_stories_say_what_follows_from_the_numbers(
+    executed_notebook: Callable[[str], Path], name: str
+) -> None:
+    text = shown(executed_notebook(name))
+    assert "Too short to judge" in text
+    assert "of it is covered" in text
+    assert "Set dependence" in text
+    assert "not fair" in text  # against the record, from rooms
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_every_named_fault_is_a_parameter(repository: Path, name: str) -> None:
+    """Those of the network, and those of data and training that its experiments had."""
+    known = set(notebook_parameters(repository / "notebooks" / f"{name}.ipynb"))
+    options = set(network_class(STORIES[name][0]).choices) - {"sparse"}
+    assert options <= known
+    assert {"validation", "train_subset"} <= known
+    assert ("input_norm" in known) == (name < "04")
+    assert ("aux_target" in known and "focal_mismatch" in known) == (name > "04")
 
 
 def test_v15_2_does_not_judge_a_run_of_six_steps(

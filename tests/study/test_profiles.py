@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from spdlib.data.augment import STYLES
+from spdlib.data.rooms import Rooms
 from spdlib.errors import ConfigError
 from spdlib.models.encoders import Encoder
 from spdlib.study import cli
 from spdlib.study.config import RunConfig
 from spdlib.study.experiments import EXPERIMENTS
 from spdlib.study.profiles import HALVES, PROFILES, deviations, resolve
+from spdlib.study.training import build_model
 
 
 @pytest.fixture(autouse=True)
@@ -201,3 +204,19 @@ def test_equal_terms_differ_in_the_network_alone() -> None:
     assert all(config == configs[0] for config in configs)
     terms = {"steps": 2000, "batch_size": 8, "points": 256, "silog_lambda": 0.5, "loss": "silog"}
     assert terms.items() <= configs[0].items()
+
+
+def test_small_images_are_routed_to_as_large_a_share_of_their_cells() -> None:
+    assert resolve("exp04_corrected", "demo").options["routed_l4"] == 5  # 32 of 80, of 12 cells
+    assert resolve("exp07_corrected", "demo").options == {"routed_l3": 3, "routed_l4": 2}
+    assert resolve("exp07_corrected", "demo", routed_l4=7).options["routed_l4"] == 7
+    assert "routed_l4" not in resolve("exp04_corrected", "nyu_labeled", device="cpu").options
+
+
+@pytest.mark.parametrize("profile", ["smoke", "demo"])
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_every_experiment_can_be_built_small(name: str, profile: str) -> None:
+    config = resolve(name, profile, device="cpu")
+    model = build_model(config, Rooms(1, size=config.image_size))
+    points = torch.tensor([[[5.0, 7.0], [60.0, 30.0]]])
+    assert model(torch.rand(1, 3, *config.image_size), points).depth.isfinite().all()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
 
 import matplotlib as mpl
@@ -12,28 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from pictures import drawn, words
 
 import spdlib
 from spdlib.errors import RunError
 from spdlib.study.comparison import Measured, compare_tables
 from spdlib.view import plots
 from spdlib.view.diagram import level_shapes, network_diagram
-
-
-def drawn(figure: Figure) -> np.ndarray:
-    """The figure's pixels; drawing raises where an artist cannot be drawn."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=40)
-    buffer.seek(0)
-    picture = matplotlib.image.imread(buffer)
-    assert picture[..., :3].std() > 0.01
-    return picture
-
-
-def words(figure: Figure) -> list[str]:
-    """Everything written in a figure after drawing it."""
-    drawn(figure)
-    return [t.get_text() for t in figure.findobj(mpl.text.Text) if t.get_text().strip()]
 
 
 def axis_labels(figure: Figure) -> set[str]:

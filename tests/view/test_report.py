@@ -189,3 +189,37 @@ def test_tables_are_shown_without_index_and_with_short_numbers() -> None:
 
 def test_missing_numbers_are_empty_cells() -> None:
     assert "nan" not in report.shown(pd.DataFrame({"value": [1.0, np.nan]})).to_html().lower()
+
+
+def test_the_logs_table_shows_settings_and_scores_by_epoch() -> None:
+    table = report.log_table(["exp05", "exp07"]).set_index("setting")
+    assert table["exp05"]["normalised"] == "no"
+    assert table["exp07"]["normalised"] == "yes"
+    assert table["exp07"]["augmentation"] == "flip, brightness, saturation"
+    assert table["exp05"]["AbsRel by epoch"] == "0.267 0.238 0.23 0.262"
+    assert table["exp07"]["cells of L3 routed to"] == "70.9 57.2 49.1"
+    assert list(table.index[:3]) == ["network", "loss", "λ, reduction"]
+
+
+def test_empty_parameters_keep_the_experiments_settings() -> None:
+    assert report.settings_of(steps=0, grid_rule="", head_dtype="bfloat16") == {
+        "head_dtype": "bfloat16"
+    }
+
+
+def test_findings_say_range_bins_and_alarms(history: pd.DataFrame, bins: pd.DataFrame) -> None:
+    inside = pd.DataFrame(
+        {
+            "diagnostic": ["gate", "gate", "canvas change"],
+            "part": ["layer 1", "layer 2", "L2, layer 1"],
+            "value": [0.25, 0.5, 0.001],
+            "verdict": ["", "", "idle: below 1%"],
+        }
+    )
+    text = report.findings(history, bins, inside, "v15_2")
+    last = history.dropna(subset="pred_max").iloc[-1]
+    assert f"to {last['pred_max']:.2f} m" in text
+    assert "of it is covered" in text
+    assert "**Near and far.** AbsRel is" in text
+    assert "**Gate.** layer 1 0.25; layer 2 0.5." in text
+    assert "Alarm: L2, layer 1: idle: below 1%." in text

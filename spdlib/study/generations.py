@@ -1,0 +1,171 @@
+"""Networks on equal terms: scores of several runs side by side, every pair with its interval.
+
+Decisions 8: same frames, steps, points, loss, seed and order; only the networks differ. What else
+differs between the given runs is an error, so that no unfair table is written by mistake.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from spdlib.errors import RunError
+from spdlib.study.evaluation import compare_frames
+from spdlib.study.runs import Run, write_table
+
+OWN = frozenset({"experiment", "network", "options"})
+"""Settings that may differ between networks on equal terms."""
+SCORES = ("abs_rel", "rmse", "delta1", "silog", "s_star")
+
+
+class EqualTerms(NamedTuple):
+    """Tables of a comparison.
+
+    Attributes:
+        networks: a row a run and protocol: network, experiment, protocol, parameters,
+            decoder_parameters, steps, minutes of training, `SCORES`, abs_rel_at_equal_minutes (on
+            the selection frames, after as many minutes as the fastest run took), commit.
+        pairs: a row a pair of networks and protocol: first, second, protocol, difference (of mean
+            AbsRel, first less second), low, high, verdict (on the first).
+        curves: a row an evaluation: network, step, epoch, minutes, sel_abs_rel, train_loss.
+    """
+
+    networks: pd.DataFrame
+    pairs: pd.DataFrame
+    curves: pd.DataFrame
+
+    def save(self, path: str | Path) -> list[Path]:
+        """Write PATH.csv, PATH_pairs.csv and PATH_curves.csv."""
+        stem = Path(path).with_suffix("")
+        names = {"": self.networks, "_pairs": self.pairs, "_curves": self.curves}
+        files = [stem.with_name(f"{stem.name}{ending}.csv") for ending in names]
+        for file, table in zip(files, names.values(), strict=True):
+            write_table(file, table)
+        return files
+
+    @classmethod
+    def read(cls, path: str | Path) -> EqualTerms:
+        """Inverse of `save`.
+
+        Raises:
+            RunError: a file is missing or cannot be read.
+        """
+        stem = Path(path).with_suffix("")
+        tables = []
+        for ending in ("", "_pairs", "_curves"):
+            file = stem.with_name(f"{stem.name}{ending}.csv")
+            try:
+                tables.append(pd.read_csv(file))
+            except (OSError, ValueError) as error:
+                raise RunError(
+                    f"{file} cannot be read ({error}); write it with `python -m spdlib equal-terms`"
+                ) from error
+        return cls(*tables)
+
+
+def equal_terms(runs: Sequence[Run | str | Path]) -> EqualTerms:
+    """Set evaluated runs of different networks side by side.
+
+    Args:
+        runs: or their folders; published ones will do.
+
+    Raises:
+        RunError: fewer than two runs, one that was not evaluated, a network that occurs twice, or
+            settings, data or test frames that differ.
+    """
+    opened = [each if isinstance(each, Run) else Run.open(each) for each in runs]
+    if len(opened) < 2:
+        raise RunError(f"a comparison takes two runs or more; got {len(opened)}")
+    _require_equal(opened)
+    curves = pd.concat([_curve(run) for run in opened], ignore_index=True)
+    shortest = curves.groupby("network")["minutes"].max().min()
+    rows = [row for run in opened for row in _rows(run, shortest)]
+    frames = pd.concat([_points(run) for run in opened], ignore_index=True)
+    networks = pd.DataFrame(rows)
+    pairs = [
+        (first, second, protocol, *compare_frames(frames, first, second, protocol))
+        for protocol in networks["protocol"].unique()
+        for first, second in combinations(networks["network"].unique(), 2)
+    ]
+    columns = ["first", "second", "protocol", "difference", "low", "high", "verdict"]
+    return EqualTerms(networks, pd.DataFrame(pairs, columns=columns), curves)
+
+
+def _require_equal(runs: Sequence[Run]) -> None:
+    first = runs[0]
+    names = [str(run.config["network"]) for run in runs]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise RunError(f"{twice[0]} occurs twice among the runs; give one run of each network")
+    for run in runs:
+        if "evaluation" not in run.record:
+            raise RunError(f"{run.folder} was not evaluated; `python -m spdlib evaluate` does it")
+        terms = {
+            name: (first.config.get(name), run.config.get(name))
+            for name in sorted(first.config.keys() | run.config.keys())
+            if name not in OWN
+        }
+        terms |= {
+            what: (_data(first, what), _data(run, what)) for what in ("train", "selection", "test")
+        }
+        for name, (theirs, own) in terms.items():
+            if theirs != own:
+                raise RunError(
+                    f"not on equal terms: {name} is {theirs!r} in {first.folder} and {own!r} in "
+                    f"{run.folder}"
+                )
+
+
+def _data(run: Run, what: str) -> Any:
+    """Which frames a run was trained, selected or tested on."""
+    record = run.record
+    described = record["evaluation"]["test"] if what == "test" else record["data"][what]
+    return described["ids_hash"]
+
+
+def _curve(run: Run) -> pd.DataFrame:
+    table = run.history[["step", "epoch", "seconds", "sel_abs_rel", "train_loss"]]
+    minutes = table["seconds"] / 60
+    table = table.assign(minutes=minutes).drop(columns="seconds")
+    table.insert(0, "network", run.config["network"])
+    return table
+
+
+def _rows(run: Run, minutes: float) -> list[dict[str, Any]]:
+    """A run's row for each protocol, at points."""
+    config, record = run.config, run.record
+    curve = _curve(run)
+    parameters = record["parameters"]
+    own = run.metrics
+    own = own[(own["model"] == config["network"]) & (own["sites"] == "points")]
+    rows = []
+    for protocol, scores in own.groupby("protocol", sort=False):
+        values = scores.set_index("metric")["value"]
+        rows.append(
+            {
+                "network": config["network"],
+                "experiment": config["experiment"],
+                "protocol": protocol,
+                "parameters": parameters["total"],
+                "decoder_parameters": parameters["total"] - parameters["encoder"],
+                "steps": record["steps_done"],
+                "minutes": curve["minutes"].iloc[-1],
+                **{name: values[name] for name in SCORES},
+                "abs_rel_at_equal_minutes": np.interp(
+                    minutes, curve["minutes"], curve["sel_abs_rel"]
+                ),
+                "commit": record["code"]["commit"],
+            }
+        )
+    return rows
+
+
+def _points(run: Run) -> pd.DataFrame:
+    """The network's own scores of frames, at points."""
+    table = run.frames
+    return table[(table["model"] == run.config["network"]) & (table["sites"] == "points")]

@@ -1,0 +1,70 @@
+"""Figures of networks on equal terms: how they learn, and which pairs can be told apart."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from spdlib.view.plots import FAINT, figure, model_colours, styled
+from spdlib.view.report import TURNED
+
+COLOURS = {"better": "#029e73", "worse": "#d55e00", "tie": FAINT}
+
+
+@styled
+def learning_side_by_side(curves: pd.DataFrame) -> Figure:
+    """Selection AbsRel of every network, by step and by minutes of training.
+
+    Args:
+        curves: of `generations.equal_terms`.
+    """
+    fig, axes = figure(1, 2, 3.6, sharey=True)
+    colours = model_colours(list(curves["network"].unique()))
+    for ax, axis in zip(axes, ("step", "minutes"), strict=True):
+        for network, rows in curves.groupby("network", sort=False):
+            ax.plot(rows[axis], rows["sel_abs_rel"], "o-", markersize=4, label=network,
+                    color=colours[str(network)])  # fmt: skip
+        ax.set(xlabel=axis, xlim=(0, None))
+    axes[0].set(ylabel="AbsRel on selection frames", title="at equal steps")
+    axes[1].set(title="at equal minutes")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside right center")
+    return fig
+
+
+@styled
+def pairs_apart(pairs: pd.DataFrame, networks: pd.DataFrame, protocol: str) -> Figure:
+    """Every pair's difference in AbsRel in percent: the row's network less the column's.
+
+    Green cells are better, red ones worse, by a paired bootstrap over frames (95 %); grey is a tie.
+
+    Args:
+        pairs: of `generations.equal_terms`.
+        networks: likewise.
+        protocol: one of theirs.
+    """
+    scores = networks[networks["protocol"] == protocol].set_index("network")["abs_rel"]
+    names = list(scores.sort_values().index)
+    fig, ax = figure(1, 1, 0.62 * len(names) + 1.1)
+    known = pairs[pairs["protocol"] == protocol]
+    for row in known.to_dict("records"):
+        first, second, difference = row["first"], row["second"], 100 * row["difference"]
+        place = names.index(second), names.index(first)
+        _cell(ax, place, difference / scores[second], row["verdict"])
+        _cell(ax, place[::-1], -difference / scores[first], TURNED[row["verdict"]])
+    places = range(len(names))
+    ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
+    ax.set_xticks(places, names)
+    ax.set_yticks(places, [f"{name}  {scores[name]:.3f}" for name in names])
+    ax.set_title(f"AbsRel against the column's network, {protocol}, points")
+    ax.grid(visible=False)
+    return fig
+
+
+def _cell(ax: Axes, place: tuple[int, ...], gain: float, verdict: str) -> None:
+    column, row = place
+    corner = (column - 0.5, row - 0.5)
+    ax.add_patch(Rectangle(corner, 1, 1, color=COLOURS[verdict], alpha=0.25, linewidth=0))
+    ax.text(column, row, f"{gain:+.1f} %\n{verdict}", ha="center", va="center", fontsize="small")

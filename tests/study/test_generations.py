@@ -1,0 +1,108 @@
+"""Networks on equal terms: what is put side by side, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spdlib import __main__ as command_line
+from spdlib.errors import RunError
+from spdlib.study.generations import EqualTerms, equal_terms
+from spdlib.study.runs import Run
+
+FRAMES = 40
+Write = Callable[..., Run]
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Write:
+    """Writes a run's folder as `fit` and `evaluate_run` leave it, with errors of one's choice."""
+
+    def written(network: str, errors: np.ndarray, seconds: float = 60.0, **config: object) -> Run:
+        folder = tmp_path / f"{network}_{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        settings = {"network": network, "experiment": network, "options": {}, "steps": 20}
+        (folder / "config.json").write_text(json.dumps(settings | config))
+        data = {"ids_hash": "same"}
+        record = {
+            "parameters": {"encoder": 10, "head": 5, "total": 15}, "steps_done": 20,
+            "code": {"commit": "abc"}, "data": {"train": data, "selection": data},
+            "evaluation": {"test": data},
+        }  # fmt: skip
+        (folder / "record.json").write_text(json.dumps(record))
+        run = Run.open(folder)
+        run.write_table("history", pd.DataFrame({
+            "step": [10, 20], "epoch": [1.0, 2.0], "seconds": [seconds / 2, seconds],
+            "sel_abs_rel": [0.4, 0.2], "train_loss": [0.5, 0.3],
+        }))  # fmt: skip
+        keys = {"model": network, "protocol": "eigen/exact", "sites": "points"}
+        scores = dict.fromkeys(("rmse", "delta1", "silog", "s_star"), 1.0)
+        scores["abs_rel"] = float(errors.mean())
+        rows = [keys | {"metric": name, "value": value} for name, value in scores.items()]
+        run.write_table("metrics", pd.DataFrame(rows))
+        run.write_table(
+            "frames", pd.DataFrame({**keys, "frame": np.arange(FRAMES), "abs_rel": errors})
+        )
+        return run
+
+    return written
+
+
+def errors(mean: float) -> np.ndarray:
+    """Errors of frames, of which every second one is hard, around a mean."""
+    return mean + 0.05 * np.where(np.arange(FRAMES) % 2, 1, -1)
+
+
+def test_scores_pairs_and_times_stand_side_by_side(write: Write) -> None:
+    runs = [write("v13_1", errors(0.3), 120.0), write("v14_dual", errors(0.2))]
+    terms = equal_terms([*runs, write("v15_2", errors(0.2))])
+    table = terms.networks.set_index("network")
+    assert table["abs_rel"].tolist() == pytest.approx([0.3, 0.2, 0.2])
+    assert table["decoder_parameters"].tolist() == [5, 5, 5]
+    assert table["minutes"].tolist() == [2, 1, 1]
+    # after the fastest run's minute, the slow one was half-way
+    assert table["abs_rel_at_equal_minutes"].tolist() == [0.4, 0.2, 0.2]
+    pairs = terms.pairs.set_index(["first", "second"])
+    assert pairs["verdict"].tolist() == ["worse", "worse", "tie"]
+    assert pairs["difference"]["v13_1", "v14_dual"] == pytest.approx(0.1)
+    assert len(terms.curves) == 6
+
+
+def test_tables_survive_a_round_trip(write: Write, tmp_path: Path) -> None:
+    runs = [write("v13_1", errors(0.3)), write("v14_dual", errors(0.2))]
+    out = tmp_path / "tables" / "generations"
+    assert command_line.main(["equal-terms", *[str(run.folder) for run in runs],
+                              "--out", str(out)]) == 0  # fmt: skip
+    read, made = EqualTerms.read(out), equal_terms(runs)
+    for mine, theirs in zip(read, made, strict=True):
+        pd.testing.assert_frame_equal(mine, theirs)
+    with pytest.raises(RunError, match="equal-terms"):
+        EqualTerms.read(tmp_path / "nothing")
+
+
+def test_unequal_terms_are_refused_by_name(write: Write) -> None:
+    first = write("v13_1", errors(0.3))
+    with pytest.raises(RunError, match=r"steps is 20 .* and 30"):
+        equal_terms([first, write("v14_dual", errors(0.2), steps=30)])
+    with pytest.raises(RunError, match="v13_1 occurs twice"):
+        equal_terms([first, write("v13_1", errors(0.2))])
+    with pytest.raises(RunError, match="two runs or more"):
+        equal_terms([first])
+    other = write("v14_dual", errors(0.2))
+    other.update_record({"evaluation": {"test": {"ids_hash": "other"}}})
+    with pytest.raises(RunError, match=r"test is 'same' .* and 'other'"):
+        equal_terms([first, other])
+    record = {name: value for name, value in other.record.items() if name != "evaluation"}
+    other.record_path.write_text(json.dumps(record))
+    with pytest.raises(RunError, match="was not evaluated"):
+        equal_terms([first, other])
+
+
+def test_options_of_the_networks_may_differ(write: Write) -> None:
+    runs = [write("v13_1", errors(0.3), options={"routed_l3": 3}), write("v14_dual", errors(0.2))]
+    assert len(equal_terms(runs).networks) == 2

@@ -1,0 +1,68 @@
+"""Figures and sentences of networks on equal terms."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from pictures import drawn, words
+
+from spdlib.study.generations import EqualTerms
+from spdlib.view import report
+from spdlib.view.generations import learning_side_by_side, pairs_apart
+
+PROTOCOL = "eigen/inpainted"
+
+
+@pytest.fixture
+def terms() -> EqualTerms:
+    """v14 is worse than v13 by a tenth, v15 ties with v13."""
+    names, scores = ["v13_1", "v14_dual", "v15_2"], [0.20, 0.22, 0.201]
+    networks = pd.DataFrame(
+        {"network": names, "protocol": PROTOCOL, "abs_rel": scores, "steps": 600}
+    )
+    pairs = pd.DataFrame(
+        [
+            ("v13_1", "v14_dual", PROTOCOL, -0.02, -0.03, -0.01, "better"),
+            ("v13_1", "v15_2", PROTOCOL, -0.001, -0.004, 0.002, "tie"),
+            ("v14_dual", "v15_2", PROTOCOL, 0.019, 0.01, 0.03, "worse"),
+        ],
+        columns=["first", "second", "protocol", "difference", "low", "high", "verdict"],
+    )
+    curves = pd.DataFrame(
+        {
+            "network": [name for name in names for _ in range(2)],
+            "step": [300, 600] * 3,
+            "minutes": [1.0, 2.0, 3.0, 6.0, 2.0, 4.0],
+            "sel_abs_rel": [0.3, 0.2, 0.3, 0.22, 0.25, 0.2],
+        }
+    )
+    return EqualTerms(networks, pairs, curves)
+
+
+def test_every_pair_is_said_from_both_sides(terms: EqualTerms) -> None:
+    figure = pairs_apart(terms.pairs, terms.networks, PROTOCOL)
+    said = words(figure)
+    assert {"-9.1 %\nbetter", "+10.0 %\nworse"} <= set(said)
+    assert sum(text.endswith("tie") for text in said) == 2
+    # best first
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        "v13_1  0.200", "v15_2  0.201", "v14_dual  0.220",
+    ]  # fmt: skip
+
+
+def test_curves_are_drawn_by_step_and_by_minutes(terms: EqualTerms) -> None:
+    figure = learning_side_by_side(terms.curves)
+    steps, minutes = figure.axes
+    assert [len(ax.get_lines()) for ax in (steps, minutes)] == [3, 3]
+    assert minutes.get_xlim()[1] > 6
+    drawn(figure)
+
+
+def test_the_verdict_follows_the_interval(terms: EqualTerms) -> None:
+    v13, v14, v15 = ["v13_log_depth", "v13_1"], ["v14_plan", "v14_dual"], ["v15_2"]
+    text = report.equal_terms_verdict(terms, v14, v13)
+    assert "v14_dual does not beat v13_1: it is worse" in text
+    assert "+10.0 %, 95 % interval +5.0 to +15.0 %" in text
+    assert "v13_1 beats v14_dual" in report.equal_terms_verdict(terms, v13, v14)
+    assert "v15_2 and v13_1 tie" in report.equal_terms_verdict(terms, v15, v13)
+    assert "Not decided" in report.equal_terms_verdict(terms, ["v13_plan"], v13)

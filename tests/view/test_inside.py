@@ -1,0 +1,123 @@
+"""Figures of networks at work: every network that tells where it looks can be drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from pictures import drawn, words
+
+from spdlib import create_model
+from spdlib.data.rooms import Rooms
+from spdlib.errors import ModelError, QueryError, RunError
+from spdlib.geometry import lattice_points
+from spdlib.models import DepthModel
+from spdlib.models.v15 import V152
+from spdlib.study.diagnostics import look_inside
+from spdlib.view.diagram import network_diagram
+from spdlib.view.inside import ALARM, layers_at_work, where_it_looks
+
+ROUTED: dict[str, dict[str, Any]] = {
+    "v13_log_depth": {"routed_l4": 4},
+    "v13_1": {"routed_l3": 5, "routed_l4": 3},
+}
+PANELS = {
+    "v13_calibrated": ["B2: tokens around, close up", "B3: L4"],
+    "v13_log_depth": [
+        "B2: tokens around, close up", "B3: L4, routed cells framed", "B4: reads around 4 cells",
+        "B5: attention by source (tokens)",
+    ],
+    "v13_1": [
+        "B2: tokens around, close up", "B3: L3, routed cells framed",
+        "B3: L4, routed cells framed", "B5: attention by source (tokens)",
+    ],
+    "v14_dual": [f"layer {n}: reads of its choice" for n in (1, 2, 3)],
+    "v14_plan": [f"layer {n}: reads of its choice" for n in (1, 2, 3)],
+}  # fmt: skip
+
+
+def network(name: str) -> DepthModel:
+    torch.manual_seed(0)
+    options = ROUTED.get(name, {})
+    return create_model(
+        name, "mobilenetv2_035", image_size=(96, 128), focal=110.0, **options
+    ).eval()
+
+
+def look(name: str, index: int = 5) -> Figure:
+    frame = Rooms(1, size=(90, 120))[0]  # another size, padded
+    model = network(name)
+    return where_it_looks(
+        frame.image, model.encode(frame.image, frame.camera), lattice_points((4, 4), (90, 120)),
+        index,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PANELS)
+def test_a_query_is_shown_block_by_block(name: str) -> None:
+    figure = look(name)
+    assert [ax.get_title("left") for ax in figure.axes] == PANELS[name]
+    assert any(said.startswith("query (44, 33), among 16: ") for said in words(figure))
+    drawn(figure)
+
+
+def test_routed_cells_are_framed_where_they_lie() -> None:
+    frame, figure = Rooms(1, size=(90, 120))[0], look("v13_1")
+    scene = network("v13_1").encode(frame.image, frame.camera)
+    scale = 120 / scene.resized[1]  # cells are as wide as their stride in the network's image
+    for ax, count, side in ((figure.axes[1], 5, 16), (figure.axes[2], 3, 32)):
+        framed = [patch for patch in ax.patches if isinstance(patch, Rectangle)]
+        assert len(framed) == count
+        assert all(cell.get_width() == pytest.approx(side * scale) for cell in framed)
+
+
+def test_attention_by_source_sums_to_one() -> None:
+    bars = look("v13_log_depth").axes[-1].patches
+    assert sum(bar.get_width() for bar in bars if isinstance(bar, Rectangle)) == pytest.approx(1)
+
+
+def test_networks_that_tell_nothing_are_named() -> None:
+    frame = Rooms(1, size=(64, 96))[0]
+    model = create_model("v15_2", "mobilenetv2_035", image_size=(64, 96), focal=80.0)
+    with pytest.raises(QueryError, match="does not tell where it looks"):
+        where_it_looks(frame.image, model.encode(frame.image, frame.camera), [(3.0, 4.0)])
+
+
+def test_layers_stand_beside_each_other_and_alarms_are_red() -> None:
+    inside = look_inside(network("v14_dual"), Rooms(1, size=(96, 128)))
+    idle = inside["part"] == "L2, layer 3"
+    inside["verdict"] = inside["verdict"].mask(idle, "idle: below 1%")
+    figure = layers_at_work(inside)
+    titles = [ax.get_title("left") for ax in figure.axes]
+    assert titles == ["gate", "canvas change", "spread of reads", "reads outside the map"]
+    colours = [to_hex(bar.get_facecolor()) for bar in figure.axes[1].patches]
+    assert [i for i, colour in enumerate(colours) if colour == ALARM] == [2]
+    with pytest.raises(RunError, match="by layers"):
+        layers_at_work(pd.DataFrame({"diagnostic": ["set dependence"], "part": ["answers"]}))
+
+
+@pytest.mark.parametrize("name", [*PANELS, "v14_triple"])
+def test_diagrams_say_sizes_and_counts(name: str) -> None:
+    model = network(name)
+    said = "\n".join(words(network_diagram(model)))
+    counts = model.parameter_table().set_index("component")["parameters"]
+    for component in {"encoder", "neck", "level4_attention", "head"} & set(counts.index):
+        assert f"{counts[component]:,}" in said
+    assert "64 × 24 × 32" in said or "192 × 24 × 32" in said  # L1
+    assert ("B1: look around" in said) == name.startswith("v13")
+    assert ("Q2Q" in said) == name.startswith("v14")
+
+
+def test_unknown_networks_are_not_drawn() -> None:
+    class Unknown(V152):
+        pass
+
+    model = network("v15_2")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelError, match="no drawing of V"):
+        patch.setattr("spdlib.view.diagram.V152", Unknown)
+        network_diagram(model)
