@@ -4,12 +4,14 @@
 #   VENV=/elsewhere/venv      where the environment lies
 #   READY_PYTHON=python3      use this interpreter as it is and install nothing
 #   PYTEST_ARGS="-k store"    handed to pytest
+#   TEST_PROCESSES=1          tests one after the other
 #   DEMO_PROFILE=smoke        another profile for the demo
 
 PYTHON ?= python3
 VENV ?= .venv
 READY_PYTHON ?=
 PYTEST_ARGS ?=
+TEST_PROCESSES ?= 2
 DEMO_PROFILE ?= demo
 DEMO_OUT := results/runs/$(DEMO_PROFILE)
 GPU_OUT := results/runs/gpu_check
@@ -65,7 +67,8 @@ demo:  ## from nothing to a trained, evaluated, drawn network on procedural room
 	echo "demo: installation $$installed s, notebook $$((SECONDS - installed)) s, together $$SECONDS s"
 
 test: $(DEV_READY)  ## all tests; those for Chromium, a GPU or NYU report themselves as skipped
-	@SECONDS=0; $(PY) -m pytest $(PYTEST_ARGS); echo "tests took $$SECONDS s"
+	@SECONDS=0; $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS); \
+	echo "tests took $$SECONDS s"
 
 lint: $(DEV_READY)  ## ruff, mypy, notebooks without outputs
 	$(PY) -m ruff check .

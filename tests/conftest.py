@@ -25,7 +25,10 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 # not the environment variable: notebook kernels would inherit it and lose their figures
 matplotlib.use("Agg")
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+THREADS = max(1, min(2, (os.cpu_count() or 1) // PROCESSES))
+torch.set_num_threads(THREADS)
+os.environ.setdefault("OMP_NUM_THREADS", str(THREADS))  # of notebook kernels and other processes
 
 CHROMIUM_FLAGS = [
     "--no-sandbox",
