@@ -1,9 +1,13 @@
-"""Latency of v15_2: encoding, plain and folded queries, the dense path, and DAv2-S beside them.
+"""Latency of encoding and of queries, in the fast form of every network and in the sheet's words.
 
-All weights are random. Operations take turns, so that a busy moment of the machine does not count
-against one of them; medians over the rounds are shown. Times of queries and dense maps are also
-given as multiples of their floor: their multiply-accumulates (MACs) at the speed of a large float32
-matrix product, measured in the same run with the same threads.
+v15_2 (encoding, folded and plain queries, the dense path) stands beside DAv2-S, the networks of v13
+and v14 beside their own literal form. Left out is v13_plan, whose decoder is that of v13_log_depth
+behind a ViT at 518x518. All weights are random, the same in both forms of a network; both forms
+must give the same answers.
+
+Operations take turns, so that a busy moment of the machine does not count against one of them;
+medians over the rounds are shown, also as multiples of their floor (see `spdlib.study.timing`).
+Floors of v15_2's queries and dense maps are by formula, all others by counting.
 
     python -m spdlib bench decode [--device cuda] [--quick]
 """
@@ -12,33 +16,37 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib import import_module
+from math import nan
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
-from spdlib.errors import ConfigError, SPDError
+from spdlib.errors import ConfigError, ModelError, SPDError
 from spdlib.geometry import Size
-from spdlib.models import create_model
-from spdlib.models.counting import counted_macs
+from spdlib.models import CONVNEXT_V2_TINY, DepthModel, create_model, network_class
+from spdlib.models.counting import counted_macs, gathered_bytes
 from spdlib.scene import Scene
 from spdlib.study.runs import code_version, machine, write_json, write_table
+from spdlib.study.timing import PRODUCT, Operation, floors, measure, timings, using_threads
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "measured" / "bench_decode.csv"
-PRODUCT = 1024
-"""Side of the square matrices whose product sets the floor."""
 DAV2 = "DAv2-S (Hugging Face)"
 COMPANY = 256
 """Queries asked right after encoding, as an application would."""
+
+FASTER = {"plain": "folded", "literal": "fast"}
+"""The faster form of each form in the sheet's words."""
+AIMS = {"v13": 3, "v14": 2}
+"""How many times as fast as the literal form a generation's fast form should be."""
+TOLERANCE = 1e-3
+"""Largest relative difference between two forms in float32, where a query may be routed to either
+of two cells that it looks at alike."""
 
 WIDTH, HIDDEN, HEAD = 64, 256, 128
 TOKENS, BLOCKS, BLOCK, HEADS = 75, 3, 36, 4
@@ -49,7 +57,7 @@ PER_QUERY = 2 * (2 * WIDTH * WIDTH + 2 * WIDTH * HIDDEN) + WIDTH * HEAD + HEAD
 
 
 def plain_query_macs() -> int:
-    """MACs of one plain query: 733,440 (sheet v15 section 4, audit 3.1).
+    """MACs of one plain query of v15_2: 733,440 (sheet v15 section 4, audit 3.1).
 
     Keys and values of 75 tokens, both attention products, and the bilinear reads of the tokens.
     """
@@ -57,7 +65,7 @@ def plain_query_macs() -> int:
 
 
 def folded_query_macs() -> int:
-    """MACs of one folded query: 171,232 (audit 5.1, S2).
+    """MACs of one folded query of v15_2: 171,232 (audit 5.1, S2).
 
     Both projections folded in each of two stages; scores and sums over three blocks of 36 cells;
     their interpolation for 4 heads; the tokens' codes, positions and sources apart; s8 at the
@@ -71,7 +79,7 @@ def folded_query_macs() -> int:
 
 
 def dense_macs(lattice: Size, image: Size) -> int:
-    """MACs of the dense path: 1,543.0 M for 100x136 sites in a 350x476 image (audit 5.1).
+    """MACs of v15_2's dense path: 1,543.0 M for 100x136 sites in a 350x476 image (audit 5.1).
 
     Keys and values of s8 and L2 at their own size, four times fewer cells, then upsampled together
     with s8; attention over 75 tokens a site; the resize to the image.
@@ -84,88 +92,155 @@ def dense_macs(lattice: Size, image: Size) -> int:
 
 
 @dataclass(frozen=True)
-class Operation:
-    """Something to time.
+class Subject:
+    """A network to measure.
 
     Attributes:
-        network: what it belongs to.
-        name: "encode", "plain", "folded", "dense", ...
-        k: queries, 0 where there are none.
-        run: does it once.
-        macs: its MACs by the formulas above, or counted.
+        network: its name.
+        encoder: timm name.
+        size: height, width of the image.
+        ks: numbers of queries.
     """
 
     network: str
-    name: str
-    k: int
-    run: Callable[[], object]
-    macs: int
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A v15_2 to measure: encoder, image size, numbers of queries."""
-
     encoder: str
     size: Size
-    ks: tuple[int, ...] = (1, 16, 64, 256, 1024, 4096)
+    ks: tuple[int, ...]
 
     @property
     def label(self) -> str:
         """Name in the tables."""
-        return f"v15_2, {self.encoder}, {self.size[0]}x{self.size[1]}"
+        return f"{self.network}, {self.encoder}, {self.size[0]}x{self.size[1]}"
 
 
+OLDER = ("v13_calibrated", "v13_log_depth", "v13_1", "v14_dual", "v14_triple", "v14_plan")
 FULL = (
-    Subject("vit_small_patch14_dinov2", (350, 476)),
-    Subject("mobilenetv2_100", (240, 320)),
+    Subject("v15_2", "vit_small_patch14_dinov2", (350, 476), (1, 16, 64, 256, 1024, 4096)),
+    Subject("v15_2", "mobilenetv2_100", (240, 320), (1, 16, 64, 256, 1024, 4096)),
+    *(Subject(name, CONVNEXT_V2_TINY, (256, 320), (1, 64, COMPANY, 1024)) for name in OLDER),
 )
 QUICK = (
-    Subject("vit_tiny_patch16_224", (64, 96), (1, 16)),
-    Subject("mobilenetv3_small_050", (60, 90), (1, 16)),
+    Subject("v15_2", "vit_tiny_patch16_224", (64, 96), (1, 16)),
+    Subject("v15_2", "mobilenetv3_small_050", (60, 90), (1, 16)),
+    *(Subject(name, "mobilenetv3_small_050", (192, 256), (1, 16)) for name in OLDER),
 )
-
-
 DAV2_INPUT = f"DAv2-S at {FULL[0].size[0]}x{FULL[0].size[1]}"
 """It stays at the sheet's size, whatever the size of the network beside it."""
 
 
-def subject_operations(subject: Subject, device: torch.device) -> list[Operation]:
-    """Encoding, queries in both forms and the dense path of one v15_2."""
-    folded = create_model("v15_2", subject.encoder, image_size=subject.size).to(device).eval()
-    plain = create_model("v15_2", subject.encoder, image_size=subject.size, sparse="plain")
-    plain.load_state_dict(folded.state_dict())
-    image = torch.rand(1, 3, *subject.size, device=device)
-    scene = folded.encode(image)
-    reference = replace(scene, model=plain.to(device).eval())
-    encoding = counted_macs(lambda: folded.maps(folded.pad(image)))
-    company = points_in(subject.size, COMPANY, device)
+@dataclass(frozen=True)
+class Pair:
+    """One image encoded by both forms of a network, with the same weights.
+
+    Attributes:
+        subject: the network.
+        image: [1, 3, H, W].
+        forms: names of the faster and the reference form.
+        model: in the faster form.
+        fast: scene of the faster form.
+        reference: scene of the other; forms project different maps.
+    """
+
+    subject: Subject
+    image: Tensor
+    forms: Sequence[str]
+    model: DepthModel
+    fast: Scene
+    reference: Scene
+
+    @classmethod
+    def of(cls, subject: Subject, device: torch.device) -> Pair:
+        """A network with random weights, and a random image."""
+        name, forms = subject.network, network_class(subject.network).choices["sparse"]
+        fast, reference = (
+            create_model(name, subject.encoder, image_size=subject.size, sparse=form).to(device)
+            for form in forms
+        )
+        reference.load_state_dict(fast.state_dict())
+        image = torch.rand(1, 3, *subject.size, device=device)
+        scenes = (model.eval().encode(image) for model in (fast, reference))
+        return cls(subject, image, forms, fast, *scenes)
+
+    def points(self, k: int) -> Tensor:
+        """K points [K, 2] anywhere in the image."""
+        size = self.image.new_tensor([self.subject.size[1], self.subject.size[0]])
+        return torch.rand(k, 2, device=size.device) * size - 0.5
+
+    def difference(self, points: Tensor) -> float:
+        """Largest difference between both forms' answers, relative to the reference's.
+
+        Raises:
+            ModelError: they do not agree.
+        """
+        expected = self.reference.depth_at(points)
+        found = ((self.fast.depth_at(points) - expected).abs() / expected).max().item()
+        if not found <= TOLERANCE:
+            raise ModelError(
+                f"{self.subject.label}: the {' and the '.join(self.forms)} form differ by "
+                f"{found:.1e}, more than {TOLERANCE:g}; their times cannot be compared"
+            )
+        return found
+
+
+def operations_of(subject: Subject, device: torch.device) -> list[Operation]:
+    """What is timed of a network."""
+    pair = Pair.of(subject, device)
+    return v15_operations(pair) if subject.network == "v15_2" else older_operations(pair)
+
+
+def encoding(pair: Pair) -> Operation:
+    """Encoding the image in the faster form."""
+    model: Any = pair.fast.model
+    macs = counted_macs(lambda: model.maps(model.pad(pair.image)))
+    return Operation(pair.subject.label, "encode", 0, lambda: model.encode(pair.image), macs)
+
+
+def asking(pair: Pair, form: str, points: Tensor, macs: int | None = None) -> Operation:
+    """Queries of one form; their MACs are counted if they are not given."""
+    scene = pair.fast if form == pair.forms[0] else pair.reference
+
+    def run() -> Tensor:
+        return scene.depth_at(points)
+
+    counted = counted_macs(run) if macs is None else macs
+    difference = None if form == pair.forms[0] else pair.difference(points)
+    label, k = pair.subject.label, len(points)
+    return Operation(label, form, k, run, counted, gathered_bytes(run), difference)
+
+
+def v15_operations(pair: Pair) -> list[Operation]:
+    """Encoding, queries in both forms and the dense path of v15_2."""
+    subject, scene, model = pair.subject, pair.fast, pair.model
+    encode, company = encoding(pair), pair.points(COMPANY)
     lattice = (scene.maps["L1"].shape[1], scene.maps["L1"].shape[2])
-
-    def add(name: str, k: int, run: Callable[[], object], macs: int) -> Operation:
-        return Operation(subject.label, name, k, run, macs)
-
+    together = encode.macs + COMPANY * folded_query_macs()
+    asked = [pair.points(k) for k in subject.ks]
     return [
-        add("encode", 0, lambda: folded.encode(image), encoding),
-        add(
-            "encode + queries", COMPANY, lambda: folded.encode(image).depth_at(company),
-            encoding + COMPANY * folded_query_macs(),
+        encode,
+        Operation(
+            subject.label, "encode + queries", COMPANY,
+            lambda: model.encode(pair.image).depth_at(company), together,
         ),
-        add("dense", 0, scene.dense, dense_macs(lattice, subject.size)),
-        *(add("plain", k, ask(reference, k), k * plain_query_macs()) for k in subject.ks),
-        *(add("folded", k, ask(scene, k), k * folded_query_macs()) for k in subject.ks),
+        Operation(subject.label, "dense", 0, scene.dense, dense_macs(lattice, subject.size)),
+        *(asking(pair, "plain", points, len(points) * plain_query_macs()) for points in asked),
+        *(asking(pair, "folded", points, len(points) * folded_query_macs()) for points in asked),
     ]  # fmt: skip
 
 
-def points_in(size: Size, k: int, device: torch.device) -> Tensor:
-    """K points [K, 2] anywhere in an image."""
-    return torch.rand(k, 2, device=device) * torch.tensor([size[1], size[0]], device=device) - 0.5
+def older_operations(pair: Pair) -> list[Operation]:
+    """Encoding, fast queries, and literal ones as many as are compared, of v13 and v14."""
+    asked = {k: pair.points(k) for k in pair.subject.ks}
+    return [
+        encoding(pair),
+        asking(pair, "literal", asked[compared(pair.subject)]),
+        *(asking(pair, "fast", points) for points in asked.values()),
+    ]
 
 
-def ask(scene: Scene, k: int) -> Callable[[], Tensor]:
-    """A call that asks the same K points of a scene."""
-    points = points_in(scene.image_size, k, next(iter(scene.maps.values())).device)
-    return lambda: scene.depth_at(points)
+def compared(subject: Subject) -> int:
+    """How many queries both forms are compared at."""
+    wanted = 1024 if subject.network == "v15_2" else COMPANY
+    return wanted if wanted in subject.ks else max(subject.ks)
 
 
 def depth_anything(quick: bool = False) -> Any:
@@ -205,81 +280,60 @@ def depth_anything_operation(device: torch.device, quick: bool) -> Operation:
     return Operation(DAV2, "dense", 0, run, counted_macs(run))
 
 
-def product_operation(device: torch.device) -> Operation:
-    """The matrix product whose speed sets the floor."""
-    left, right = torch.rand(2, PRODUCT, PRODUCT, device=device).unbind()
-    return Operation("matrix product", "float32", 0, lambda: left @ right, PRODUCT**3)
+Known = Mapping[tuple[str, str, int], Any]
+"""Rows of a table by network, operation and number of queries."""
 
 
-def measure(
-    operations: Sequence[Operation], rounds: int, slot: float, device: torch.device
-) -> list[float]:
-    """Median seconds of each operation; short ones are repeated to fill `slot` seconds a round.
-
-    Two calls of each, not counted, warm up and tell how often it is repeated.
-    """
-    warm = [min(elapsed(operation.run, 1, device) for _ in range(2)) for operation in operations]
-    repeats = [max(1, min(200, int(slot / seconds))) for seconds in warm]
-    seconds: list[list[float]] = [[] for _ in operations]
-    for _ in tqdm(range(rounds), mininterval=5, desc="rounds"):
-        for times, operation, count in zip(seconds, operations, repeats, strict=True):
-            times.append(elapsed(operation.run, count, device))
-    return [median(times) for times in seconds]
+def known(table: pd.DataFrame, column: str) -> Known:
+    """A column of one run's table."""
+    keys = zip(table["network"], table["operation"], table["k"], strict=True)
+    return dict(zip(keys, table[column], strict=True))
 
 
-def elapsed(run: Callable[[], object], count: int, device: torch.device) -> float:
-    """Mean seconds of `count` calls."""
-    synchronise(device)
-    started = time.perf_counter()
-    for _ in range(count):
-        run()
-    synchronise(device)
-    return (time.perf_counter() - started) / count
-
-
-def synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@contextmanager
-def using_threads(count: int | None) -> Iterator[None]:
-    """Run with this many threads, None for as many as there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def timings(operations: Sequence[Operation], seconds: Sequence[float]) -> pd.DataFrame:
-    """One row per operation; the matrix product comes first and sets the floors."""
-    rate = operations[0].macs / seconds[0]
-    rows = [
-        (o.network, o.name, o.k, 1e3 * s, o.macs, 1e3 * o.macs / rate, s * rate / o.macs)
-        for o, s in zip(operations, seconds, strict=True)
+def times_faster(table: pd.DataFrame) -> list[float]:
+    """How many times as long each reference form takes as the faster one; NaN for all else."""
+    times = known(table, "milliseconds")
+    return [
+        ms / times.get((network, FASTER.get(operation, ""), k), nan)
+        for (network, operation, k), ms in times.items()
     ]
-    columns = ["network", "operation", "k", "milliseconds", "macs", "floor_ms", "times_floor"]
-    return pd.DataFrame(rows, columns=columns)
 
 
 def ratios(table: pd.DataFrame, subject: Subject) -> list[dict[str, Any]]:
     """What the timings of one network say, beside the aims."""
-    rows = zip(*(table[c] for c in ("network", "operation", "k", "milliseconds")), strict=True)
-    known = {(network, operation, k): ms for network, operation, k, ms in rows}
-    own = {(o, k): ms for (network, o, k), ms in known.items() if network == subject.label}
-    k = 1024 if 1024 in subject.ks else max(subject.ks)
-    asked = own["encode + queries", COMPANY]
-    values = [
-        (f"plain / folded at K = {k}", own["plain", k] / own["folded", k], ">= 3"),
-        ("folded at K = 1, ms", own["folded", 1], "< 2"),
-        (f"(encode + {COMPANY} queries) / encode", asked / own["encode", 0], "<= 1.10"),
-        (f"{DAV2_INPUT} / (encode + {COMPANY} queries)", known[DAV2, "dense", 0] / asked, ""),
-    ]
+    table = table[table["network"].isin([subject.label, DAV2])]
+    values = (v15_ratios if subject.network == "v15_2" else older_ratios)(table, subject)
     return [
         {"network": subject.label, "what": what, "value": float(value), "aim": aim}
         for what, value, aim in values
+    ]
+
+
+Ratio = tuple[str, float, str]
+
+
+def v15_ratios(table: pd.DataFrame, subject: Subject) -> list[Ratio]:
+    """What is measured, its value and its aim, for v15_2."""
+    own, k = known(table, "milliseconds"), compared(subject)
+    label, asked = subject.label, own[subject.label, "encode + queries", COMPANY]
+    faster = own[label, "plain", k] / own[label, "folded", k]
+    return [
+        (f"plain / folded at K = {k}", faster, ">= 3"),
+        ("folded at K = 1, ms", own[label, "folded", 1], "< 2"),
+        (f"(encode + {COMPANY} queries) / encode", asked / own[label, "encode", 0], "<= 1.10"),
+        (f"{DAV2_INPUT} / (encode + {COMPANY} queries)", own[DAV2, "dense", 0] / asked, ""),
+    ]
+
+
+def older_ratios(table: pd.DataFrame, subject: Subject) -> list[Ratio]:
+    """What is measured, its value and its aim, for v13 and v14."""
+    own, k, label = known(table, "milliseconds"), compared(subject), subject.label
+    difference = known(table, "difference")[label, "literal", k]
+    aim = AIMS[subject.network.partition("_")[0]]
+    faster = own[label, "literal", k] / own[label, "fast", k]
+    return [
+        (f"literal / fast at K = {k}", faster, f">= {aim}"),
+        (f"largest relative difference at K = {k}", difference, f"<= {TOLERANCE:g}"),
     ]
 
 
@@ -287,7 +341,7 @@ def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="on a CPU")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--slot", type=float, default=0.05, help="seconds a short operation fills")
     parser.add_argument("--quick", action="store_true", help="tiny networks, one round: a test")
     parser.add_argument("--out", type=Path, default=OUTPUT)
@@ -305,14 +359,15 @@ def main(given: Sequence[str] | None = None) -> None:
     device = torch.device(args.device)
     torch.backends.cudnn.allow_tf32 = False  # the floor is a float32 product's
     subjects = QUICK if args.quick else FULL
-    operations = [product_operation(device)]
+    operations = floors(device)
     for subject in subjects:
-        operations += subject_operations(subject, device)
+        operations += operations_of(subject, device)
     operations.append(depth_anything_operation(device, args.quick))
     tables, conclusions = [], []
     for threads in args.threads if device.type == "cpu" else [None]:
         with using_threads(threads):
             table = timings(operations, measure(operations, args.rounds, args.slot, device))
+        table["times_faster"] = times_faster(table)
         table.insert(0, "threads", threads)
         table.insert(0, "device", device.type)
         tables.append(table)
@@ -330,11 +385,12 @@ def finish(
     record = {
         "machine": here, "code": code_version(), "settings": settings, "ratios": conclusions,
     }  # fmt: skip
-    write_table(args.out, table.round(6))
+    write_table(args.out, table.round({"milliseconds": 6, "floor_ms": 6, "times_floor": 6}))
     write_json(args.out.with_suffix(".json"), record)
-    print(f"median of {args.rounds} rounds; random weights; floor: MACs at a {PRODUCT}^3 product")
+    floor = f"MACs as in a {PRODUCT}^3 product, or gathered bytes as in a copy"
+    print(f"median of {args.rounds} rounds; random weights; floor: {floor}")
     print(table.to_string(index=False, float_format=lambda value: f"{value:.4g}"))
-    print(pd.DataFrame(conclusions).to_string(index=False, float_format=lambda v: f"{v:.3f}"))
+    print(pd.DataFrame(conclusions).to_string(index=False, float_format=lambda v: f"{v:.3g}"))
     devices = [gpu["model"] for gpu in here["gpus"]] if args.device != "cpu" else []
     print(", ".join([here["cpu"], f"{here['cores']} cores", *devices]))
     print(f"torch {here['libraries']['torch']}; written to {args.out}")

@@ -17,8 +17,8 @@ from PIL import Image
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from spdlib.data.rooms import Rooms
-from spdlib.errors import ConfigError
-from spdlib.models import create_model
+from spdlib.errors import ConfigError, ModelError
+from spdlib.models import create_model, list_models, network_class
 from spdlib.models.base import count_parameters
 from spdlib.models.v15 import LocalPath
 
@@ -127,16 +127,52 @@ def test_quick_run_of_decode(
     decode.main(["--quick", "--threads", "1", "--out", str(tmp_path / "bench_decode.csv")])
     table = pd.read_csv(tmp_path / "bench_decode.csv")
     assert set(table["operation"]) == {
-        "float32", "encode", "encode + queries", "plain", "folded", "dense",
+        "float32", "encode", "encode + queries", "plain", "folded", "literal", "fast", "dense",
     }  # fmt: skip
     assert (table["milliseconds"] > 0).all()
-    assert table.loc[0, "times_floor"] == pytest.approx(1)
+    assert list(table.loc[:1, "times_floor"]) == pytest.approx([1, 1])
     assert set(table.loc[table["operation"] == "folded", "k"]) == {1, 16}
+    rows = table.set_index(["network", "operation", "k"])
+    for subject in decode.QUICK[2:]:
+        found = rows.loc[subject.label]
+        literal, fast = found.loc["literal", 16], found.loc["fast", 16]
+        ratio = literal["milliseconds"] / fast["milliseconds"]
+        assert literal["times_faster"] == pytest.approx(ratio, rel=1e-3)
+        assert 0 <= literal["difference"] < decode.TOLERANCE
+        assert literal["macs"] > fast["macs"] > 16 * 1e6
+        assert fast["gathered_bytes"] == 16 * found.loc["fast", 1]["gathered_bytes"]
+        assert found.loc["encode", 0]["macs"] > 0
     record = json.loads((tmp_path / "bench_decode.json").read_text())
     assert record["settings"]["quick"] is True
     assert record["machine"]["cores"] >= 1
-    assert len(record["ratios"]) == 8
-    assert "plain / folded at K = 16" in capsys.readouterr().out
+    assert len(record["ratios"]) == 2 * 4 + len(decode.OLDER) * 2
+    aims = {row["network"].partition(",")[0]: row["aim"] for row in record["ratios"][8::2]}
+    assert aims == {name: ">= 3" if "v13" in name else ">= 2" for name in decode.OLDER}
+    printed = capsys.readouterr().out
+    assert "plain / folded at K = 16" in printed
+    assert "literal / fast at K = 16" in printed
+
+
+def test_forms_that_disagree_are_not_compared(decode: ModuleType) -> None:
+    pair = decode.Pair.of(decode.QUICK[1], torch.device("cpu"))
+    points = pair.points(5)
+    assert pair.difference(points) < 1e-5
+    with torch.no_grad():
+        pair.reference.model.local_path.head[-1].bias.add_(1)
+    with pytest.raises(ModelError, match=r"folded and the plain form differ by .* cannot be"):
+        pair.difference(points)
+
+
+def test_the_recorded_setting_is_measured(decode: ModuleType) -> None:
+    """256 queries of a 256x320 image with the sheet's encoder, of every v13 and v14 but a plan."""
+    older = {x.network: x for x in decode.FULL if x.network != "v15_2"}
+    trained = {name for name in list_models() if name.startswith(("v13", "v14"))} - {"v13_plan"}
+    assert set(older) == trained
+    for name, subject in older.items():
+        with torch.device("meta"):
+            config = create_model(name).config
+        assert (subject.encoder, subject.size) == (config.encoder.name, config.image_size)
+        assert decode.compared(subject) == 256
 
 
 def test_decode_refuses_a_device_that_is_not_there(
@@ -145,6 +181,47 @@ def test_decode_refuses_a_device_that_is_not_there(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="no CUDA device"):
         decode.main(["--device", "cuda", "--quick"])
+
+
+@pytest.fixture(scope="module")
+def networks() -> ModuleType:
+    return benchmark("networks")
+
+
+def test_networks_as_built_and_as_recorded(
+    networks: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One with dependent queries and a record, one with neither."""
+    out = tmp_path / "networks.csv"
+    networks.main(["--networks", "v14_dual", "v15_2", "--out", str(out)])
+    table = pd.read_csv(out).set_index("network")
+    dual, latest = table.loc["v14_dual"], table.loc["v15_2"]
+    assert (dual["parameters"], latest["parameters"]) == (32_881_641, 22_614_337)
+    assert (table["trainable"] == table["parameters"]).all()
+    assert dual["encoder"] == "convnextv2_tiny.fcmae_ft_in22k_in1k"
+    assert (dual["image_size"], latest["image_size"]) == ("256x320", "350x476")
+    assert table["queries_independent"].to_list() == [False, True]
+    assert 25.2e9 < latest["macs_per_image"] < 25.3e9  # audit 3.1, and what its neck adds
+    assert 0.15e6 < latest["macs_per_query"] < 0.2e6 < 3e6 < dual["macs_per_query"] < 6e6
+    assert list(dual[["recorded_in", "epoch", "abs_rel", "delta1"]]) == ["exp08", 3, 0.2403, 0.471]
+    assert dual["protocol"] == "recorded: 654 frames, 256 points, squash"
+    assert np.isnan(dual["rmse"])
+    assert latest[["recorded_in", "protocol", *networks.SCORES]].isna().all()
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["settings"] == {"queries": 256}
+    assert "libraries" in record["machine"] and "source_hash" in record["code"]
+    assert "exp08" in capsys.readouterr().out
+
+
+def test_frozen_parameters_are_not_counted_as_trainable(networks: ModuleType) -> None:
+    model = networks.create_model("v13_calibrated", "mobilenetv3_small_050", image_size=(64, 96))
+    assert count_parameters(model) - networks.trainable(model) == 209_664
+
+
+def test_every_network_has_its_idea_in_a_line() -> None:
+    ideas = [network_class(name).idea for name in list_models()]
+    assert len(set(ideas)) == len(ideas)
+    assert all(20 < len(idea) < 90 and "\n" not in idea for idea in ideas)
 
 
 def bts_folder(root: Path, count: int) -> Path:

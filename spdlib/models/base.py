@@ -120,6 +120,7 @@ class DepthModel(nn.Module, ABC):
     `decode_lattice` (its own dense path).
 
     Attributes:
+        idea: the network in one line, for tables.
         has_dense: whether there is a dense path.
         queries_are_independent: whether a point's depth is the same in any company.
         has_auxiliary: whether there are `auxiliary` maps.
@@ -128,6 +129,7 @@ class DepthModel(nn.Module, ABC):
         options: the values of this network.
     """
 
+    idea: ClassVar[str]
     has_dense: ClassVar[bool] = False
     queries_are_independent: ClassVar[bool] = True
     has_auxiliary: ClassVar[bool] = False

@@ -1,15 +1,19 @@
-"""Multiply-accumulates (MACs) of a network, counted by PyTorch while it runs.
+"""Multiply-accumulates (MACs) and gathered bytes of a network, counted while it runs.
 
-Counted are matrix products, convolutions and attention. Bilinear reads, normalisation, softmax and
-activations are not: they take time, but no product of two matrices.
+MACs are those of matrix products, convolutions and attention. Bilinear reads, normalisation,
+softmax and activations are not counted: they take time, but no product of two matrices. Reads of
+maps at points are counted in bytes instead.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from spdlib.geometry import Size
@@ -24,6 +28,36 @@ def counted_macs(run: Callable[[], object]) -> int:
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops()) // 2
+
+
+class _Gathers(TorchDispatchMode):
+    """Adds up the bytes of all rows that are gathered from maps while it is on."""
+
+    total = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func.overloadpacket.__name__
+        if name.startswith("_embedding_bag"):  # weights of the rows, then their numbers
+            self.total += args[1].numel() * _bytes(args[0][0])
+        elif name == "index_select":
+            self.total += _bytes(result)
+        elif name == "grid_sampler_2d":
+            self.total += 4 * _bytes(result)  # four corners make one value
+        return result
+
+
+def _bytes(x: Tensor) -> int:
+    return x.numel() * x.element_size()
+
+
+def gathered_bytes(run: Callable[[], object]) -> int:
+    """Bytes of the rows that a call gathers: `embedding_bag`, `index_select`, `grid_sample`."""
+    with torch.no_grad(), _Gathers() as gathers:
+        run()
+    return gathers.total
 
 
 def macs_per_image(model: DepthModel, size: Size | None = None) -> int:
@@ -50,6 +84,6 @@ def macs_per_query(model: DepthModel, size: Size | None = None, queries: int = Q
         return counted_macs(lambda: model.decode(maps, points, covered)) // queries
 
 
-def _blank(model: DepthModel, size: Size | None) -> torch.Tensor:
+def _blank(model: DepthModel, size: Size | None) -> Tensor:
     shape = (1, 3, *(size or model.config.image_size))
     return model.pad(torch.zeros(shape, device=model.device, dtype=model.dtype))

@@ -88,30 +88,38 @@ class Attention(nn.Module):
         found = F.dropout(weights, self.dropout, self.training) @ self._split(values)
         return self.out(found.transpose(-3, -2).flatten(-2)), weights
 
-    def read_own(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def read_own(self, x: Tensor, tokens: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
         """Every query reads tokens of its own, none of which is projected (audit 5.5).
 
-        The key projection goes into the query and the value projection behind the weighted sum:
-        `read_weighted(x.unsqueeze(-2), key(tokens), value(tokens))` with fewer products.
+        The key projection goes into the query, the value projection behind the weighted sum, and
+        into both what the norm does to standardised tokens: with n = norm(tokens) it is
+        `read_weighted(x.unsqueeze(-2), key(n), value(n))` in fewer products.
 
         Args:
             x: queries [..., C].
-            tokens: [..., T, D].
+            tokens: `standardised` [..., T, D].
+            norm: of the tokens.
 
         Returns:
             [..., C] and the weights [..., heads, T] before dropout.
         """
-        key, value = (x.weight.unflatten(0, (self.heads, -1)) for x in (self.key, self.value))
+        key, key_bias = self._behind(norm, self.key)
+        value, value_bias = self._behind(norm, self.value)
         asked = self._per_head(self.query(x))
         asked = asked / math.sqrt(asked.shape[-1])
-        constant = (asked * self._per_head(self.key.bias)).sum(-1, keepdim=True)
+        constant = (asked * key_bias).sum(-1, keepdim=True)
         folded = torch.einsum("...hd,hdc->...hc", asked, key)
         weights = (folded @ tokens.mT + constant).softmax(-1)
         kept = F.dropout(weights, self.dropout, self.training)
         found = torch.einsum("...hc,hdc->...hd", kept @ tokens, value)
         # dropped weights do not sum to one
-        found = found + kept.sum(-1, keepdim=True) * self._per_head(self.value.bias)
+        found = found + kept.sum(-1, keepdim=True) * value_bias
         return self.out(found.flatten(-2)), weights
+
+    def _behind(self, norm: nn.LayerNorm, layer: nn.Linear) -> tuple[Tensor, Tensor]:
+        """Weight [heads, C / heads, D] and bias [heads, C / heads] of a norm's end and a layer."""
+        weight, bias = layer.weight * norm.weight, layer.bias + layer.weight @ norm.bias
+        return weight.unflatten(0, (self.heads, -1)), self._per_head(bias)
 
     def _per_head(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., heads, C / heads]."""
@@ -243,6 +251,11 @@ class NumberHead(nn.Sequential):
         with torch.autocast(h.device.type, torch.bfloat16) if self.low else no_autocast:
             number = super().forward(wide) * scale
         return number.bfloat16().to(wide.dtype) if self.low else number
+
+
+def standardised(x: Tensor) -> Tensor:
+    """Mean 0 and variance 1 over the channels, as a LayerNorm has them before its own weights."""
+    return F.layer_norm(x, x.shape[-1:])
 
 
 def fourier_code(x: Tensor, bands: int) -> Tensor:

@@ -7,6 +7,7 @@ gather is an `index_select` on rows or a `weighted_rows`, whose backward is dete
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,15 +27,49 @@ def gather_rows(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     return rows.view(*index.shape, channels)
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where bilinear reads of all maps of one size find their corners.
+
+    Attributes:
+        index: the corners' rows [N, 4] in the map as rows, [B h w, C].
+        shares: of the corners, [N, 4].
+        shape: (B, ...) of the reads, N in all.
+        zeros: cells outside the map count as zero: a border of zeros, which is repeated.
+    """
+
+    index: Tensor
+    shares: Tensor
+    shape: torch.Size
+    zeros: bool
+
+    @classmethod
+    def of(cls, cells: Tensor, size: Size, zeros: bool = False) -> Places:
+        """Places of reads at fractional cells [B, ..., 2] (x, y) of maps of height, width."""
+        if zeros:
+            cells, size = cells + 1, (size[0] + 2, size[1] + 2)
+        index, shares = corners(cells.flatten(1, -2), size)
+        image = torch.arange(len(cells), device=cells.device).view(-1, 1, 1) * (size[0] * size[1])
+        return cls((image + index).view(-1, 4), shares.view(-1, 4), cells.shape[:-1], zeros)
+
+    def read(self, maps: Tensor) -> Tensor:
+        """Values [B, ..., C] of a map [B, h, w, C]; corners are summed on the way, not stored."""
+        level = _bordered(maps) if self.zeros else maps
+        rows = level.reshape(-1, maps.shape[-1])
+        return weighted_rows(rows, self.index, self.shares).view(*self.shape, -1)
+
+
 def bilinear_cells(maps: Tensor, cells: Tensor, zeros: bool = False) -> Tensor:
     """Bilinear values [B, ..., C] of a map [B, h, w, C] at fractional cells [B, ..., 2] (x, y).
 
-    Cells outside the map repeat its border, or with `zeros` count as zero, as recorded (F9). The
-    four corners of a read are summed on the way and never stored.
+    Cells outside the map repeat its border, or with `zeros` count as zero, as recorded (F9).
     """
-    places = cells.flatten(1, -2)[:, :, None, None]  # one head that reads once
-    found = deformable_read(maps, places, places.new_ones(places.shape[:-1]), zeros)
-    return found.view(*cells.shape[:-1], -1)
+    return Places.of(cells, (maps.shape[1], maps.shape[2]), zeros).read(maps)
+
+
+def _bordered(maps: Tensor) -> Tensor:
+    """A map [B, h, w, C] with a border of zeros, [B, h + 2, w + 2, C]."""
+    return F.pad(maps, (0, 0, 1, 1, 1, 1))
 
 
 def grid_sampled(maps: Tensor, cells: Tensor, zeros: bool = False) -> Tensor:
@@ -126,17 +161,22 @@ def corners(cells: Tensor, size: Size) -> tuple[Tensor, Tensor]:
         Cell numbers y w + x and shares, both [..., 4].
     """
     height, width = size
-    inside = torch.minimum(cells.clamp(min=0), cells.new_tensor([width - 1, height - 1]))
-    # the last cell ends the interval before it, so that all four are steps from the first
-    last = cells.new_tensor([max(width - 2, 0), max(height - 2, 0)])
-    first = torch.minimum(inside.floor(), last)
-    fx, fy = (inside - first).unbind(-1)
-    gx, gy = 1 - fx, 1 - fy
-    x, y = first.long().unbind(-1)
+    (x, fx), (y, fy) = map(_interval, cells.unbind(-1), (width, height))
     right, down = min(width - 1, 1), min(height - 1, 1) * width
-    steps = x.new_tensor([0, right, down, down + right])
-    index = (y * width + x).unsqueeze(-1) + steps
+    first = y * width + x
+    index = torch.stack([first, first + right, first + down, first + (down + right)], -1)
+    gx, gy = 1 - fx, 1 - fy
     return index, torch.stack([gy * gx, gy * fx, fy * gx, fy * fx], -1)
+
+
+def _interval(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The whole number before each fractional index among `count`, and the way behind it.
+
+    The last one ends the interval before it, so that corners are always one step apart.
+    """
+    inside = x.clamp(0, count - 1)
+    first = inside.floor().clamp(max=max(count - 2, 0))
+    return first.long(), inside - first
 
 
 class _WeightedRows(torch.autograd.Function):
@@ -205,8 +245,8 @@ def deformable_read(level: Tensor, cells: Tensor, weights: Tensor, zeros: bool =
     Returns:
         [B, K, C], heads side by side.
     """
-    if zeros:  # a border of zeros, which is repeated
-        level, cells = F.pad(level, (0, 0, 1, 1, 1, 1)), cells + 1
+    if zeros:
+        level, cells = _bordered(level), cells + 1
     batch, height, width, channels = level.shape
     heads = cells.shape[2]
     index, shares = corners(cells, (height, width))  # [B, K, H, P, 4]

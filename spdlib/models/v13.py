@@ -10,8 +10,8 @@ all of it. Three networks are made of these blocks:
 
 Each exists in two forms of one function. "literal" is the sheet, word by word. "fast" (the default)
 projects maps instead of the tokens read from them, sums the corners of bilinear reads without
-storing them, reads a head's own channels only, and projects none of a query's own tokens to keys
-and values (audit 5.5).
+storing them, reads a head's own channels only, projects none of a query's own tokens to keys and
+values (audit 5.5), and standardises each of them once, for the norms of all layers that read it.
 
 A scene's maps, channels-last: "L1".."L4" (the neck; fast, L2 and L4 as B1 projects them);
 "b3_keys", "b3_values", both layers side by side; "anchors", the sheet's g, and "V2".."V4", what B4
@@ -47,6 +47,7 @@ from spdlib.models.layers import (
     fourier_code,
     full_precision,
     resize,
+    standardised,
 )
 from spdlib.models.necks import PyramidNeck
 from spdlib.models.sampling import (
@@ -256,11 +257,20 @@ class OwnLayer(CrossLayer):
         super().__init__(WIDTH, dropout)
         self.fast = fast
 
-    def forward(self, h: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries h [B, K, C], tokens [B, K, T, C] -> h, and the weights [B, K, heads, T]."""
+    def forward(self, h: Tensor, tokens: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+        """Queries h [B, K, C] read their tokens.
+
+        Args:
+            h: queries.
+            tokens: [B, K, T, C], literal, behind the norm; fast, `standardised`.
+            norm: of the tokens.
+
+        Returns:
+            h, and the weights [B, K, heads, T].
+        """
         asked, attention = self.norm(h), self.attention
         if self.fast:
-            found, weights = attention.read_own(asked, tokens)
+            found, weights = attention.read_own(asked, tokens, norm)
         else:
             keys, values = attention.key(tokens), attention.value(tokens)
             read = attention.read_weighted(asked.unsqueeze(-2), keys, values)
@@ -280,15 +290,25 @@ class OwnTokens(nn.Module):
 
     def __init__(self, layers: int, norms: int, dropout: float, fast: bool) -> None:
         super().__init__()
+        self.fast = fast
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(norms))
         self.layers = nn.ModuleList(OwnLayer(dropout, fast) for _ in range(layers))
 
     def forward(self, h: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries h [B, K, C], tokens [B, K, T, C] -> h, and the last weights [B, K, heads, T]."""
+        """Queries h [B, K, C] read their tokens, layer after layer.
+
+        Args:
+            h: queries.
+            tokens: [B, K, T, C]; fast, `standardised`, which all norms begin with.
+
+        Returns:
+            h, and the last layer's weights [B, K, heads, T].
+        """
         for number, layer in enumerate(self.layers):
             if number < len(self.norms):
-                normed = self.norms[number](tokens)
-            h, weights = layer(h, normed)
+                norm = self.norms[number]
+                seen = tokens if self.fast else norm(tokens)
+            h, weights = layer(h, seen, norm)
         return h, weights
 
 
@@ -322,8 +342,8 @@ class B1(nn.Module):
         level4 = F.linear(levels["L4"], self.value4.weight)
         return {**levels, "L2": level2, "L4": level4}
 
-    def forward(self, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
-        """Seeds [B, K, 192], tokens [B, K, 91, 192] and the pixels they are read at."""
+    def forward(self, asked: Asked) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Seeds [B, K, 192], four levels' tokens [B, K, T, 192] and their pixels [B, K, 91, 2]."""
         feature = asked.read("L1", asked.points.unsqueeze(2)).squeeze(2)
         h = self.seed(torch.cat([feature, asked.code(asked.points)], -1))
         offsets = self._offsets(feature, asked.points)
@@ -332,7 +352,7 @@ class B1(nn.Module):
             for name, offset in offsets.items()
         }
         level1, *coarse = (asked.read(name, here) for name, here in places.items())
-        tokens = torch.cat([self._fine(level1, offsets["L1"]), *self._coarse(*coarse)], 2)
+        tokens = [self._fine(level1, offsets["L1"]), *self._coarse(*coarse)]
         # what the layers add up stays in float32 under autocast
         return full_precision(h)[0], tokens, torch.cat(list(places.values()), 2)
 
@@ -573,10 +593,15 @@ class V13(DepthModel):
         return Asked(maps, points, image_size, GridRule(self.options["grid_rule"]), self.fast)
 
     def _local(self, asked: Asked) -> tuple[Tensor, Tensor, Answer]:
-        """B1 and B2: queries [B, K, 192], B1's tokens [B, K, 91, 192], and notes of both."""
-        h, tokens, places = self.b1(asked)
+        """B1 and B2: queries [B, K, 192], their own tokens [B, K, 91, 192], and notes of both."""
+        h, levels, places = self.b1(asked)
+        tokens = self.own(*levels)
         h, weights = self.b2(h, tokens)
         return h, tokens, {"local_pixels": places, "local_weights": weights}
+
+    def own(self, *tokens: Tensor) -> Tensor:
+        """Tokens [B, K, T_i, 192] as one [B, K, sum of T_i, 192] that `OwnTokens` take."""
+        return torch.cat([standardised(x) for x in tokens] if self.fast else tokens, 2)
 
     def _route(self, weights: Tensor, level: str, asked: Asked) -> tuple[Tensor, Answer]:
         """The cells [B, K, R] of a level that a B3 looks at most, [B, K, cells]; with notes."""
@@ -601,6 +626,8 @@ class V13Calibrated(V13):
 
     They own W_g and the maps of B4, 209,664 parameters that nothing reads: those are frozen.
     """
+
+    idea = "a query attends to 91 tokens around it, then to all of L4; calibrated inverse depth"
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -631,6 +658,7 @@ class V13LogDepth(V13):
         routed_l4: cells of L4 that a query is routed to, 32.
     """
 
+    idea = "as v13_calibrated, then deformable reads around 32 routed cells of L4; log-depth"
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
         **V13.choices, "head_bias": ("zero", "median"),
     }  # fmt: skip
@@ -661,7 +689,7 @@ class V13LogDepth(V13):
         routed, more = self._route(weights, "l4", asked)
         tokens, places, shares = self.b4(h, routed, asked)
         tokens = self.pass_through(tokens, weights.gather(-1, routed)) + self.b4.type_code
-        h, fused = self.b5(h, torch.cat([local, tokens], 2))
+        h, fused = self.b5(h, torch.cat([local, self.own(tokens)], 2))
         reads = {"pixels": places.movedim(2, 0), "weights": shares.movedim(2, 0)}
         depth = self.depth(self.head(h).squeeze(-1), asked.maps)
         return {"depth": depth, **notes, **more, **reads, "fused_weights": fused}
@@ -684,6 +712,7 @@ class V13Plan(V13LogDepth):
     Options: those of `V13`, and `routed_l4`.
     """
 
+    idea = "v13_log_depth as designed: behind a frozen ViT, calibrated inverse depth"
     choices: ClassVar[Mapping[str, Sequence[str]]] = V13.choices
     dropout: ClassVar[float] = 0.1
     planned: ClassVar[bool] = True

@@ -106,6 +106,7 @@ class V131(V13):
         routed_l3, routed_l4: cells of L3 and L4 that a query is routed to, 20 and 10.
     """
 
+    idea = "attention inside the encoder; routed to cells of L3 and L4: 33 tokens instead of 123"
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
         **V13.choices, "inserted_attention": ("zero", "random"), "head_bias": ("median", "zero"),
     }  # fmt: skip
@@ -143,7 +144,7 @@ class V131(V13):
             cells_of(asked.maps["g3"], routed3) + code3,
             cells_of(asked.maps["g4"], routed4) + code4,
         ]
-        h, fused = self.b5(h, torch.cat(tokens, 2))
+        h, fused = self.b5(h, self.own(*tokens))
         depth = self.head(h).squeeze(-1).exp()
         return {"depth": depth, **notes, **of_l3, **of_l4, "fused_weights": fused}
 

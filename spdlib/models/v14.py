@@ -46,7 +46,7 @@ from spdlib.models.layers import (
     head_count,
 )
 from spdlib.models.necks import project
-from spdlib.models.sampling import bilinear_cells, deformable_read, literal_deformable_read
+from spdlib.models.sampling import Places, deformable_read, literal_deformable_read
 from spdlib.scene import Maps
 
 LEVELS = ("L1", "L2", "L3", "L4")
@@ -119,6 +119,7 @@ class Asked:
         maps: of the scene.
         grid: the rule that places points and reads.
         reference: the queries in map units by level, [B, K, 2].
+        places: the queries' bilinear reads by level.
         cells: the cell that each query writes to by canvas level, [B K].
         shares: of each query in its cell's change by canvas level, [B K, 1].
         positions: the queries' position code for Q2Q, [B, K, C].
@@ -128,6 +129,7 @@ class Asked:
     maps: Maps
     grid: Grid
     reference: Mapping[str, Tensor]
+    places: Mapping[str, Places]
     cells: Mapping[str, Tensor]
     shares: Mapping[str, Tensor]
     positions: Tensor
@@ -135,8 +137,7 @@ class Asked:
 
     def read(self, level: str, values: Tensor) -> Tensor:
         """Bilinear values [B, K, C] of a map of this level, [B, h, w, C], at the queries."""
-        cells = self.grid.cells(self.reference[level], (values.shape[1], values.shape[2]))
-        return bilinear_cells(values, cells, self.grid.zeros)
+        return self.places[level].read(values)
 
 
 class Seed(nn.Module):
@@ -553,13 +554,17 @@ class V14(DepthModel):
     def _ask(self, maps: Maps, points: Tensor, image_size: Size) -> tuple[Tensor, Asked]:
         """Seeds [B, K, C] of the queries, and what the layers know of them."""
         sizes = {level: (maps[level].shape[1], maps[level].shape[2]) for level in LEVELS}
-        reference = {n: self.grid.reference(points, image_size, sizes[n]) for n in LEVELS}
+        grid = self.grid
+        reference = {n: grid.reference(points, image_size, sizes[n]) for n in LEVELS}
+        places = {
+            n: Places.of(grid.cells(reference[n], sizes[n]), sizes[n], grid.zeros) for n in LEVELS
+        }
         cells = {n: _flat_cells(points, image_size, sizes[n]) for n in self.kernels}
         shares = {n: self._shares(cells[n], maps[n]) for n in cells}
         code = fourier_code(points / points.new_tensor([image_size[1], image_size[0]]), BANDS)
         code = code.to(maps["L1"].dtype)
         asked = Asked(
-            maps, self.grid, reference, cells, shares, self.seed.position(code),
+            maps, grid, reference, places, cells, shares, self.seed.position(code),
             self._shared_write(),
         )  # fmt: skip
         found = torch.cat([asked.read(level, maps[level]) for level in LEVELS], -1)
@@ -633,6 +638,7 @@ class V14Plan(V14):
             its trained input, or at "random" (F13).
     """
 
+    idea = "v14_dual as designed: one canvas on L3, read, then written; attention to L3 too"
     widths = (64, 128, 192, 384)
     kernels: ClassVar[Mapping[str, int]] = {"L3": 3}
     per_level = True
@@ -678,12 +684,14 @@ class V14Plan(V14):
 class V14Dual(V14):
     """Experiments 8 and 10 (sheet column b): canvases on L2 and L3, 3 MSDA + 2 B3b; 32,881,641."""
 
+    idea = "queries read deformably, meet on canvases on L2 and L3 and attend to each other"
     kernels: ClassVar[Mapping[str, int]] = {"L2": 5, "L3": 3}
 
 
 class V14Triple(V14):
     """Experiment 9 (sheet column c): canvases on L2, L3 and L4, 3 MSDA + 2 B3b; 33,301,161."""
 
+    idea = "as v14_dual with a third canvas, on L4"
     kernels: ClassVar[Mapping[str, int]] = {"L2": 5, "L3": 5, "L4": 3}
 
 

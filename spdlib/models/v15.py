@@ -224,6 +224,7 @@ class V152(DepthModel):
         sparse: the form that answers queries.
     """
 
+    idea = "coarse levels fused once per image; a query attends to 75 tokens around it"
     has_dense = True
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
         "init": ("default", "recorded"), "sparse": ("folded", "plain"),

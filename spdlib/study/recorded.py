@@ -100,6 +100,27 @@ def recorded_facts(experiment: str) -> dict[str, float | str]:
     return {name: text if pd.isna(value) else value for name, value, text in values}
 
 
+def recorded_best(network: str) -> dict[str, Any]:
+    """The epoch with a network's lowest AbsRel in the log.
+
+    Args:
+        network: its name in the log, such as "v14_dual".
+
+    Returns:
+        "experiment", "epoch" and those of `SCORES` that are on record for it; empty if the log has
+        no run of the network.
+    """
+    table = recorded_table()
+    named = table[(table["metric"] == "network") & (table["text"] == network)]
+    epochs = [
+        {"experiment": experiment, "epoch": epoch, **scores.dropna()}
+        for experiment in named["experiment"]
+        for epoch, scores in recorded(experiment).iterrows()
+    ]
+    scored = [each for each in epochs if "abs_rel" in each]
+    return min(scored, key=lambda each: each["abs_rel"], default={})
+
+
 def _rows_of(experiment: str) -> pd.DataFrame:
     table = recorded_table()
     rows = table[table["experiment"] == experiment.removesuffix(CORRECTED)]

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from spdlib.models import create_model
-from spdlib.models.counting import counted_macs, macs_per_image, macs_per_query
+from spdlib.models.counting import counted_macs, gathered_bytes, macs_per_image, macs_per_query
 
 ENCODER, SIZE = "mobilenetv2_035", (64, 96)
 
@@ -21,6 +21,17 @@ def test_products_convolutions_and_attention_by_hand() -> None:
     attention = counted_macs(lambda: F.scaled_dot_product_attention(q, k, k))
     assert attention == 2 * 2 * 5 * 9 * 16
     assert counted_macs(lambda: x.relu().softmax(1)) == 0
+
+
+def test_gathers_by_hand() -> None:
+    """Rows of 6 float32 numbers; a bilinear value is made of four."""
+    rows, index = torch.rand(10, 6), torch.randint(0, 10, (5, 3))
+    assert gathered_bytes(lambda: F.embedding_bag(index, rows, mode="sum")) == 5 * 3 * 6 * 4
+    assert gathered_bytes(lambda: rows.index_select(0, index[0])) == 3 * 6 * 4
+    level, grid = torch.rand(2, 6, 4, 5), torch.rand(2, 7, 1, 2)
+    found = gathered_bytes(lambda: F.grid_sample(level, grid, align_corners=False))
+    assert found == 4 * 2 * 7 * 6 * 4
+    assert gathered_bytes(lambda: rows @ rows.mT) == 0
 
 
 def test_v15_2_costs_what_its_audit_says() -> None:

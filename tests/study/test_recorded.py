@@ -13,7 +13,14 @@ from spdlib.errors import ConfigError, DataError
 from spdlib.study import recorded as module
 from spdlib.study.comparison import _word
 from spdlib.study.experiments import EXP13
-from spdlib.study.recorded import FACTS, SCORES, recorded, recorded_facts, recorded_table
+from spdlib.study.recorded import (
+    FACTS,
+    SCORES,
+    recorded,
+    recorded_best,
+    recorded_facts,
+    recorded_table,
+)
 
 SHARES = {"delta1", "delta2", "delta3"}
 SOURCE = re.compile(
@@ -105,6 +112,16 @@ def test_an_epoch_that_is_not_on_record_is_missing() -> None:
 
 def test_a_corrected_experiment_has_the_record_of_the_faulty_one() -> None:
     pd.testing.assert_frame_equal(recorded("exp08_corrected"), recorded("exp08"))
+
+
+def test_the_best_of_a_network_is_its_lowest_epoch_in_any_experiment() -> None:
+    best = recorded_best("v14_dual")  # experiments 8 and 10
+    assert (best["experiment"], best["epoch"], best["abs_rel"]) == ("exp08", 3, 0.2403)
+    assert best["delta1"] == 0.471
+    assert "rmse" not in best
+    assert recorded_best("v15_0")["rmse"] == 0.7003
+    assert recorded_best("v15_1")["experiment"] == "exp13"  # its first attempts did worse
+    assert recorded_best("v14_plan") == {}
 
 
 def test_facts_are_numbers_or_words() -> None:
