@@ -16,7 +16,6 @@ from torch import Tensor
 import spdlib
 from spdlib.errors import ConfigError, ModelError
 from spdlib.models import DepthModel, EncoderConfig, create_model, list_models, load
-from spdlib.models.base import count_parameters
 
 SIZE = (64, 96)
 TINY = "mobilenetv3_small_050"
@@ -72,29 +71,6 @@ def test_impossible_settings_are_refused(options: dict[str, object]) -> None:
         create_model("v15_2", TINY, **options)  # type: ignore[arg-type]
 
 
-def test_parameter_table(model: DepthModel) -> None:
-    table = model.parameter_table()
-    assert table.columns.tolist() == ["component", "parameters"]
-    assert table["component"].tolist() == [
-        "encoder", "neck", "global_path", "local_path", "total",
-    ]  # fmt: skip
-    assert table["parameters"].iloc[-1] == table["parameters"].iloc[:-1].sum()
-    assert table["parameters"].iloc[-1] == count_parameters(model)
-
-
-def test_parameter_groups_hold_each_trainable_parameter_once() -> None:
-    model = create_model("v15_2", TINY)
-    frozen = next(model.encoder.parameters()).requires_grad_(False)
-    encoder, decoder = model.parameter_groups(1e-5, 1e-4, 0.01)
-    assert (encoder["name"], encoder["lr"], encoder["weight_decay"]) == ("encoder", 1e-5, 0.01)
-    assert (decoder["name"], decoder["lr"], decoder["weight_decay"]) == ("decoder", 1e-4, 0.01)
-    inside = {id(p) for p in model.encoder.parameters()} - {id(frozen)}
-    assert {id(p) for p in encoder["params"]} == inside
-    everything = [id(p) for p in [*encoder["params"], *decoder["params"]]]
-    assert sorted(everything) == sorted({id(p) for p in model.parameters()} - {id(frozen)})
-    torch.optim.AdamW([encoder, decoder])
-
-
 def test_the_same_seed_gives_the_same_network() -> None:
     first, second, other = (_seeded(seed) for seed in (5, 5, 6))
     assert first.fingerprint() == second.fingerprint() != other.fingerprint()
@@ -106,16 +82,6 @@ def _seeded(seed: int) -> DepthModel:
 
 
 # saving and loading
-
-
-def test_a_saved_network_comes_back_whole(model: DepthModel, saved: Path) -> None:
-    torch.manual_seed(99)
-    again = load(saved)
-    assert again.config == model.config
-    assert again.fingerprint() == model.fingerprint()
-    assert not again.training
-    assert torch.equal(answers(again), answers(model))
-    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

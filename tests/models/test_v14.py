@@ -6,7 +6,6 @@ import functools
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +15,8 @@ from torch.nn import functional as F
 
 from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import GridRule, Size, pixels_to_cells
-from spdlib.models import DepthModel, create_model, load
+from spdlib.models import DepthModel, create_model
 from spdlib.models.base import count_parameters
-from spdlib.models.encoders import Encoder
 from spdlib.models.layers import SelfAttention, fourier_code, head_count, position_table
 from spdlib.models.v14 import (
     LEVELS,
@@ -32,12 +30,12 @@ from spdlib.models.v14 import (
     QueryAttention,
     V14Plan,
 )
-from spdlib.scene import Maps, Scene
+from spdlib.scene import Maps
 
 SIZE = (64, 96)
 NETWORKS = ("v14_plan", "v14_dual", "v14_triple")
 RULES = ("half_pixel", "recorded")
-TINY = "convnextv2_atto"
+TINY = "test_convnext"
 
 Equal = Callable[[Tensor, Tensor], None]
 
@@ -375,7 +373,7 @@ def test_maps_are_the_sheet(name: str, code: str, equal: Equal) -> None:
         x = stage(x)
         stage._forward_hooks = hooks
         if key == "stages_2" and isinstance(network, V14Plan):
-            x = attended(network.level3_attention, x, 5)
+            x = attended(network.level3_attention, x, head_count(x.shape[1]))
         if key.startswith("stages"):
             levels.append(x)
     necks = [project(level) for project, level in zip(network.neck, levels, strict=True)]
@@ -398,7 +396,7 @@ def test_maps_are_the_sheet(name: str, code: str, equal: Equal) -> None:
             equal(maps[f"V{level[1]}"], values.permute(0, 2, 3, 1))
 
 
-def test_maps_are_channels_last_and_named() -> None:
+def test_maps_are_named() -> None:
     levels = {"L1": (16, 24), "L2": (8, 12), "L3": (4, 6), "L4": (2, 3)}
     maps = some_maps(build("v14_plan"))
     assert {n: tuple(m.shape[1:]) for n, m in maps.items()} == {
@@ -412,7 +410,6 @@ def test_maps_are_channels_last_and_named() -> None:
         **{n: (*size, 192) for n, size in levels.items()},
         "b3b_keys": (2, 3, 384), "b3b_values": (2, 3, 384),
     }  # fmt: skip
-    assert all(level.is_contiguous() for level in maps.values())
 
 
 # the canvas
@@ -487,16 +484,6 @@ def test_a_query_reads_what_it_has_just_written(equal: Equal) -> None:
     equal(after["L3"], plan.get_submodule("canvas.write")(canvases, found, asked)["L3"])
 
 
-def test_canvases_are_made_anew_in_every_call(points: Tensor) -> None:
-    network = build("v14_triple")
-    maps = some_maps(network)
-    before = {name: level.clone() for name, level in maps.items()}
-    with torch.no_grad():
-        first, second = (network.decode(maps, points.float(), SIZE) for _ in range(2))
-    assert torch.equal(first, second)
-    assert all(torch.equal(maps[name], before[name]) for name in maps)
-
-
 # company
 
 
@@ -538,79 +525,7 @@ def _silence(layers: list[Any]) -> None:
             nn.init.zeros_(parameter)
 
 
-@torch.no_grad()
-@all_networks
-def test_the_order_within_a_group_does_not_matter(name: str, points: Tensor, equal: Equal) -> None:
-    network = exact(name)
-    maps, order = some_maps(network), torch.randperm(points.shape[1])
-    equal(
-        network.decode(maps, points[:, order], SIZE), network.decode(maps, points, SIZE)[:, order]
-    )
-
-
-@torch.no_grad()
-def test_images_of_a_batch_do_not_meet(points: Tensor, equal: Equal) -> None:
-    network = exact("v14_triple")
-    maps = some_maps(network)
-    both = network.decode(maps, points, SIZE)
-    for image in range(2):
-        own = {name: level[image : image + 1] for name, level in maps.items()}
-        equal(network.decode(own, points[image : image + 1], SIZE), both[image : image + 1])
-
-
-@torch.no_grad()
-@all_networks
-@pytest.mark.parametrize("count", [1, 1024])
-def test_any_number_of_queries(name: str, count: int) -> None:
-    network = build(name)
-    points = torch.rand(2, count, 2) * torch.tensor([96, 64]) - 0.5
-    depth = network.decode(some_maps(network), points, SIZE)
-    assert depth.shape == (2, count)
-    assert depth.isfinite().all()
-    assert (depth > 0).all()
-
-
-def test_a_scene_asks_in_groups(tmp_path: Path) -> None:
-    """Also after a trip to disk; each group has canvases of its own."""
-    network = build("v14_dual")
-    assert not network.queries_are_independent
-    scene = network.encode(torch.rand(3, 50, 90))
-    points = torch.rand(300, 2) * torch.tensor([89, 49])
-    grouped = scene.depth_at(points)
-    assert torch.equal(grouped[:256], scene.depth_at(points[:256]))
-    assert (scene.depth_at(points, group=300) - grouped).abs().max() > 1e-5
-    scene.save(tmp_path / "scene.safetensors")
-    again = Scene.load(tmp_path / "scene.safetensors", network)
-    assert torch.equal(again.depth_at(points), grouped)
-
-
 # training's path
-
-
-@all_networks
-def test_a_gradient_reaches_every_parameter(name: str) -> None:
-    """Zero weights of the default start are moved; a bias of all keys cancels in the softmax."""
-    network = build(name).train()
-    with torch.no_grad():
-        for parameter in [*network.parameters()]:
-            parameter.add_(torch.randn_like(parameter), alpha=0.01)
-    answer = network(torch.rand(2, 3, *SIZE), torch.rand(2, 100, 2) * 60)
-    loss = answer.depth.log().square().sum()
-    (loss + sum(level.log().square().sum() for level in answer.auxiliary.values())).backward()
-    for key, parameter in network.named_parameters():
-        assert parameter.grad is not None, key
-        assert parameter.grad.isfinite().all(), key
-        dead = key.endswith(("attention.key.bias", "_tokens.keys.bias"))
-        assert dead or parameter.grad.abs().max() > 0, key
-
-
-def test_the_encoder_keeps_its_own_rate() -> None:
-    """The inserted attention trains with the decoder (sheet v13_1, section 2)."""
-    network = build("v14_plan")
-    encoder, decoder = network.parameter_groups(1e-5, 1e-4, 0.01)
-    inserted = {id(p) for p in network.get_submodule("level3_attention").parameters()}
-    assert inserted <= {id(p) for p in decoder["params"]}
-    assert inserted.isdisjoint(id(p) for p in encoder["params"])
 
 
 def test_auxiliary_maps_come_in_training_only() -> None:
@@ -629,77 +544,6 @@ def test_auxiliary_maps_come_in_training_only() -> None:
     assert torch.allclose(
         network.auxiliary(network.maps(images))["L2"], expected[:, 0].exp(), rtol=0.2
     )
-
-
-def test_there_is_no_dense_path() -> None:
-    network = build("v14_dual")
-    assert not network.has_dense
-    with pytest.raises(ModelError, match="v14_dual has no dense path; ask its points"):
-        network(torch.rand(1, 3, *SIZE))
-
-
-@all_networks
-def test_autocast_trains_in_bfloat16(name: str) -> None:
-    network = build(name).train()
-    images, points = torch.rand(2, 3, *SIZE), torch.rand(2, 40, 2) * 60
-    seen: list[torch.dtype] = []
-    for layer in network.head.layers:
-        layer.register_forward_hook(lambda _, x, y: seen.extend([x[0].dtype, y.dtype]))
-    with torch.autocast("cpu", torch.bfloat16):
-        answer = network(images, points)
-    answer.depth.log().square().mean().backward()
-    assert set(seen) == {torch.float32}
-    assert answer.depth.dtype == torch.float32
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    assert all(gradient.isfinite().all() for gradient in gradients)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        low = network.eval()(images, points).depth
-    with torch.no_grad():
-        high = network(images, points).depth
-    assert (low / high).log().abs().max() < 0.2
-
-
-def test_training_repeats_bit_for_bit() -> None:
-    network = build("v14_triple").train()
-    images, points = torch.rand(2, 3, *SIZE), torch.rand(2, 200, 2) * 60
-
-    def gradients() -> list[Tensor]:
-        network.zero_grad()
-        torch.manual_seed(3)  # dropout
-        network(images, points).depth.log().square().mean().backward()
-        return [p.grad.clone() for p in network.parameters() if p.grad is not None]
-
-    assert all(torch.equal(a, b) for a, b in zip(gradients(), gradients(), strict=True))
-
-
-@pytest.mark.parametrize("value", [0.0, 1.0])
-@all_networks
-def test_extreme_images_are_answered(name: str, value: float) -> None:
-    network = build(name)
-    depth = network(torch.full((1, 3, *SIZE), value), torch.rand(1, 50, 2) * 60).depth
-    assert depth.isfinite().all()
-
-
-def test_copies_attend_for_themselves() -> None:
-    """The averaged weights of a run are a copy, whose encoder must call its own attention."""
-    network = build("v14_plan", inserted_attention="random")
-    copy, images = deepcopy(network), torch.rand(1, 3, *SIZE)
-    before = copy.encoder(images)[3]
-    with torch.no_grad():
-        for parameter in network.get_submodule("level3_attention").parameters():
-            parameter.zero_()
-    assert torch.equal(copy.encoder(images)[3], before)
-    assert not torch.equal(network.encoder(images)[3], before)
-
-
-@all_networks
-def test_a_saved_network_comes_back(name: str, tmp_path: Path) -> None:
-    network = build(name, grid_rule=GridRule.RECORDED, canvas_write="sum")
-    network.save(tmp_path)
-    again = load(tmp_path)
-    assert again.config == network.config
-    images, points = torch.rand(1, 3, *SIZE), torch.rand(1, 9, 2) * 60
-    assert torch.equal(again(images, points).depth, network(images, points).depth)
 
 
 # options
@@ -803,32 +647,11 @@ def test_recorded_heads_round_the_logarithm(autocast: bool) -> None:
     assert rounded(fine) < 0.1
 
 
-def test_inserted_attention_starts_as_the_identity() -> None:
-    images = torch.rand(1, 3, *SIZE)
-    for value, changed in (("zero", []), ("random", [2, 3])):
-        network = build("v14_plan", inserted_attention=value)
-        plain = Encoder(network.config.encoder).eval()
-        plain.body.load_state_dict(network.encoder.body.state_dict())
-        pairs = zip(network.encoder(images), plain(images), strict=True)
-        differ = [n for n, (a, b) in enumerate(pairs) if not torch.allclose(a, b, atol=1e-5)]
-        assert differ == changed
-
-
 def test_tokens_without_a_code_are_their_content() -> None:
     level = torch.ones(1, 2, 3, 192)
     for value, positions in (("none", 1), ("sincos", 6)):
         keys = build("v14_dual", token_positions=value).projected({"L4": level})["b3b_keys"]
         assert len(keys.flatten(0, 2).unique(dim=0)) == positions
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("option", ["grid_rule", "canvas_write", "token_positions", "head_dtype"])
-def test_each_option_changes_the_answers(option: str, points: Tensor) -> None:
-    images = torch.rand(2, 3, *SIZE)
-    network = build("v14_dual")
-    other = twin(network, **{option: network.choices[option][1]})
-    points = torch.cat([points, points[:, :20]], 1).float()  # some share a cell
-    assert not torch.equal(network(images, points).depth, other(images, points).depth)
 
 
 # diagnostics
@@ -889,12 +712,6 @@ def test_explained_pixels_lie_at_the_query_without_offsets(name: str, rule: str)
 
 
 @all_networks
-def test_plain_vits_are_refused(name: str) -> None:
-    with pytest.raises(ModelError, match=rf"{name} reads levels at strides.*choose a hierarchical"):
-        create_model(name, "vit_tiny_patch16_224")
-
-
-@all_networks
 @pytest.mark.parametrize("size", [(32, 96), (64, 32)])
 def test_images_too_small_for_a_level_are_refused(name: str, size: Size) -> None:
     with pytest.raises(ModelError, match=rf"at least 64x64 pixels; got {size[0]}x{size[1]}"):
@@ -904,21 +721,10 @@ def test_images_too_small_for_a_level_are_refused(name: str, size: Size) -> None
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"),
-    [
-        (
-            "v14_dual",
-            {"inserted_attention": "zero"},
-            r"v14_dual has no option 'inserted_attention'",
-        ),
-        ("v14_triple", {"routing": 20}, r"no option 'routing' .*it takes grid_rule, msda_init"),
-        ("v14_dual", {"grid_rule": "corners"}, r"'corners' is not one of half_pixel, recorded"),
-        ("v14_plan", {"inserted_attention": "none"}, r"'none' is not one of zero, random"),
-        ("v14_dual", {"msda_init": "zero"}, r"msda_init='zero' is not one of directional, default"),
-        ("v14_dual", {"canvas_write": True}, r"canvas_write=True is not one of mean, sum"),
-        ("v14_dual", {"sparse": "plain"}, r"sparse='plain' is not one of fast, literal"),
-    ],
+    ("name", "options"),
+    [("v14_dual", {"inserted_attention": "zero"}), ("v14_plan", {"routed_l4": 4})],
 )
-def test_impossible_options_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+def test_options_of_other_networks_are_refused(name: str, options: dict[str, Any]) -> None:
+    (option,) = options
+    with pytest.raises(ConfigError, match=f"{name} has no option '{option}'"):
         create_model(name, TINY, **options)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spdlib.errors import ConfigError, ModelError
-from spdlib.geometry import Size, lattice_points
-from spdlib.models import DepthModel, EncoderConfig, create_model
+from spdlib.errors import ModelError
+from spdlib.geometry import lattice_points
+from spdlib.models import DepthModel, create_model
 from spdlib.models.base import count_parameters
 from spdlib.models.v15 import CrossAttention, LocalPath
 from spdlib.scene import Maps
@@ -51,7 +50,8 @@ def counts(network: DepthModel) -> dict[str, int]:
 
 
 def test_counts_of_the_sheet() -> None:
-    network = create_model("v15_2")
+    with torch.device("meta"):
+        network = create_model("v15_2")
     assert counts(network) == {
         "encoder": 22_056_192, "neck": 218_048, "global_path": 229_888, "local_path": 110_209,
         "total": 22_614_337,
@@ -61,7 +61,8 @@ def test_counts_of_the_sheet() -> None:
 
 
 def test_counts_with_a_swapped_encoder() -> None:
-    network = create_model("v15_2", "convnextv2_tiny")
+    with torch.device("meta"):
+        network = create_model("v15_2", "convnextv2_tiny")
     assert counts(network) == {
         "encoder": 27_864_960, "neck": 92_928, "global_path": 229_888, "local_path": 110_209,
         "total": 28_297_985,
@@ -141,14 +142,13 @@ def test_folded_is_plain_at_any_point(
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("form", ["plain", "folded"])
-def test_dense_is_sparse_at_all_sites(
-    exact_network: DepthModel, images: Tensor, form: str, equal: Equal
+def test_lattice_is_plain_at_all_sites(
+    exact_network: DepthModel, images: Tensor, equal: Equal
 ) -> None:
     maps = exact_network.maps(images.double())
     dense = exact_network.decode_lattice(maps)
     assert dense.shape == (2, *maps["L1"].shape[1:3])
-    equal(dense.flatten(1), answer(exact_network, form, maps))
+    equal(dense.flatten(1), answer(exact_network, "plain", maps))
 
 
 def test_gradients_agree_in_all_forms(
@@ -235,35 +235,13 @@ def test_fresh_head_answers_about_the_median_depth(network: DepthModel, images: 
     assert 1.5 < depth.min() < depth.max() < 4
 
 
-@pytest.mark.parametrize("dense", [False, True])
-def test_forward_shapes(network: DepthModel, images: Tensor, dense: bool) -> None:
-    prediction = network(images, None if dense else torch.rand(2, 7, 2) * 60)
-    assert prediction.depth.shape == ((2, 16, 24) if dense else (2, 7))
-    assert prediction.depth.dtype == torch.float32
-    assert prediction.auxiliary == {}
-
-
-@pytest.mark.parametrize("dense", [False, True])
-def test_a_gradient_reaches_every_parameter(
-    network: DepthModel, images: Tensor, dense: bool
-) -> None:
-    network.train()
-    depth = network(images, None if dense else torch.rand(2, 300, 2) * 60).depth
-    (depth * torch.randn_like(depth)).sum().backward()
-    for name, parameter in network.named_parameters():
-        gradient = parameter.grad
-        assert gradient is not None, name
-        assert gradient.isfinite().all(), name
-        dead = name.endswith("key.bias") or name.startswith("encoder.")
-        assert dead or gradient.abs().max() > 0, name
-
-
-@pytest.mark.parametrize("size", [(63, 96), (64, 90), (48, 97)])
-def test_forward_refuses_sizes_off_the_multiple(network: DepthModel, size: Size) -> None:
-    with pytest.raises(ModelError, match=rf"multiples of .*got {size[0]}x{size[1]}.*pad"):
-        network(torch.rand(1, 3, *size))
-    padded = network.pad(torch.rand(1, 3, *size))
-    assert network(padded).depth.isfinite().all()
+def test_a_gradient_reaches_all_of_a_vits_neck(images: Tensor) -> None:
+    """Each level has layers of its own there; test_networks takes the other kind of encoder."""
+    network = create_model("v15_2", "vit_tiny_patch16_224", image_size=SIZE)
+    network(images, torch.rand(2, 50, 2) * 60).depth.square().sum().backward()
+    for name, parameter in network.get_submodule("neck").named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.abs().max() > 0, name
 
 
 def test_l1_must_be_twice_l2(network: DepthModel, images: Tensor) -> None:
@@ -274,24 +252,6 @@ def test_l1_must_be_twice_l2(network: DepthModel, images: Tensor) -> None:
     with pytest.raises(ModelError, match="needs L1 = 2 L2"):
         network(images)
     hook.remove()
-
-
-@pytest.mark.parametrize("dense", [False, True])
-def test_autocast_keeps_the_head_in_float32(
-    network: DepthModel, images: Tensor, dense: bool
-) -> None:
-    seen: list[torch.dtype] = []
-    head = local_path(network).head
-    for layer in head:
-        layer.register_forward_hook(lambda _, x, y: seen.extend([x[0].dtype, y.dtype]))
-    points = None if dense else torch.rand(2, 30, 2) * 60
-    with torch.autocast("cpu", torch.bfloat16):
-        depth = network(images, points).depth
-    depth.log().mean().backward()
-    assert set(seen) == {torch.float32}
-    assert depth.dtype == torch.float32
-    expected = network(images, points).depth
-    assert (depth - expected).abs().max() < 0.05 * expected.max()
 
 
 @pytest.mark.parametrize("form", ["plain", "folded", "lattice"])
@@ -315,23 +275,7 @@ def test_autocast_takes_maps_of_either_type(form: str) -> None:
 # options
 
 
-def test_plain_form_by_option(images: Tensor) -> None:
-    encoder = EncoderConfig("mobilenetv3_small_050")
-    plain = create_model("v15_2", encoder, image_size=SIZE, sparse="plain").eval()
-    folded = create_model("v15_2", encoder, image_size=SIZE).eval()
-    folded.load_state_dict(plain.state_dict())
-    points = torch.rand(2, 20, 2) * 60
-    difference = plain(images, points).depth - folded(images, points).depth
-    assert difference.abs().max() < 1e-5
-
-
 def test_recorded_initialisation() -> None:
     path = LocalPath(init="recorded")
     assert 0.9 < path.position_code.std() < 1.1
     assert LocalPath().position_code.std() < 0.03
-
-
-@pytest.mark.parametrize("options", [{"sparse": "fast"}, {"init": "zero"}, {"colour": 1}])
-def test_unknown_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match="v15_2"):
-        create_model("v15_2", "mobilenetv3_small_050", **options)
