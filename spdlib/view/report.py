@@ -31,7 +31,8 @@ RECORDED_NAMES = {
     "silog": "SILog (factor ½)", "scaled_abs_rel": "AbsRel after scaling by s*",
     "abs_rel_0_2m": "AbsRel, 0–2 m", "abs_rel_2_5m": "AbsRel, 2–5 m",
     "abs_rel_5_10m": "AbsRel, 5–10 m", "pred_min": "smallest prediction [m]",
-    "pred_max": "largest prediction [m]",
+    "pred_max": "largest prediction [m]", "gt_min": "smallest truth [m]",
+    "gt_max": "largest truth [m]", "scale_gap": "scale gap [%]", "log_std": "deviation of ln p",
 }  # fmt: skip
 """Scores of the log and their names for people."""
 LOGGED = {
