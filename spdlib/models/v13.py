@@ -342,8 +342,8 @@ class B1(nn.Module):
         level4 = F.linear(levels["L4"], self.value4.weight)
         return {**levels, "L2": level2, "L4": level4}
 
-    def forward(self, asked: Asked) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Seeds [B, K, 192], four levels' tokens [B, K, T, 192] and their pixels [B, K, 91, 2]."""
+    def forward(self, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
+        """Seeds [B, K, 192], tokens [B, K, 91, 192] and the pixels they are read at."""
         feature = asked.read("L1", asked.points.unsqueeze(2)).squeeze(2)
         h = self.seed(torch.cat([feature, asked.code(asked.points)], -1))
         offsets = self._offsets(feature, asked.points)
@@ -352,7 +352,7 @@ class B1(nn.Module):
             for name, offset in offsets.items()
         }
         level1, *coarse = (asked.read(name, here) for name, here in places.items())
-        tokens = [self._fine(level1, offsets["L1"]), *self._coarse(*coarse)]
+        tokens = torch.cat([self._fine(level1, offsets["L1"]), *self._coarse(*coarse)], 2)
         # what the layers add up stays in float32 under autocast
         return full_precision(h)[0], tokens, torch.cat(list(places.values()), 2)
 
@@ -594,14 +594,14 @@ class V13(DepthModel):
 
     def _local(self, asked: Asked) -> tuple[Tensor, Tensor, Answer]:
         """B1 and B2: queries [B, K, 192], their own tokens [B, K, 91, 192], and notes of both."""
-        h, levels, places = self.b1(asked)
-        tokens = self.own(*levels)
+        h, tokens, places = self.b1(asked)
+        tokens = self.own(tokens)
         h, weights = self.b2(h, tokens)
         return h, tokens, {"local_pixels": places, "local_weights": weights}
 
-    def own(self, *tokens: Tensor) -> Tensor:
-        """Tokens [B, K, T_i, 192] as one [B, K, sum of T_i, 192] that `OwnTokens` take."""
-        return torch.cat([standardised(x) for x in tokens] if self.fast else tokens, 2)
+    def own(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, K, T, 192] as `OwnTokens` take them."""
+        return standardised(tokens) if self.fast else tokens
 
     def _route(self, weights: Tensor, level: str, asked: Asked) -> tuple[Tensor, Answer]:
         """The cells [B, K, R] of a level that a B3 looks at most, [B, K, cells]; with notes."""
