@@ -80,7 +80,9 @@ lab: $(RUN_READY)  ## the notebooks in JupyterLab
 	$(PY) -m jupyterlab notebooks
 
 bench: $(BENCH_READY)  ## the measured comparisons; tables go to results/measured/
+	$(PY) -m spdlib bench networks
 	$(PY) -m spdlib bench decode
+	$(PY) -m spdlib bench training
 	$(PY) -m spdlib bench data
 
 gpu-check: $(DEV_READY) $(BENCH_READY)  ## on a machine with a CUDA device: tests, speed, a real run
@@ -88,6 +90,7 @@ gpu-check: $(DEV_READY) $(BENCH_READY)  ## on a machine with a CUDA device: test
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
 	rm -rf $(GPU_OUT)
 	$(PY) -m spdlib bench decode --device cuda --out $(GPU_OUT)/bench_decode.csv
+	$(PY) -m spdlib bench training --device cuda --out $(GPU_OUT)/bench_training.csv
 	if [ -n "$${SPD_NYU_DIR:-}" ]; then \
 	    $(PY) -m spdlib bench data --out $(GPU_OUT)/bench_data.csv; \
 	else echo "gpu-check: no bench data: SPD_NYU_DIR names no NYU frames"; fi

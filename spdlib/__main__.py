@@ -1,4 +1,4 @@
-"""The command line: `python -m spdlib data | train | evaluate | publish | run | bench`.
+"""The command line: `python -m spdlib COMMAND`, from data and training to notebooks.
 
 Each sub-command lives in the module that owns its work; this one only gathers them and turns
 errors that a user can mend into one line.
@@ -15,7 +15,7 @@ from pathlib import Path
 from spdlib.data import cli as data_cli
 from spdlib.errors import ConfigError, SPDError, did_you_mean
 from spdlib.study import cli as study_cli
-from spdlib.view import workbook
+from spdlib.view import generations, workbook
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 INTERRUPTED = 130
@@ -29,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Sparse-query depth: encode an image once, ask the depth of any point.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for owner in (data_cli, study_cli, workbook):
+    for owner in (data_cli, study_cli, generations, workbook):
         owner.add_parser(commands)
     _add_bench(commands)
     return parser

@@ -20,7 +20,9 @@ from spdlib.data.rooms import Rooms
 from spdlib.errors import ConfigError, ModelError
 from spdlib.models import create_model, list_models, network_class
 from spdlib.models.base import count_parameters
+from spdlib.models.counting import counted_macs
 from spdlib.models.v15 import LocalPath
+from spdlib.study.experiments import EXPERIMENTS
 
 IMAGE, LATTICE = (350, 476), (100, 136)
 
@@ -222,6 +224,37 @@ def test_every_network_has_its_idea_in_a_line() -> None:
     ideas = [network_class(name).idea for name in list_models()]
     assert len(set(ideas)) == len(ideas)
     assert all(20 < len(idea) < 90 and "\n" not in idea for idea in ideas)
+
+
+def test_quick_run_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Steps of two networks at two numbers of points, beside the encoder alone."""
+    training, out = benchmark("training"), tmp_path / "bench_training.csv"
+    networks = ["--experiments", "v15_2", "exp08_corrected", "--points", "8", "16"]
+    threads = ["--threads", str(torch.get_num_threads())]
+    training.main(["--quick", *networks, *threads, "--out", str(out)])
+    table = pd.read_csv(out).set_index(["operation", "network", "k"])
+    steps, encoder = table.loc["step"], table.loc["encoder"].iloc[0]
+    assert set(steps.index) == {(n, k) for n in ("v15_2", "v14_dual") for k in (8, 16)}
+    assert (steps["macs"] > encoder["macs"]).all()
+    assert (steps["macs"].xs(16, level="k") > steps["macs"].xs(8, level="k")).all()
+    minutes = 2000 * steps["milliseconds"] / 60_000
+    assert steps["minutes_on_equal_terms"].to_numpy() == pytest.approx(minutes, rel=1e-3)
+    record = json.loads(out.with_suffix(".json").read_text())
+    assert record["settings"] == {"profile": "smoke", "precision": "float32", "rounds": 1}
+    assert "v14_dual" in capsys.readouterr().out
+
+
+def test_a_steps_cost_includes_its_gradients() -> None:
+    """Two products more for each of the forward pass: by the weights, and by the input."""
+    layer, x = torch.nn.Linear(16, 8), torch.rand(4, 16, requires_grad=True)
+    assert counted_macs(lambda: layer(x)) == 4 * 16 * 8
+    assert counted_macs(lambda: layer(x).sum().backward(), gradients=True) == 3 * 4 * 16 * 8
+
+
+def test_training_compares_every_network_on_equal_terms() -> None:
+    training = benchmark("training")
+    found = {EXPERIMENTS[name].network for name in training.EXPERIMENTS}
+    assert found == set(list_models()) - {"v13_plan"}  # it reads a plain ViT
 
 
 def bts_folder(root: Path, count: int) -> Path:

@@ -23,9 +23,13 @@ QUERIES = 256
 """Queries that are counted together; those that see each other cost more in larger company."""
 
 
-def counted_macs(run: Callable[[], object]) -> int:
-    """MACs of a call."""
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+def counted_macs(run: Callable[[], object], gradients: bool = False) -> int:
+    """MACs of a call; those of its backward pass too if it makes `gradients`."""
+    with (
+        torch.set_grad_enabled(gradients),
+        sdpa_kernel(SDPBackend.MATH),
+        FlopCounterMode(display=False) as counter,
+    ):
         run()
     return int(counter.get_total_flops()) // 2
 

@@ -1,4 +1,4 @@
-"""`python -m spdlib train`, `evaluate`, `publish` and `equal-terms`."""
+"""`python -m spdlib train`, `evaluate` and `publish`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from spdlib.study.config import RunConfig
 from spdlib.study.datasets import open_data
 from spdlib.study.evaluation import Evaluation, evaluate_run
 from spdlib.study.experiments import EXPERIMENTS
-from spdlib.study.generations import equal_terms
 from spdlib.study.image_free import fit_image_free
 from spdlib.study.profiles import PROFILES, resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, publish
@@ -26,7 +25,6 @@ def add_parser(subparsers: Any) -> None:
     _add_train(subparsers)
     _add_evaluate(subparsers)
     _add_publish(subparsers)
-    _add_equal_terms(subparsers)
 
 
 def _add_train(subparsers: Any) -> None:
@@ -94,17 +92,6 @@ def _add_publish(subparsers: Any) -> None:
     parser.set_defaults(command=_publish)
 
 
-def _add_equal_terms(subparsers: Any) -> None:
-    text = "set evaluated runs of several networks side by side, with intervals for every pair"
-    parser = subparsers.add_parser("equal-terms", help=text, description=text)
-    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, published ones too")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE",
-        help="writes FILE.csv, FILE_pairs.csv and FILE_curves.csv",
-    )  # fmt: skip
-    parser.set_defaults(command=_equal_terms)
-
-
 def _train(args: argparse.Namespace) -> int:
     settings = parse_settings(args.set)
     arguments = {"experiment": "EXPERIMENT", "profile": "--profile", "device": "--device"}
@@ -159,13 +146,6 @@ def _evaluate(args: argparse.Namespace) -> int:
 def _publish(args: argparse.Namespace) -> int:
     names = publish(Run.open(args.run), args.target)
     print(f"{args.target}: {', '.join(names)}")
-    return 0
-
-
-def _equal_terms(args: argparse.Namespace) -> int:
-    found = equal_terms(args.runs)
-    print(found.networks.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-    print(*found.save(args.out), sep="\n")
     return 0
 
 

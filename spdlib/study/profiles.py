@@ -23,7 +23,7 @@ from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, did_you_mean
 from spdlib.geometry import Size
-from spdlib.models import network_class, network_options
+from spdlib.models import CONVNEXT_V2_TINY, network_class, network_options
 from spdlib.study.config import RunConfig, augment_config, check_types, plain, tuples
 from spdlib.study.experiments import EXPERIMENTS, FIXED, Experiment
 
@@ -105,20 +105,22 @@ TENSORFLOW_MOBILENETV2 = "d1c4bc12039020118b6d4e97f1c9903e2b8a8c2e3b279dfd235d67
 """SHA-256 of ImageNet weights converted from TensorFlow's MobileNetV2: they take RGB in -1..1 and
 TensorFlow's padding, and the file does not say so."""
 
-SHEET_ENCODER: Mapping[str, Any] = MappingProxyType(
+GPU_RATES: Mapping[str, Any] = MappingProxyType(
+    {"pretrained": True, "encoder_lr": 1e-5, "decoder_lr": 3e-4}
+)
+SHEET_ENCODERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "encoder": "vit_small_patch14_dinov2",
-        "pretrained": True,
-        "padding": "patch",
-        "image_size": (252, 336),
-        "encoder_lr": 1e-5,
-        "decoder_lr": 3e-4,
+        "vit_small_patch14_dinov2": {**GPU_RATES, "padding": "patch", "image_size": (252, 336)},
+        CONVNEXT_V2_TINY: {**GPU_RATES, "padding": None, "image_size": (240, 320)},
     }
 )
-"""What `nyu_labeled` trains on a GPU: multiples of the patch nearest above 240x320, same aspect."""
+"""What `nyu_labeled` trains on a GPU, by the encoder of the experiment's sheet. Images are 240x320,
+for the ViT the multiples of its patch nearest above, same aspect."""
 
 EQUAL_TERMS: Mapping[str, Any] = MappingProxyType(
     {
+        **SMALL_ENCODER,
+        "precision": "float32",
         "loss": "silog",
         "silog_lambda": 0.5,
         "reduction": "per_image",
@@ -127,7 +129,7 @@ EQUAL_TERMS: Mapping[str, Any] = MappingProxyType(
         "evaluate_every": 200,
     }
 )
-"""What `equal_terms` changes in `nyu_labeled`, so that only the networks differ."""
+"""What `equal_terms` changes in `nyu_labeled`, the same on every machine: only networks differ."""
 
 PROFILES = ("smoke", "demo", "nyu_labeled", "equal_terms", "paper")
 
@@ -202,11 +204,14 @@ def _profile_values(
         return {**DEMO, **experiment.small, **experiment.demo}
     if profile == "paper":
         return dict(experiment.settings)
+    weights = _encoder_weights(overrides)
+    if profile == "equal_terms":
+        return {**NYU_LABELED, **EQUAL_TERMS, **weights}
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    gpu = device.startswith("cuda")
-    encoder = SHEET_ENCODER if gpu else {**SMALL_ENCODER, "precision": cpu_precision()}
-    terms = EQUAL_TERMS if profile == "equal_terms" else {}
-    return {**NYU_LABELED, **encoder, **_encoder_weights(overrides), **terms}
+    if device.startswith("cuda"):
+        name = str(experiment.settings["encoder"])
+        return {**NYU_LABELED, "encoder": name, **SHEET_ENCODERS[name], **weights}
+    return {**NYU_LABELED, **SMALL_ENCODER, "precision": cpu_precision(), **weights}
 
 
 def _routing(network: str, image_size: Size) -> dict[str, int]:

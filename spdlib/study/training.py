@@ -280,6 +280,12 @@ def batch_loss(model: nn.Module, batch: dict[str, Tensor], config: RunConfig) ->
     return loss._replace(value=loss.value + config.auxiliary_weight * dense.value)
 
 
+def precision_of(config: RunConfig, device: str) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to bf16 where a config asks for it on this kind of device ("cpu" or "cuda")."""
+    wanted = ("bf16", "bf16_cpu") if device == "cuda" else ("bf16_cpu",)
+    return torch.autocast(device, torch.bfloat16, enabled=config.precision in wanted)
+
+
 @dataclass
 class _Window:
     """Sums since the last row of the history."""
@@ -570,7 +576,7 @@ class _Trainer:
         # Dropout depends on the step alone, so that no generator state needs saving.
         rank = self.accelerator.process_index
         torch.manual_seed(stable_seed("step", self.config.seed, step, rank))
-        with self._autocast():
+        with precision_of(self.config, self.accelerator.device.type):
             loss = batch_loss(self.model, batch, self.config)
         self.accelerator.backward(loss.value)
         limit = self.config.clip or math.inf
@@ -590,11 +596,6 @@ class _Trainer:
         self.window.loss += value
         self.window.norm += norm
         self.window.skipped += self.config.batch_size - int(images)
-
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
-        kind = self.accelerator.device.type
-        wanted = ("bf16", "bf16_cpu") if kind == "cuda" else ("bf16_cpu",)
-        return torch.autocast(kind, torch.bfloat16, enabled=self.config.precision in wanted)
 
     def _require_finite(self, what: str, value: float, index: Tensor) -> None:
         if not math.isfinite(value):

@@ -1,16 +1,71 @@
-"""Figures of networks on equal terms: how they learn, and which pairs can be told apart."""
+"""Figures of networks on equal terms: how they learn, and which pairs can be told apart.
+
+`python -m spdlib equal-terms` writes them beside the tables of `spdlib.study.generations`.
+"""
 
 from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from spdlib.view.plots import FAINT, figure, model_colours, styled
-from spdlib.view.report import TURNED
+from spdlib.study.generations import EqualTerms, equal_terms
+from spdlib.study.recorded import recorded_best
+from spdlib.study.runs import Run, compare
+from spdlib.view.plots import FAINT, figure, model_colours, recorded_beside, styled
+from spdlib.view.report import TURNED, keep
 
 COLOURS = {"better": "#029e73", "worse": "#d55e00", "tie": FAINT}
+
+
+def add_parser(commands: Any) -> None:
+    """Adds the `equal-terms` sub-command."""
+    text = "set evaluated runs of several networks side by side, with intervals for every pair"
+    parser = commands.add_parser("equal-terms", help=text, description=text)
+    parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, published ones too")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE",
+        help="writes FILE.csv, FILE_pairs.csv, FILE_curves.csv and FILE/figures/",
+    )  # fmt: skip
+    parser.set_defaults(command=_equal_terms)
+
+
+def _equal_terms(args: argparse.Namespace) -> int:
+    runs = [Run.open(folder) for folder in args.runs]
+    found = equal_terms(runs)
+    print(found.networks.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    print(*found.save(args.out), sep="\n")
+    folder = args.out.with_suffix("")
+    for name, drawn in figures_of(found, runs).items():
+        keep(folder, name, drawn)
+        print(folder / "figures" / f"{name}.png")
+    return 0
+
+
+def figures_of(terms: EqualTerms, runs: Sequence[Run]) -> dict[str, Figure]:
+    """All figures of a comparison by name.
+
+    Args:
+        terms: of `generations.equal_terms`.
+        runs: those that it is of; each whose network is on record stands beside its record.
+    """
+    protocol = str(terms.networks["protocol"].iloc[0])
+    beside = {
+        f"recorded_{run.config['network']}": recorded_beside(compare(run, run.config["experiment"]))
+        for run in runs
+        if recorded_best(run.config["network"])
+    }
+    return {
+        "learning": learning_side_by_side(terms.curves),
+        "pairs": pairs_apart(terms.pairs, terms.networks, protocol),
+        **beside,
+    }
 
 
 @styled

@@ -12,6 +12,7 @@ import torch
 from spdlib.data.augment import STYLES
 from spdlib.data.rooms import Rooms
 from spdlib.errors import ConfigError
+from spdlib.models import create_model
 from spdlib.models.encoders import Encoder
 from spdlib.study import cli
 from spdlib.study.config import RunConfig
@@ -149,12 +150,18 @@ def test_records_hold_no_folder_of_the_weights() -> None:
     assert config.to_dict()["weights"] == "mobilenet.safetensors"
 
 
-def test_gpu_gets_the_sheets_encoder_at_the_frames_aspect() -> None:
-    config = resolve("v15_2", "nyu_labeled", device="cuda")
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_gpu_gets_the_sheets_encoder_at_the_frames_aspect(name: str) -> None:
+    """One that the network can read."""
+    config = resolve(name, "nyu_labeled", device="cuda", pretrained=False)
     height, width = config.image_size
-    assert config.encoder == "vit_small_patch14_dinov2"
-    assert (height % 14, width % 14) == (0, 0)
+    with torch.device("meta"):
+        model = create_model(config.network, config.encoder_config(), image_size=(height, width))
+        sheets = create_model(config.network)
+    assert model.config.encoder.name == sheets.config.encoder.name
     assert width / height == pytest.approx(640 / 480)
+    if model.encoder.is_vit:
+        assert (height % 14, width % 14) == (0, 0)
 
 
 def test_augmentation_by_name_and_by_changes() -> None:
@@ -197,8 +204,13 @@ def test_a_corrected_experiment_says_what_was_put_right() -> None:
 
 
 def test_equal_terms_differ_in_the_network_alone() -> None:
+    """Whatever the machine."""
     wide = [name for name in EXPERIMENTS if "_corrected" in name or name in ("v14_plan", "v15_2")]
-    configs = [resolve(name, "equal_terms", device="cpu").to_dict() for name in wide]
+    configs = [
+        resolve(name, "equal_terms", device=device).to_dict()
+        for name in wide
+        for device in ("cpu", "cuda")
+    ]
     for config in configs:
         del config["experiment"], config["network"]
     assert all(config == configs[0] for config in configs)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import matplotlib.image
 import pandas as pd
 import pytest
 from pictures import drawn, words
 
+from spdlib import __main__ as command_line
 from spdlib.study.generations import EqualTerms
 from spdlib.view import report
 from spdlib.view.generations import learning_side_by_side, pairs_apart
@@ -66,3 +70,20 @@ def test_the_verdict_follows_the_interval(terms: EqualTerms) -> None:
     assert "v13_1 beats v14_dual" in report.equal_terms_verdict(terms, v13, v14)
     assert "v15_2 and v13_1 tie" in report.equal_terms_verdict(terms, v15, v13)
     assert "Not decided" in report.equal_terms_verdict(terms, ["v13_plan"], v13)
+
+
+def test_published_runs_make_the_published_tables(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And their figures; a network without a record, v14_plan, stands beside nothing."""
+    published, out = repository / "results" / "measured", tmp_path / "generations"
+    terms = EqualTerms.read(published / "generations_nyu_labeled")
+    folders = [published / "generations" / name for name in terms.networks["network"].unique()]
+    assert command_line.main(["equal-terms", *map(str, folders), "--out", str(out)]) == 0
+    for mine, theirs in zip(EqualTerms.read(out), terms, strict=True):
+        pd.testing.assert_frame_equal(mine, theirs)
+    figures = {path.stem: path for path in (out / "figures").glob("*.png")}
+    recorded = {folder.name for folder in folders} - {"v14_plan", "v15_2"}
+    assert set(figures) == {"learning", "pairs"} | {f"recorded_{name}" for name in recorded}
+    assert all(matplotlib.image.imread(path)[..., :3].std() > 0.01 for path in figures.values())
+    assert str(figures["pairs"]) in capsys.readouterr().out

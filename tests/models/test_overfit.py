@@ -1,0 +1,58 @@
+"""Every network can learn: it knows eight frames by heart after 200 steps from random weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from spdlib.data.rooms import Rooms
+from spdlib.models import create_model, list_models, network_class
+from spdlib.study.losses import silog
+
+FRAMES, SIZE, POINTS, STEPS, RATE = 8, (96, 128), 64, 200, 1e-3
+ENCODERS = {"v13_plan": "vit_tiny_patch16_224"}
+"""Small encoders of networks that do not read a hierarchical one."""
+
+
+@pytest.fixture(scope="module")
+def frames() -> tuple[Tensor, Tensor]:
+    """Images [8, 3, 96, 128] in 0..1 and their depth [8, 96, 128] in metres."""
+    rooms = [Rooms(FRAMES, size=SIZE)[index] for index in range(FRAMES)]
+    images = torch.stack([torch.from_numpy(room.image) for room in rooms])
+    depth = torch.stack([torch.from_numpy(room.truth()) for room in rooms])
+    return images.permute(0, 3, 1, 2) / 255, depth
+
+
+def questions(depth: Tensor) -> tuple[Tensor, Tensor]:
+    """Random pixels of every frame [8, 64, 2], and their depth [8, 64]."""
+    x, y = (torch.randint(side, (FRAMES, POINTS)) for side in reversed(SIZE))
+    return torch.stack([x, y], -1).float(), depth[torch.arange(FRAMES)[:, None], y, x]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list_models())
+def test_eight_frames_are_learnt_by_heart(name: str, frames: tuple[Tensor, Tensor]) -> None:
+    """Judged at pixels that are drawn anew, in evaluation mode."""
+    images, depth = frames
+    routed = dict.fromkeys(network_class(name).counts, 4)
+    encoder = ENCODERS.get(name, "mobilenetv2_035")
+    network = create_model(name, encoder, image_size=SIZE, focal=100.0, **routed).train()
+    learning = [p for p in network.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(learning, RATE, betas=(0.9, 0.95), weight_decay=0)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / 10, 1 - step / STEPS)
+    )
+    for _ in range(STEPS):
+        points, truth = questions(depth)
+        loss = silog(network(images, points).depth, truth, truth > 0, 0.15, "pooled")
+        optimizer.zero_grad()
+        loss.value.backward()
+        torch.nn.utils.clip_grad_norm_(learning, 1.0)
+        optimizer.step()
+        schedule.step()
+    network.eval()
+    with torch.no_grad():
+        points, truth = questions(depth)
+        errors = (network(images, points).depth - truth).abs() / truth
+    assert errors.mean() < 0.05
