@@ -653,14 +653,13 @@ class V13LogDepth(V13):
     """Experiments 3 and 4 (sheet section 3): B1-B5, log-depth; 35,661,609.
 
     Options: those of `V13`, and
-        head_bias: "zero", as run (PyTorch draws it within 0.05 of that), or "median", see
-            `HEAD_BIAS`.
+        head_bias: the head starts at the "median" depth, or at "zero", see `HEAD_BIAS` (F17c).
         routed_l4: cells of L4 that a query is routed to, 32.
     """
 
     idea = "as v13_calibrated, then deformable reads around 32 routed cells of L4; log-depth"
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
-        **V13.choices, "head_bias": ("zero", "median"),
+        **V13.choices, "head_bias": ("median", "zero"),
     }  # fmt: skip
     counts: ClassVar[Mapping[str, int]] = {"routed_l4": 32}
     planned: ClassVar[bool] = False
