@@ -251,19 +251,8 @@ class Scene:
                 f"give points [{self.batch}, K, 2]"
             )
         asked = asked.to(like.device, like.dtype if like.dtype == torch.float64 else torch.float32)
-        self._refuse_outside(asked)
+        refuse_outside(asked, self.image_size)
         return asked
-
-    def _refuse_outside(self, points: Tensor) -> None:
-        limit = points.new_tensor([self.image_size[1] - 0.5, self.image_size[0] - 0.5])
-        inside = ((points >= -0.5) & (points <= limit)).all(-1)  # NaN compares false
-        if not inside.all():
-            u, v = points[~inside][0].tolist()
-            height, width = self.image_size
-            raise QueryError(
-                f"point ({u:g}, {v:g}) lies outside the {height}x{width} image: "
-                f"u in [-0.5, {width - 0.5}], v in [-0.5, {height - 0.5}]"
-            )
 
     def _to_network(self, points: Tensor) -> Tensor:
         """Pixels of the caller's image -> pixels of the resized (and padded) one."""
@@ -274,6 +263,19 @@ class Scene:
         """Inverse of `_to_network`."""
         ratio = [self.image_size[1] / self.resized[1], self.image_size[0] / self.resized[0]]
         return (points + 0.5) * points.new_tensor(ratio) - 0.5
+
+
+def refuse_outside(points: Tensor, image_size: Size) -> None:
+    """QueryError names the first of the points [..., 2] that is not in the image (decisions 1)."""
+    height, width = image_size
+    limit = points.new_tensor([width - 0.5, height - 0.5])
+    inside = ((points >= -0.5) & (points <= limit)).all(-1)  # NaN compares false
+    if not inside.all():
+        u, v = points[~inside][0].tolist()
+        raise QueryError(
+            f"point ({u:g}, {v:g}) lies outside the {height}x{width} image: "
+            f"u in [-0.5, {width - 0.5}], v in [-0.5, {height - 0.5}]"
+        )
 
 
 def _size(values: Sequence[int]) -> Size:

@@ -249,6 +249,12 @@ def test_a_steps_cost_includes_its_gradients() -> None:
     layer, x = torch.nn.Linear(16, 8), torch.rand(4, 16, requires_grad=True)
     assert counted_macs(lambda: layer(x)) == 4 * 16 * 8
     assert counted_macs(lambda: layer(x).sum().backward(), gradients=True) == 3 * 4 * 16 * 8
+    image = torch.rand(1, 8, 6, 6, requires_grad=True)
+    for groups in (1, 8):
+        convolution = torch.nn.Conv2d(8, 8, 3, padding=1, groups=groups)
+        forward = 36 * 8 * 9 * 8 // groups
+        run = lambda: convolution(image).sum().backward()  # noqa: B023, E731
+        assert counted_macs(run, gradients=True) == 3 * forward
 
 
 def test_training_compares_every_network_on_equal_terms() -> None:

@@ -34,7 +34,8 @@ class PointSample(NamedTuple):
     Attributes:
         points: [K, 2] float32, (u, v) in pixels.
         truth: [K] float32 metres; 0 where `valid` is False.
-        valid: [K] bool; False marks padding (a point at the image centre).
+        valid: [K] bool; False marks padding (points that stand before it once more, or, if there
+            is none, the image's centre).
     """
 
     points: Tensor
@@ -224,11 +225,14 @@ def _sample(
     """Points at flat pixel indices [N <= K], jittered if a generator is given, padded to K."""
     height, width = depth.shape
     count = pixels.numel()
-    points = depth.new_tensor([width // 2, height // 2], dtype=torch.float32).repeat(k, 1)
-    points[:count] = torch.stack([pixels % width, pixels // width], -1).float()
+    points = torch.stack([pixels % width, pixels // width], -1).float()
     if generator is not None:
         shift = torch.rand(k, 2, generator=generator) - 0.5
-        points[:count] += _JITTER * shift[:count].to(points)
+        points += _JITTER * shift[:count].to(points)
+    if count == 0:
+        points = points.new_tensor([[width // 2, height // 2]])
+    # padding repeats points: to queries that see each other, it is company like any other
+    points = points[torch.arange(k) % len(points)]
     truth = depth.new_zeros(k, dtype=torch.float32)
     truth[:count] = depth.flatten().index_select(0, pixels).float()
     return PointSample(points, truth, torch.arange(k, device=depth.device) < count)

@@ -25,7 +25,7 @@ from spdlib.disk import write_bytes
 from spdlib.errors import ConfigError, ModelError, QueryError
 from spdlib.geometry import Camera, Size
 from spdlib.models.encoders import Encoder, EncoderConfig, add_state, padded_size
-from spdlib.scene import Maps, Scene
+from spdlib.scene import Maps, Scene, refuse_outside
 
 MAX_SIDE = 4096
 """Longest side, in pixels, that `encode` resizes an image to before it doubts the camera."""
@@ -141,7 +141,8 @@ class DepthModel(nn.Module, ABC):
         super().__init__()
         self.options = read_options(config.network, config.options, self.choices, self.counts)
         self.encoder = Encoder(config.encoder)
-        self.config = replace(config, encoder=self.encoder.config)
+        # with all options: a checkpoint means the same when a default has changed
+        self.config = replace(config, encoder=self.encoder.config, options=self.options)
 
     @abstractmethod
     def maps(self, images: Tensor) -> Maps:
@@ -175,6 +176,7 @@ class DepthModel(nn.Module, ABC):
 
         Raises:
             ModelError: a size that is not a multiple of the encoder's.
+            QueryError: points of another shape, or outside the images.
         """
         size = (images.shape[-2], images.shape[-1])
         if size != padded_size(size, self.encoder.multiple):
@@ -183,6 +185,8 @@ class DepthModel(nn.Module, ABC):
                 f"multiples of {self.encoder.multiple}; got {size[0]}x{size[1]}. "
                 "Use `pad` or `encode`"
             )
+        if points is not None:
+            _check_points(points, len(images), size)
         maps = self.maps(images)
         depth = self.decode_lattice(maps) if points is None else self.decode(maps, points, size)
         return Prediction(depth, self.auxiliary(maps) if self.training else {})
@@ -348,6 +352,13 @@ def read_config(folder: Path) -> ModelConfig:
         raise ModelError(
             f"{path} is not a model configuration ({error}); take another checkpoint"
         ) from None
+
+
+def _check_points(points: Tensor, images: int, size: Size) -> None:
+    """QueryError unless points are [images, K, 2] inside images of a size."""
+    if points.dim() != 3 or points.shape[0] != images or points.shape[2] != 2:
+        raise QueryError(f"points of {images} images are [{images}, K, 2]; got {[*points.shape]}")
+    refuse_outside(points, size)
 
 
 def read_options(

@@ -7,7 +7,8 @@ maps at points are counted in bytes instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -23,12 +24,27 @@ QUERIES = 256
 """Queries that are counted together; those that see each other cost more in larger company."""
 
 
+def _convolution_backward(
+    grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any
+) -> int:
+    """FLOPs of a convolution's gradients by its input and weight, as many each as forward.
+
+    PyTorch 2.15 counts those by the weight once for each pair of groups.
+    """
+    transposed, wanted = rest[4], rest[7]
+    forward = math.prod(x if transposed else grad) * math.prod(weight[1:])
+    return 2 * forward * sum(wanted[:2])
+
+
+RULES = {torch.ops.aten.convolution_backward: _convolution_backward}
+
+
 def counted_macs(run: Callable[[], object], gradients: bool = False) -> int:
     """MACs of a call; those of its backward pass too if it makes `gradients`."""
     with (
         torch.set_grad_enabled(gradients),
         sdpa_kernel(SDPBackend.MATH),
-        FlopCounterMode(display=False) as counter,
+        FlopCounterMode(display=False, custom_mapping=RULES) as counter,
     ):
         run()
     return int(counter.get_total_flops()) // 2

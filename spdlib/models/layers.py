@@ -78,14 +78,20 @@ class Attention(nn.Module):
         return self.out(found.transpose(-3, -2).flatten(-2))
 
     def weights(self, x: Tensor, keys: Tensor) -> Tensor:
-        """Attention weights [..., heads, Q, T] of queries [..., Q, C] on keys [..., T, C]."""
-        asked, keys = self._split(self.query(x)), self._split(keys)
-        return (asked @ keys.mT / math.sqrt(asked.shape[-1])).softmax(-1)
+        """Attention weights [..., heads, Q, T] of queries [..., Q, C] on keys [..., T, C].
+
+        They are computed in at least float32: routing by bfloat16 weights would meet many ties.
+        """
+        asked, no_autocast = full_precision(self._split(self.query(x)))
+        with no_autocast:
+            scores = asked @ self._split(keys).to(asked.dtype).mT / math.sqrt(asked.shape[-1])
+            return scores.softmax(-1)
 
     def read_weighted(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """`read`, and its weights [..., heads, Q, T] before dropout, which routing needs."""
         weights = self.weights(x, keys)
-        found = F.dropout(weights, self.dropout, self.training) @ self._split(values)
+        kept = F.dropout(weights, self.dropout, self.training).to(values.dtype)
+        found = kept @ self._split(values)
         return self.out(found.transpose(-3, -2).flatten(-2)), weights
 
     def read_own(self, x: Tensor, tokens: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
@@ -133,8 +139,8 @@ class Attention(nn.Module):
 def head_count(channels: int) -> int:
     """Heads of an attention over an encoder's own channels: 64 wide if that divides them, else 32.
 
-    Widths that neither divides (48 in mobilenetv2_050) take the largest smaller power of two that
-    does (decisions 3).
+    That is decisions 3; widths that neither divides (48 in mobilenetv2_050) take the largest
+    smaller power of two that does.
     """
     return channels // next(width for width in (64, 32, 16, 8, 4, 2, 1) if channels % width == 0)
 
@@ -275,14 +281,16 @@ def position_table(size: Size, channels: int, like: Tensor) -> Tensor:
     """Fixed code [h w, C] of a map's cells, row by row: sines and cosines of their row and column.
 
     Half of the channels tell the column, half the row, with wavelengths from 2 pi to 10,000 * 2 pi
-    cells (Vaswani et al. 2017, section 3.5, once per axis). It has no parameters.
+    cells (Vaswani et al. 2017, section 3.5, once per axis); up to three that are left over tell
+    nothing. It has no parameters.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)  # bfloat16 cannot count past 256 cells
     rates = 10_000 ** -torch.linspace(0, 1, channels // 4, device=like.device, dtype=dtype)
     y, x = (torch.arange(n, device=like.device, dtype=dtype)[:, None] * rates for n in size)
     rows = torch.cat([y.sin(), y.cos()], -1)[:, None].expand(-1, size[1], -1)
     columns = torch.cat([x.sin(), x.cos()], -1)[None].expand(size[0], -1, -1)
-    return torch.cat([columns, rows], -1).flatten(0, 1).to(like.dtype)
+    code = torch.cat([columns, rows], -1).flatten(0, 1)
+    return F.pad(code, (0, channels % 4)).to(like.dtype)
 
 
 def resize(x: Tensor, size: Size) -> Tensor:

@@ -95,6 +95,16 @@ class Grid:
         cells = (units + 1) * self.cells_per_unit(units, map_size)
         return cells if self.rule is GridRule.RECORDED else cells - 0.5
 
+    def written(self, points: Tensor, image_size: Size, map_size: Size) -> Tensor:
+        """Row [B K] of a map [B h w, C] that points [B, K, 2] in pixels write to.
+
+        Under the recorded rule that is floor(u / stride) (sheet 2).
+        """
+        shift = 0.5 if self.rule is GridRule.RECORDED else 0.0
+        x, y = nearest_cell(points - shift, image_size, map_size).unbind(-1)
+        image = torch.arange(len(points), device=points.device).unsqueeze(-1)
+        return ((image * map_size[0] + y) * map_size[1] + x).flatten()
+
     def pixels(self, units: Tensor, image_size: Size, map_size: Size) -> Tensor:
         """Map units [..., 2] -> pixels [..., 2]: the inverse of `reference`."""
         size = units.new_tensor([image_size[1], image_size[0]])
@@ -193,7 +203,7 @@ class DeformableRead(nn.Module):
             found.append(read(values, cells, weights[:, :, :, n], asked.grid.zeros))
         return h + self.out(torch.stack(found).sum(0))
 
-    def notes(self, h: Tensor, _: Tensor) -> dict[str, Tensor]:
+    def notes(self, h: Tensor, *_: Any) -> dict[str, Tensor]:
         """For `explain`: where it reads, and by which weights."""
         return dict(zip(("offsets", "weights"), self.choose(h), strict=True))
 
@@ -251,10 +261,12 @@ class CanvasWrite(nn.Module):
         cells = canvas.flatten(0, 2)
         return cells.index_add(0, asked.cells[self.level], change.to(canvas.dtype)).view_as(canvas)
 
-    def notes(self, canvas: Tensor, changed: Tensor) -> dict[str, Tensor]:
-        """For `explain`: norm of the change over the norm of the canvas before, [B]."""
-        change, before = (x.flatten(1).norm(dim=1) for x in (changed - canvas, canvas))
-        return {f"canvas_change_{self.level}": change / before}
+    def notes(self, canvas: Tensor, h: Tensor, asked: Asked, changed: Tensor) -> dict[str, Tensor]:
+        """For `explain`: norms of the write and of the whole change, over the canvas's, [B]."""
+        written = self.written(canvas, h, asked)
+        sizes = [x.flatten(1).norm(dim=1) for x in (written - canvas, changed - canvas, canvas)]
+        names = (f"canvas_write_{self.level}", f"canvas_change_{self.level}")
+        return {name: size / sizes[-1] for name, size in zip(names, sizes, strict=False)}
 
 
 class CanvasWrites(nn.Module):
@@ -293,7 +305,7 @@ class CanvasRead(nn.Module):
         """How far each query [B, K, C] opens to the canvas: [B, K, 1] in 0..1."""
         return self.gate(self.norm(h)).sigmoid()
 
-    def notes(self, h: Tensor, _: Tensor) -> dict[str, Tensor]:
+    def notes(self, h: Tensor, *_: Any) -> dict[str, Tensor]:
         """For `explain`: the gates, [B, K]."""
         return {"gates": self.opening(h).squeeze(-1)}
 
@@ -500,7 +512,8 @@ class V14(DepthModel):
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
         h, asked = self._ask(maps, points, image_size)
-        canvases = {level: maps[level] for level in self.kernels}
+        # what the layers add up stays in float32 under autocast
+        canvases = {level: full_precision(maps[level])[0] for level in self.kernels}
         for layer in self.layers():
             h, canvases = layer(h, canvases, asked)
         return self.head(self.finish(h, canvases, asked))
@@ -524,8 +537,8 @@ class V14(DepthModel):
         Returns:
             "depth" [B, K] in metres; "scale" [], the learnt factor e^s of ln depth;
             "gates" [layers, B, K], how far each layer's queries open to the canvas;
-            "canvas_change_L2" and so on [layers, B], the norm of what a layer's write and
-            smoothing change over the norm of the canvas before;
+            "canvas_write_L2" and so on [layers, B], the norm of what a layer's queries write over
+            the norm of the canvas before; "canvas_change_L2" likewise, smoothing included;
             "weights" [3, B, K, 6 heads, 4 levels, 4] of the deformable reads, one in sum over the
             last two; "offsets" [3, B, K, 6, 4, 4, 2] of these reads in map units; "locations", the
             same with the queries' own places added: outside -1..1 is outside the map; "pixels",
@@ -559,7 +572,7 @@ class V14(DepthModel):
         places = {
             n: Places.of(grid.cells(reference[n], sizes[n]), sizes[n], grid.zeros) for n in LEVELS
         }
-        cells = {n: _flat_cells(points, image_size, sizes[n]) for n in self.kernels}
+        cells = {n: grid.written(points, image_size, sizes[n]) for n in self.kernels}
         shares = {n: self._shares(cells[n], maps[n]) for n in cells}
         code = fourier_code(points / points.new_tensor([image_size[1], image_size[0]]), BANDS)
         code = code.to(maps["L1"].dtype)
@@ -617,7 +630,7 @@ class V14(DepthModel):
         """Lets the layers' parts note what they do, by forward hooks."""
 
         def note(part: Any, inputs: tuple[Tensor, ...], result: Tensor) -> None:
-            for name, value in part.notes(inputs[0], result).items():
+            for name, value in part.notes(*inputs, result).items():
                 notes[name].append(value)
 
         with ExitStack() as hooks:
@@ -704,10 +717,3 @@ def _log_depth(channels: int, bias: float) -> nn.Linear:
     layer = nn.Linear(channels, 1)
     nn.init.constant_(layer.bias, bias)
     return layer
-
-
-def _flat_cells(points: Tensor, image_size: Size, map_size: Size) -> Tensor:
-    """Row [B K] of a map [B h w, C] that each point [B, K, 2] falls into."""
-    x, y = nearest_cell(points, image_size, map_size).unbind(-1)
-    image = torch.arange(len(points), device=points.device).unsqueeze(-1)
-    return ((image * map_size[0] + y) * map_size[1] + x).flatten()

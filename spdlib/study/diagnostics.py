@@ -8,6 +8,7 @@ frames: where it routes, what its gates and canvases do, how far its reads sprea
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
@@ -27,9 +28,9 @@ BARELY_LEARNING = 0.3
 SCALE_GAP_ALARM = 20.0
 CV_ALARM = 0.3
 SPREAD_ALARM = 0.01
-ROUTED_ALARM = {"L3": 30 / 320, "L4": 15 / 80}
-"""Shares of a level's cells below which the routing of 256 queries has collapsed: the recorded
-reports' 30 and 15 different cells of a 256x320 image."""
+ROUTED_ALARM = 1.5
+"""All queries' different cells over the cells of one, below which routing has collapsed: the
+recorded reports' 30 and 15 cells where a query takes 20 and 10. 1 is the same cells for all."""
 CANVAS_ALARM = 0.01
 """A layer that changes its canvas by less than this share of its norm leaves it as it was."""
 OUTSIDE_ALARM = 0.2
@@ -131,8 +132,9 @@ def look_inside(
         squash: show the network every frame pressed into its training size (F1).
 
     Returns:
-        DataFrame with columns diagnostic, part (layer or level), value and verdict ("" where the
-        value alarms nobody). Values are means over frames and points.
+        DataFrame with columns diagnostic, part (layer or level), value, deviation and verdict (""
+        where the value alarms nobody): mean and population standard deviation over frames of what
+        is a mean over a frame's points.
 
     Raises:
         DataError: there are no frames.
@@ -148,8 +150,9 @@ def look_inside(
             points = evaluation_points(depth, frame.id, GROUP).points[None].to(model.device)
             notes += _inside(model, scene, points.to(model.dtype))
     table = pd.DataFrame(notes, columns=["diagnostic", "part", "value"])
-    table = table.groupby(["diagnostic", "part"], sort=False, as_index=False).mean()
-    judged = zip(table["diagnostic"], table["part"], table["value"], strict=True)
+    values = table.groupby(["diagnostic", "part"], sort=False)["value"]
+    table = values.agg(value="mean", deviation=lambda x: x.std(ddof=0)).reset_index()
+    judged = zip(table["diagnostic"], table["value"], strict=True)
     return table.assign(verdict=[_verdict(*row) for row in judged])
 
 
@@ -168,18 +171,26 @@ def _inside(model: DepthModel, scene: Scene, points: Tensor) -> list[Note]:
 
 
 def set_dependence(scene: Scene, points: Tensor) -> float:
-    """Mean relative change of depth when half of the points [K, 2] keep other company.
+    """Mean relative change of depth when a third of the points [K, 2] keeps other company.
 
-    0 in networks whose queries are independent, up to rounding.
+    They are asked with the second third, then with the last: as many, but others. 0 in networks
+    whose queries are independent, up to rounding.
     """
-    half = len(points) // 2
-    together = scene.depth_at(points, group=len(points))[:half]
-    apart = scene.depth_at(points[:half], group=half)
-    return float(((together - apart).abs() / apart).mean())
+    third = len(points) // 3
+    first, *companies = points[: 3 * third].split(third)
+    one, other = (
+        scene.depth_at(torch.cat([first, company]), group=2 * third)[:third]
+        for company in companies
+    )
+    return float(((one - other).abs() / other).mean())
 
 
 def _routing(seen: Mapping[str, Tensor]) -> Iterator[Note]:
-    """How many cells the queries of one image are routed to, and how evenly they look at all."""
+    """How many cells the queries of one image are routed to, and how evenly they look at all.
+
+    Evenness is the entropy of attention weights over its maximum, of a query (mean over queries)
+    and of the mean over all: queries that each look at one cell of their own have 0 and 1.
+    """
     for level in ("L3", "L4"):
         routed, weights = f"{level.lower()}_routed", f"{level.lower()}_weights"
         if weights not in seen:
@@ -190,18 +201,21 @@ def _routing(seen: Mapping[str, Tensor]) -> Iterator[Note]:
             unique = seen[routed].unique().numel()
             yield "routed cells", level, float(unique)
             yield "share of cells routed to", level, unique / count
-        mean = cells.double().mean((0, 1))
-        entropy = torch.special.entr(mean).sum() / torch.tensor(count).log()
-        yield "evenness of attention", level, float(entropy)
+            yield "routed cells over one query's", level, unique / seen[routed].shape[-1]
+        for whose, weights in (("a query", cells), ("all queries", cells.mean(1))):
+            entropy = torch.special.entr(weights.double()).sum(-1) / math.log(count)
+            yield f"evenness of attention of {whose}", level, float(entropy.mean())
 
 
 def _canvas(seen: Mapping[str, Tensor]) -> Iterator[Note]:
     for number, gates in enumerate(seen.get("gates", ()), 1):
         yield "gate", f"layer {number}", float(gates.mean())
-    for name in (name for name in seen if name.startswith("canvas_change_")):
-        for number, change in enumerate(seen[name], 1):
-            level = name.removeprefix("canvas_change_")
-            yield "canvas change", f"{level}, layer {number}", float(change.mean())
+    for kind in ("write", "change"):
+        start = f"canvas_{kind}_"
+        for name in (name for name in seen if name.startswith(start)):
+            for number, share in enumerate(seen[name], 1):
+                part = f"{name.removeprefix(start)}, layer {number}"
+                yield f"canvas {kind}", part, float(share.mean())
 
 
 def _reads(offsets: Tensor, locations: Tensor) -> Iterator[Note]:
@@ -212,10 +226,10 @@ def _reads(offsets: Tensor, locations: Tensor) -> Iterator[Note]:
         yield "reads outside the map", f"layer {number}", float(out.mean())
 
 
-def _verdict(diagnostic: str, part: str, value: float) -> str:
-    if diagnostic == "share of cells routed to" and value < ROUTED_ALARM[part]:
-        return f"collapsed: below {ROUTED_ALARM[part]:.0%}"
-    if diagnostic == "canvas change" and value < CANVAS_ALARM:
+def _verdict(diagnostic: str, value: float) -> str:
+    if diagnostic == "routed cells over one query's" and value < ROUTED_ALARM:
+        return f"collapsed: below {ROUTED_ALARM:g}"
+    if diagnostic in ("canvas write", "canvas change") and value < CANVAS_ALARM:
         return f"idle: below {CANVAS_ALARM:.0%}"
     if diagnostic == "reads outside the map" and value > OUTSIDE_ALARM:
         return f"wild: above {OUTSIDE_ALARM:.0%}"

@@ -104,15 +104,16 @@ def test_per_bin_table_keeps_the_order_of_bins_and_models() -> None:
 
 def test_routing_counts_different_cells_and_judges_how_evenly_all_are_seen() -> None:
     even = torch.full((1, 3, 4, 5), 1 / 20)
-    one = torch.zeros(1, 3, 4, 5)
-    one[..., 0, 0] = 1
+    own = torch.eye(4).view(1, 4, 2, 2)  # every query looks at one cell of its own
     routed = torch.tensor([[[0, 1], [1, 2], [2, 0]]])
-    seen = {"l3_weights": even, "l3_routed": routed, "l4_weights": one}
+    seen = {"l3_weights": even, "l3_routed": routed, "l4_weights": own}
     notes = {(name, part): value for name, part, value in _routing(seen)}
     assert notes["routed cells", "L3"] == 3
     assert notes["share of cells routed to", "L3"] == pytest.approx(3 / 20)
-    assert notes["evenness of attention", "L3"] == pytest.approx(1)
-    assert notes["evenness of attention", "L4"] == pytest.approx(0)
+    assert notes["routed cells over one query's", "L3"] == 1.5
+    for level, of_one in (("L3", 1), ("L4", 0)):
+        assert notes["evenness of attention of a query", level] == pytest.approx(of_one)
+        assert notes["evenness of attention of all queries", level] == pytest.approx(1)
     assert ("routed cells", "L4") not in notes
 
 
@@ -129,15 +130,15 @@ def test_reads_outside_the_map_are_counted_once_a_read() -> None:
 @pytest.mark.parametrize(
     ("note", "expected"),
     [
-        (("share of cells routed to", "L3", 29 / 320), "collapsed: below 9%"),
-        (("share of cells routed to", "L3", 31 / 320), ""),
-        (("share of cells routed to", "L4", 14 / 80), "collapsed: below 19%"),
-        (("canvas change", "L2, layer 1", 0.001), "idle: below 1%"),
-        (("reads outside the map", "layer 1", 0.41), "wild: above 20%"),
-        (("gate", "layer 1", 0.0), ""),
+        (("routed cells over one query's", 29 / 20), "collapsed: below 1.5"),
+        (("routed cells over one query's", 15 / 10), ""),
+        (("canvas write", 0.001), "idle: below 1%"),
+        (("canvas change", 0.001), "idle: below 1%"),
+        (("reads outside the map", 0.41), "wild: above 20%"),
+        (("gate", 0.0), ""),
     ],
 )
-def test_alarms_of_the_inside(note: tuple[str, str, float], expected: str) -> None:
+def test_alarms_of_the_inside(note: tuple[str, float], expected: str) -> None:
     assert _verdict(*note) == expected
 
 
@@ -150,7 +151,7 @@ def test_a_canvas_network_is_seen_through() -> None:
     assert len(table["gate"]) == 5
     assert table["gate"].between(0, 1).all()
     layers = {f"L{level}, layer {number}" for level in (2, 3) for number in range(1, 6)}
-    assert set(table["canvas change"].index) == layers
+    assert set(table["canvas change"].index) == set(table["canvas write"].index) == layers
     assert table["reads outside the map"].between(0, 1).all()
     assert model.training
 

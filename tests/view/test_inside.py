@@ -94,7 +94,9 @@ def test_layers_stand_beside_each_other_and_alarms_are_red() -> None:
     inside["verdict"] = inside["verdict"].mask(idle, "idle: below 1%")
     figure = layers_at_work(inside)
     titles = [ax.get_title("left") for ax in figure.axes]
-    assert titles == ["gate", "canvas change", "spread of reads", "reads outside the map"]
+    assert titles == [
+        "gate", "canvas write", "canvas change", "spread of reads", "reads outside the map",
+    ]  # fmt: skip
     colours = [to_hex(bar.get_facecolor()) for bar in figure.axes[1].patches]
     assert [i for i, colour in enumerate(colours) if colour == ALARM] == [2]
     with pytest.raises(RunError, match="by layers"):
