@@ -1,7 +1,8 @@
 """What a training step costs: every network on equal terms (decisions 8), with random images.
 
-A step is forward, loss, backward, clipping and optimizer, as `spdlib.study.training` does it, at
-the image size, batch and encoder of profile `equal_terms`. The encoder's own forward and backward
+A step is forward, loss, backward, clipping and optimizer, as `spdlib.study.training` does it (but
+for averaging weights, some milliseconds), at the image size, batch and encoder of profile
+`equal_terms`. The encoder's own forward and backward
 stand beside it: no network can take less. Operations take turns; floors are counted MACs at the
 speed of a large float32 product (see `spdlib.study.timing`). Reading frames is not part of it.
 
@@ -155,7 +156,8 @@ def main(given: Sequence[str] | None = None) -> None:
     table.loc[steps, "minutes_on_equal_terms"] = table["milliseconds"] / 6e4 * EQUAL_TERMS["steps"]
     write_table(args.out, table.round(4))
     record = {
-        "machine": machine(), "code": code_version(), "settings": {**settings, "rounds": rounds},
+        "machine": machine(), "code": code_version(),
+        "settings": {**settings, "rounds": rounds, "points": args.points},
     }  # fmt: skip
     write_json(args.out.with_suffix(".json"), record)
     print(f"median of {rounds} rounds; {settings}; floor: MACs as in a {PRODUCT}^3 product")

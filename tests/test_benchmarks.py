@@ -240,7 +240,8 @@ def test_quick_run_of_training(tmp_path: Path, capsys: pytest.CaptureFixture[str
     minutes = 2000 * steps["milliseconds"] / 60_000
     assert steps["minutes_on_equal_terms"].to_numpy() == pytest.approx(minutes, rel=1e-3)
     record = json.loads(out.with_suffix(".json").read_text())
-    assert record["settings"] == {"profile": "smoke", "precision": "float32", "rounds": 1}
+    settings = {"profile": "smoke", "precision": "float32", "rounds": 1, "points": [8, 16]}
+    assert record["settings"] == settings
     assert "v14_dual" in capsys.readouterr().out
 
 

@@ -18,7 +18,10 @@ import pandas as pd
 from spdlib.data.augment import STYLES
 from spdlib.data.queries import EIGEN_POINTS
 from spdlib.errors import ConfigError, RunError
+from spdlib.models import list_models, network_options
+from spdlib.models.v13 import HEAD_BIAS
 from spdlib.study.config import evaluation_crop
+from spdlib.study.losses import LOSSES
 from spdlib.study.metrics import BINS, bin_name
 from spdlib.study.recorded import CORRECTED, SCORES, recorded, recorded_facts
 
@@ -369,16 +372,37 @@ def _training_differences(
     facts: Facts, theirs: _Series, history: _Series, run: Measured
 ) -> list[str]:
     """Facts on record that the run's config contradicts."""
-    seen = run.config["steps"] * run.config["batch_size"]
-    used = {
-        **run.config,
-        "epochs_planned": round(seen / run.record["data"]["train"]["frames"]),
-        "augmentation": _style(run.config["augment"]),
-    }
+    used = as_recorded(run.config, run.record["data"]["train"]["frames"])
     aspects = {name: (_word(used[name]), _word(facts[name])) for name in facts if name in used}
     if used["data"] != facts["data"]:
         aspects["data"] = history.data, theirs.data  # with the number of frames
     return _differences(aspects)
+
+
+def as_recorded(config: Mapping[str, Any], frames: int) -> dict[str, Any]:
+    """A config's settings, those that the log calls otherwise by its names too.
+
+    Args:
+        config: of a run.
+        frames: that it learns from.
+    """
+    network, epoch = config["network"], frames / config["batch_size"]
+    options = network_options(network, config["options"]) if network in list_models() else {}
+    used = {
+        **config,
+        "epochs_planned": round(config["steps"] / epoch),
+        "t_max": round((config["cosine_steps"] or config["steps"]) / epoch),
+        "augmentation": _style(config["augment"]),
+        "aux_weight": config["auxiliary_weight"],
+        "silog_weight": LOSSES[config["loss"]][1],
+    }
+    if (config["data"], config["train_subset"]) == ("nyu_full", "first_shard"):
+        used["data"] = "nyu_partial"
+    if "grid_rule" in options:
+        used["grid_rule"] = options["grid_rule"]
+    if "head_bias" in options:
+        used["head_bias_init"] = round(HEAD_BIAS[options["head_bias"]], 3)
+    return used
 
 
 def _style(augment: Mapping[str, Any]) -> str:

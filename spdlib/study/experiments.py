@@ -146,6 +146,9 @@ BATCH_10 = Departure(
     "batch and data", "the log infers about 92 of the full set, which cannot be (F3)",
     "8 of the first shard",
 )  # fmt: skip
+INPUT_10 = Departure(
+    "image size, augmentation and validation", "not stated", "those of experiment 8"
+)
 
 LOG = (
     (
@@ -197,7 +200,7 @@ LOG = (
     (
         "exp10", "logged as 8 with more data; a repeat that is poorly described",
         _settings(V14, network="v14_dual"),
-        (SCHEDULE, SELECTION, COLOUR_CHANGES, BATCH_10),
+        (SCHEDULE, SELECTION, BATCH_10, INPUT_10),
     ),
 )  # fmt: skip
 """Name, title, recorded settings and departures of the log's experiments 1 to 10."""

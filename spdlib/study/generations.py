@@ -15,11 +15,13 @@ import numpy as np
 import pandas as pd
 
 from spdlib.errors import RunError
+from spdlib.models import network_class, network_options
 from spdlib.study.evaluation import compare_frames
 from spdlib.study.runs import Run, write_table
 
 OWN = frozenset({"experiment", "network", "options"})
-"""Settings that may differ between networks on equal terms."""
+"""Settings that may differ between networks on equal terms; of the options, only numbers of routed
+cells may be other than the network's own."""
 SCORES = ("abs_rel", "rmse", "delta1", "silog", "s_star")
 
 
@@ -28,10 +30,13 @@ class EqualTerms(NamedTuple):
 
     Attributes:
         networks: a row a run and protocol: network, experiment, protocol, parameters,
-            decoder_parameters, steps, minutes of training, `SCORES`, abs_rel_at_equal_minutes (on
-            the selection frames, after as many minutes as the fastest run took), commit.
+            decoder_parameters, steps, minutes of training, `SCORES`, sel_abs_rel (of the kept
+            weights on the selection frames), abs_rel_at_equal_minutes (there too, after as many
+            minutes as the fastest run took; NaN if that was before the first evaluation, or the
+            machines differ), machine, commit.
         pairs: a row a pair of networks and protocol: first, second, protocol, difference (of mean
-            AbsRel, first less second), low, high, verdict (on the first).
+            AbsRel, first less second), low, high, verdict (on the first). Networks that a protocol
+            asks in different ways are no pair.
         curves: a row an evaluation: network, step, epoch, minutes, sel_abs_rel, train_loss.
     """
 
@@ -83,14 +88,17 @@ def equal_terms(runs: Sequence[Run | str | Path]) -> EqualTerms:
         raise RunError(f"a comparison takes two runs or more; got {len(opened)}")
     _require_equal(opened)
     curves = pd.concat([_curve(run) for run in opened], ignore_index=True)
-    shortest = curves.groupby("network")["minutes"].max().min()
+    same = len({_machine(run) for run in opened}) == 1
+    shortest = curves.groupby("network")["minutes"].max().min() if same else np.nan
     rows = [row for run in opened for row in _rows(run, shortest)]
     frames = pd.concat([_points(run) for run in opened], ignore_index=True)
     networks = pd.DataFrame(rows)
+    asked = {str(run.config["network"]): run.record["evaluation"]["protocols"] for run in opened}
     pairs = [
         (first, second, protocol, *compare_frames(frames, first, second, protocol))
         for protocol in networks["protocol"].unique()
         for first, second in combinations(networks["network"].unique(), 2)
+        if asked[first][protocol] == asked[second][protocol]
     ]
     columns = ["first", "second", "protocol", "difference", "low", "high", "verdict"]
     return EqualTerms(networks, pd.DataFrame(pairs, columns=columns), curves)
@@ -105,6 +113,7 @@ def _require_equal(runs: Sequence[Run]) -> None:
     for run in runs:
         if "evaluation" not in run.record:
             raise RunError(f"{run.folder} was not evaluated; `python -m spdlib evaluate` does it")
+        _require_own_options(run)
         terms = {
             name: (first.config.get(name), run.config.get(name))
             for name in sorted(first.config.keys() | run.config.keys())
@@ -113,12 +122,33 @@ def _require_equal(runs: Sequence[Run]) -> None:
         terms |= {
             what: (_data(first, what), _data(run, what)) for what in ("train", "selection", "test")
         }
+        weights = "encoder_weights_sha256"
+        terms[weights] = first.record.get(weights), run.record.get(weights)
         for name, (theirs, own) in terms.items():
             if theirs != own:
                 raise RunError(
                     f"not on equal terms: {name} is {theirs!r} in {first.folder} and {own!r} in "
                     f"{run.folder}"
                 )
+
+
+def _require_own_options(run: Run) -> None:
+    """RunError names an option that is not the network's own, a fault that is switched on."""
+    network, given = str(run.config["network"]), run.config["options"]
+    own = network_options(network)
+    for name in network_class(network).choices:
+        if given.get(name, own[name]) != own[name]:
+            raise RunError(
+                f"not on equal terms: {network} has {name}={given[name]!r} in {run.folder}, "
+                f"not its own {own[name]!r}"
+            )
+
+
+def _machine(run: Run) -> str:
+    """What a run's minutes depend on, in words."""
+    here = run.record["machine"]
+    names = [here["cpu"], *(gpu["model"] for gpu in here["gpus"])]
+    return f"{', '.join(names)}, {here['torch_threads']} threads"
 
 
 def _data(run: Run, what: str) -> Any:
@@ -156,9 +186,11 @@ def _rows(run: Run, minutes: float) -> list[dict[str, Any]]:
                 "steps": record["steps_done"],
                 "minutes": curve["minutes"].iloc[-1],
                 **{name: values[name] for name in SCORES},
+                "sel_abs_rel": record["best_sel_abs_rel"],
                 "abs_rel_at_equal_minutes": np.interp(
-                    minutes, curve["minutes"], curve["sel_abs_rel"]
+                    minutes, curve["minutes"], curve["sel_abs_rel"], left=np.nan
                 ),
+                "machine": _machine(run),
                 "commit": record["code"]["commit"],
             }
         )

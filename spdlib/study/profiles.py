@@ -23,7 +23,7 @@ from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, did_you_mean
 from spdlib.geometry import Size
-from spdlib.models import CONVNEXT_V2_TINY, network_class, network_options
+from spdlib.models import CONVNEXT_V2_TINY, list_models, network_class, network_options
 from spdlib.study.config import RunConfig, augment_config, check_types, plain, tuples
 from spdlib.study.experiments import EXPERIMENTS, FIXED, Experiment
 
@@ -273,6 +273,8 @@ def deviations(config: RunConfig) -> pd.DataFrame:
     rows = []
     for name, value in experiment.recorded.items():
         was = plain(asdict(value)) if isinstance(value, AugmentConfig) else plain(value)
+        if name == "options":
+            was = _all_options(str(experiment.recorded["network"]), was)
         if isinstance(was, dict):
             rows += [(f"{name}.{key}", was[key], used[name].get(key)) for key in was]
         else:
@@ -282,11 +284,16 @@ def deviations(config: RunConfig) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["field", "recorded", "used"], dtype=object)
 
 
+def _all_options(network: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's options with its defaults; the given ones of one that is only on record."""
+    return network_options(network, given) if network in list_models() else dict(given)
+
+
 def _spelled_out(config: RunConfig) -> dict[str, Any]:
     """The config's values with words or numbers for those that None leaves to others."""
     used = config.to_dict()
     used["truth"] = used["truth"] or "the frame's first"
-    used["options"] = network_options(config.network, config.options)
+    used["options"] = _all_options(config.network, config.options)
     known = timm.get_pretrained_cfg(config.encoder) if config.weights is None else None
     for name, theirs in (("input_mean", "mean"), ("input_std", "std")):
         if used[name] is None:

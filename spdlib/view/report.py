@@ -15,12 +15,12 @@ from pandas.io.formats.style import Styler
 
 from spdlib.data.augment import AugmentConfig
 from spdlib.errors import RunError
-from spdlib.study.comparison import BEST, EPOCHS
+from spdlib.study.comparison import BEST, EPOCHS, NOT_STATED
 from spdlib.study.diagnostics import alarms, range_table
 from spdlib.study.evaluation import compare_frames, wide_scores
 from spdlib.study.experiments import EXPERIMENTS
 from spdlib.study.generations import EqualTerms
-from spdlib.study.recorded import recorded
+from spdlib.study.recorded import recorded, recorded_facts
 from spdlib.study.runs import DEFAULT_ROOT, Run, write_bytes
 from spdlib.view.plots import BASELINE_GREYS, METRICS, model_name
 
@@ -229,6 +229,12 @@ def _logged(name: str) -> pd.Series:
         "auxiliary loss": f"{settings['auxiliary_weight']:g}",
         **settings["options"],
     }
+    facts = recorded_facts(name)
+    said |= {
+        row: NOT_STATED
+        for row, fact in (("image", "image_size"), ("augmentation", "augmentation"))
+        if facts[fact] == NOT_STATED
+    }
     for score, label in LOGGED.items():
         if score in scores:
             said[label] = " ".join(f"{value:.3g}" for value in scores[score].dropna())
@@ -294,6 +300,7 @@ def findings(history: pd.DataFrame, bins: pd.DataFrame, inside: pd.DataFrame, mo
     ]
     own = bins[(bins["model"] == model) & (bins["sites"] == "points")]
     eigen = own[own["protocol"].str.startswith("eigen")].dropna(subset="abs_rel")
+    eigen = eigen[eigen["protocol"] == eigen["protocol"].min()]  # of one truth
     if len(eigen) > 1:
         near, far = eigen.iloc[0], eigen.iloc[-1]
         lines.append(
@@ -318,6 +325,8 @@ def _told(rows: pd.DataFrame) -> str:
 def equal_terms_verdict(terms: EqualTerms, first: Sequence[str], second: Sequence[str]) -> str:
     """Whether one generation beats another on equal terms, as Markdown.
 
+    Each is represented by the network that is best on the selection frames.
+
     Args:
         terms: of `generations.equal_terms`.
         first: networks of the generation that should be better.
@@ -325,8 +334,9 @@ def equal_terms_verdict(terms: EqualTerms, first: Sequence[str], second: Sequenc
     """
     table = terms.networks
     protocol = next(name for name in table["protocol"] if name.startswith("eigen"))
-    scores = table[table["protocol"] == protocol].set_index("network")["abs_rel"]
-    mine, theirs = (scores[[n for n in names if n in scores]] for names in (first, second))
+    table = table[table["protocol"] == protocol].set_index("network")
+    scores, selection = table["abs_rel"], table["sel_abs_rel"]
+    mine, theirs = (selection[[n for n in names if n in scores]] for names in (first, second))
     if mine.empty or theirs.empty:
         return "**Not decided:** one side has no run on equal terms yet."
     best, rival = str(mine.idxmin()), str(theirs.idxmin())
@@ -341,7 +351,8 @@ def equal_terms_verdict(terms: EqualTerms, first: Sequence[str], second: Sequenc
         f"**{found}** ({protocol}, points: AbsRel {scores[best]:.3f} against {scores[rival]:.3f}, "
         f"{percent[0]:+.1f} %, 95 % interval {percent[1]:+.1f} to {percent[2]:+.1f} %).",
         "",
-        f"All of it after {table['steps'].min():g} steps from one seed: the interval says how far "
+        "The network of each side was chosen on the selection frames. All of it after "
+        f"{table['steps'].min():g} steps from one seed: the interval says how far "
         "the 654 frames can be trusted, not how far another seed would move it.",
     ]
     return "\n".join(lines)

@@ -16,12 +16,13 @@ from spdlib.study.comparison import (
     LAST,
     SAME,
     Measured,
-    _style,
     _word,
+    as_recorded,
     compare_tables,
     fairness,
     recorded_scores,
 )
+from spdlib.study.experiments import SHARD
 from spdlib.study.profiles import resolve
 from spdlib.study.recorded import recorded_facts
 
@@ -204,13 +205,20 @@ def test_recorded_scores_name_their_protocol(twin: Measured) -> None:
         recorded_scores(twin.metrics, "v15_2")
 
 
+def test_faults_that_are_off_are_told_from_the_record() -> None:
+    config = resolve("exp08_corrected", "paper", auxiliary_weight=0.0, cosine_steps=3 * 5170)
+    used, facts = as_recorded(config.to_dict(), SHARD), recorded_facts("exp08")
+    differing = {fact for fact in facts if fact in used and _word(used[fact]) != _word(facts[fact])}
+    assert differing == {"grid_rule", "aux_weight", "t_max", "data"}
+
+
 def test_runs_of_the_log_agree_with_what_the_record_says_of_them() -> None:
     """Every setting that both a recorded experiment and its record have is the same."""
     for number in range(1, 10):
         name = f"exp{number:02d}"
-        config, facts = resolve(name, "paper").to_dict(), recorded_facts(name)
-        config["augmentation"] = _style(config["augment"])
-        shared = [fact for fact in facts if fact in config and fact not in ("options", "data")]
-        assert len(shared) > 10, name
+        facts = recorded_facts(name)
+        config = as_recorded(resolve(name, "paper").to_dict(), SHARD)
+        shared = [fact for fact in facts if fact in config]
+        assert {"data", "grid_rule", "t_max"} < set(shared), name
         used = {fact: _word(config[fact]) for fact in shared}
         assert used == {fact: _word(facts[fact]) for fact in shared}, name

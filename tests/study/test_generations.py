@@ -22,7 +22,10 @@ Write = Callable[..., Run]
 def write(tmp_path: Path) -> Write:
     """Writes a run's folder as `fit` and `evaluate_run` leave it, with errors of one's choice."""
 
-    def written(network: str, errors: np.ndarray, seconds: float = 60.0, **config: object) -> Run:
+    def written(
+        network: str, errors: np.ndarray, seconds: float = 60.0, cpu: str = "fast",
+        points: str = "1024 points", **config: object,
+    ) -> Run:  # fmt: skip
         folder = tmp_path / f"{network}_{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
         settings = {"network": network, "experiment": network, "options": {}, "steps": 20}
@@ -31,7 +34,9 @@ def write(tmp_path: Path) -> Write:
         record = {
             "parameters": {"encoder": 10, "head": 5, "total": 15}, "steps_done": 20,
             "code": {"commit": "abc"}, "data": {"train": data, "selection": data},
-            "evaluation": {"test": data},
+            "evaluation": {"test": data, "protocols": {"eigen/exact": points}},
+            "best_sel_abs_rel": 0.2, "encoder_weights_sha256": "w",
+            "machine": {"cpu": cpu, "gpus": [], "torch_threads": 1},
         }  # fmt: skip
         (folder / "record.json").write_text(json.dumps(record))
         run = Run.open(folder)
@@ -72,6 +77,26 @@ def test_scores_pairs_and_times_stand_side_by_side(write: Write) -> None:
     assert len(terms.curves) == 6
 
 
+def test_minutes_of_other_machines_and_before_the_first_evaluation_say_nothing(
+    write: Write,
+) -> None:
+    slow, fast = write("v13_1", errors(0.3), 300.0), write("v14_dual", errors(0.2))
+    table = equal_terms([slow, fast]).networks.set_index("network")
+    assert np.isnan(table.loc["v13_1", "abs_rel_at_equal_minutes"])
+    assert table.loc["v14_dual", "abs_rel_at_equal_minutes"] == 0.2
+    other = write("v15_2", errors(0.2), cpu="slow")
+    table = equal_terms([fast, other]).networks
+    assert table["abs_rel_at_equal_minutes"].isna().all()
+    assert table["machine"].tolist() == ["fast, 1 threads", "slow, 1 threads"]
+
+
+def test_networks_that_are_asked_otherwise_are_no_pair(write: Write) -> None:
+    runs = [write("v14_dual", errors(0.2)), write("v15_2", errors(0.2), points="128 points")]
+    terms = equal_terms(runs)
+    assert len(terms.networks) == 2
+    assert terms.pairs.empty
+
+
 def test_tables_survive_a_round_trip(write: Write, tmp_path: Path) -> None:
     made = equal_terms([write("v13_1", errors(0.3)), write("v14_dual", errors(0.2))])
     out = tmp_path / "tables" / "generations"
@@ -96,12 +121,19 @@ def test_unequal_terms_are_refused_by_name(write: Write) -> None:
     other.update_record({"evaluation": {"test": {"ids_hash": "other"}}})
     with pytest.raises(RunError, match=r"test is 'same' .* and 'other'"):
         equal_terms([first, other])
+    weights = {"encoder_weights_sha256": "other"}
+    other.update_record({"evaluation": first.record["evaluation"], **weights})
+    with pytest.raises(RunError, match=r"encoder_weights_sha256 is 'w' .* and 'other'"):
+        equal_terms([first, other])
     record = {name: value for name, value in other.record.items() if name != "evaluation"}
     other.record_path.write_text(json.dumps(record))
     with pytest.raises(RunError, match="was not evaluated"):
         equal_terms([first, other])
 
 
-def test_options_of_the_networks_may_differ(write: Write) -> None:
-    runs = [write("v13_1", errors(0.3), options={"routed_l3": 3}), write("v14_dual", errors(0.2))]
-    assert len(equal_terms(runs).networks) == 2
+def test_numbers_of_routed_cells_may_differ_but_no_fault_be_on(write: Write) -> None:
+    routed = write("v13_1", errors(0.3), options={"routed_l3": 3, "head_bias": "median"})
+    assert len(equal_terms([routed, write("v14_dual", errors(0.2))]).networks) == 2
+    faulty = write("v14_triple", errors(0.2), options={"msda_init": "default"})
+    with pytest.raises(RunError, match=r"v14_triple has msda_init='default' .* 'directional'"):
+        equal_terms([routed, faulty])

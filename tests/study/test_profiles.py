@@ -199,6 +199,10 @@ def test_a_corrected_experiment_says_what_was_put_right() -> None:
     assert list(rows.loc["aux_target"]) == ["bilinear", "masked"]
     assert list(rows.loc["augment.crop"]) == ["squash", "fit"]
     assert "silog_lambda" not in rows.index
+    routed = deviations(resolve("exp07_corrected", "demo")).set_index("field")
+    assert list(routed.loc["options.routed_l3"]) == [20, 3]
+    started = deviations(resolve("exp07", "paper", head_bias="zero")).set_index("field")
+    assert list(started.loc["options.head_bias"]) == ["median", "zero"]
     recorded = deviations(resolve("exp08", "paper"))
     assert list(recorded.field) == [each.field for each in EXPERIMENTS["exp08"].departures]
 
