@@ -2,7 +2,7 @@
 
 Every network is built with the sheet's encoder and image size, with random weights. MACs are
 counted while it runs (see `spdlib.models.counting`): of one image, and of one query among 256.
-Nothing is timed.
+Nothing is timed. What is printed is README's table, with the published scores on equal terms.
 
     python -m spdlib bench networks
 """
@@ -22,10 +22,12 @@ from spdlib.errors import SPDError
 from spdlib.models import DepthModel, create_model, list_models
 from spdlib.models.base import count_parameters
 from spdlib.models.counting import QUERIES, macs_per_image, macs_per_query
+from spdlib.study.generations import EqualTerms
 from spdlib.study.recorded import recorded_best, recorded_facts
 from spdlib.study.runs import code_version, machine, write_json, write_table
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "measured" / "networks.csv"
+COMPARISON = OUTPUT.with_name("generations_nyu_labeled")
 SCORES = ("abs_rel", "rmse", "delta1")
 
 
@@ -67,6 +69,30 @@ def recorded_row(name: str) -> dict[str, Any]:
     }
 
 
+def markdown(table: pd.DataFrame, measured: pd.DataFrame) -> str:
+    """README's table.
+
+    Args:
+        table: a row a network.
+        measured: `networks` of the comparison on equal terms.
+    """
+    eigen = measured[measured["protocol"].str.startswith("eigen")]
+    here = dict(zip(eigen["network"], eigen["abs_rel"], strict=True))
+    lines = [
+        "| network | in one line | parameters | MACs, image | MACs, query | log's best | here |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in table.to_dict("records"):
+        name, own = row["network"], f"{row['parameters'] / 1e6:.1f} M"
+        if row["trainable"] < 0.9 * row["parameters"]:
+            own += f" ({row['trainable'] / 1e6:.1f} trained)"
+        cost = f"{row['macs_per_image'] / 1e9:.1f} G | {row['macs_per_query'] / 1e6:.2f} M"
+        best = f"{row['abs_rel']:.3f}" if pd.notna(row["abs_rel"]) else "–"
+        score = f"{here[name]:.3f}" if name in here else "–"
+        lines.append(f"| `{name}` | {row['idea']} | {own} | {cost} | {best} | {score} |")
+    return "\n".join(lines)
+
+
 def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
     parser.add_argument("--networks", nargs="+", default=list_models(), help="default: all")
@@ -76,7 +102,7 @@ def main(given: Sequence[str] | None = None) -> None:
     write_table(args.out, table)
     record = {"machine": machine(), "code": code_version(), "settings": {"queries": QUERIES}}
     write_json(args.out.with_suffix(".json"), record)
-    print(table.to_string(index=False, na_rep=""))
+    print(markdown(table, EqualTerms.read(COMPARISON).networks))
     print(f"written to {args.out}")
 
 

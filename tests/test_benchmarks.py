@@ -212,7 +212,16 @@ def test_networks_as_built_and_as_recorded(
     record = json.loads(out.with_suffix(".json").read_text())
     assert record["settings"] == {"queries": 256}
     assert "libraries" in record["machine"] and "source_hash" in record["code"]
-    assert "exp08" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "| `v14_dual` | queries read deformably" in printed
+    assert "32.9 M | 7.5 G | 4.42 M | 0.240 |" in printed
+
+
+def test_readme_shows_the_published_tables(networks: ModuleType, repository: Path) -> None:
+    table = pd.read_csv(networks.OUTPUT)
+    assert list(table["network"]) == list_models()
+    shown = networks.markdown(table, networks.EqualTerms.read(networks.COMPARISON).networks)
+    assert shown in (repository / "README.md").read_text()
 
 
 def test_frozen_parameters_are_not_counted_as_trainable(networks: ModuleType) -> None:

@@ -9,10 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from accelerate import PartialState
 
 from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.models import DepthModel
 from spdlib.study.config import RunConfig
+from spdlib.study.evaluation import selection_scores
 from spdlib.study.preflight import PreflightError, check
 from spdlib.study.training import build_model, fit
 
@@ -142,6 +144,22 @@ def test_another_focal_length_is_refused_unless_allowed(
     with pytest.raises(PreflightError, match="focal ratio"):
         check(model, rooms, held_out, small)
     check(model, rooms, held_out, replace(small, focal_mismatch=True))
+
+
+def test_squashed_validation_is_another_lens_and_scores_otherwise(
+    model: DepthModel, rooms: Frames, held_out: Frames, small: RunConfig
+) -> None:
+    """F1: frames of 48x64 pressed into 32x64 show things smaller than a crop of them does."""
+    squashed = replace(small, validation="squash")
+    with pytest.raises(PreflightError, match=r"focal ratio validation / training.*0\.8"):
+        check(model, rooms, held_out, squashed)
+    check(model, rooms, held_out, replace(squashed, focal_mismatch=True))
+    process = PartialState(cpu=True)
+    scores = [
+        selection_scores(model, held_out, None, process, squash=squash) for squash in (False, True)
+    ]
+    assert scores[0]["gt_max"] == scores[1]["gt_max"]
+    assert scores[0]["pred_max"] != scores[1]["pred_max"]
 
 
 def test_frames_in_both_sets_are_refused(
