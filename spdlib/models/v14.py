@@ -649,6 +649,9 @@ class V14Plan(V14):
     Options: those of `V14`, and
         inserted_attention: that attention starts as the identity ("zero"), so that stage 4 keeps
             its trained input, or at "random" (F13).
+        smooth_init: the canvas's smoothing starts as the identity ("zero"), or by PyTorch's
+            "default": the same weights in all seven layers then multiply some channels seven times
+            over, and first answers on real frames reach 500 m.
     """
 
     idea = "v14_dual as designed: one canvas on L3, read, then written; attention to L3 too"
@@ -657,7 +660,7 @@ class V14Plan(V14):
     per_level = True
     value_maps = ("V1", "V2", "L3", "V4")
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
-        **V14.choices, "inserted_attention": ("zero", "random"),
+        **V14.choices, "inserted_attention": ("zero", "random"), "smooth_init": ("zero", "default"),
     }  # fmt: skip
 
     def __init__(self, config: ModelConfig) -> None:
@@ -673,6 +676,10 @@ class V14Plan(V14):
         self.b3a_tokens = GlobalTokens(widths["L3"], WIDTH, positions=self.coded)
         self.b3a = nn.ModuleList(self._layer(GlobalRead("b3a", n)) for n in range(2))
         self.canvas = SharedCanvas(self.kernels)
+        if self.options["smooth_init"] == "zero":
+            for write in self.canvas.write.levels.values():
+                for last in write.smooth[-1].parameters():
+                    nn.init.zeros_(last)
 
     def projected(self, maps: Maps) -> dict[str, Tensor]:
         """Value maps "V1", "V2", "V4", and the keys and values of B3a and B3b."""

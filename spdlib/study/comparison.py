@@ -33,7 +33,7 @@ quotes."""
 HISTORY = {
     "train_loss": "train_loss", "abs_rel": "sel_abs_rel", "rmse": "sel_rmse",
     "delta1": "sel_delta1", "s_star": "sel_s_star", "pred_min": "pred_min", "pred_max": "pred_max",
-    "gt_min": "gt_min", "gt_max": "gt_max",
+    "gt_min": "gt_min", "gt_max": "gt_max", "unique_l3": "sel_unique_l3",
 }  # fmt: skip
 """Scores that a run's history has, and their columns."""
 ESSENTIAL = (

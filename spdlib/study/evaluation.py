@@ -50,6 +50,7 @@ from spdlib.study.metrics import (
     Comparison,
     EigenMetrics,
     RecordedMetrics,
+    gather,
     merge_processes,
     paired_bootstrap,
 )
@@ -426,9 +427,11 @@ def selection_scores(
     """Scores on the selection set, in the history's names; frames are shared out over processes.
 
     AbsRel, RMSE and delta1 follow the eigen protocol at its fixed 1,024 points a frame; s* and the
-    ranges are pooled over the same points, clamped alike.
+    ranges are pooled over the same points, clamped alike. "sel_unique_l3", of networks that route
+    queries to cells of L3, is the mean number of different ones among those of 256 points.
     """
     eigen, pooled = EigenMetrics(), RecordedMetrics()
+    unique: list[int] = []
     for index in range(processes.process_index, len(frames), processes.num_processes):
         frame = frames[index]
         sample = _eigen_points(frame, truth)
@@ -437,13 +440,18 @@ def selection_scores(
         batch = depth[None], sample.truth[None].to(depth), sample.valid[None]
         eigen.update(*batch, [index])
         pooled.update(_clamped(depth)[None], *batch[1:])
+        if "routed_l3" in model.options:
+            seen = scene.explain(sample.points[:GROUP])
+            unique.append(seen["l3_routed"].unique().numel())
     scores = merge_processes(eigen, processes).compute()
     ranges = merge_processes(pooled, processes).compute()
+    routed = torch.cat(gather(torch.tensor(unique, dtype=torch.float32), processes))
     return {
         "sel_abs_rel": scores["abs_rel"],
         "sel_rmse": scores["rmse"],
         "sel_delta1": scores["delta1"],
         "sel_s_star": ranges["s_star"],
+        "sel_unique_l3": float(routed.mean()),
         **{name: ranges[name] for name in ("pred_min", "pred_max", "gt_min", "gt_max")},
     }
 

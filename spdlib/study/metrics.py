@@ -512,7 +512,7 @@ def merge_processes(metrics: AnyAccumulator, accelerator: Any) -> AnyAccumulator
         return metrics
     states: list[State] = [{} for _ in range(accelerator.num_processes)]
     for name, part in metrics.state().items():
-        for state, piece in zip(states, _gather(part, accelerator), strict=True):
+        for state, piece in zip(states, gather(part, accelerator), strict=True):
             state[name] = piece
     whole = type(metrics)()
     for state in states:
@@ -520,8 +520,10 @@ def merge_processes(metrics: AnyAccumulator, accelerator: Any) -> AnyAccumulator
     return whole
 
 
-def _gather(part: Tensor, accelerator: Any) -> list[Tensor]:
+def gather(part: Tensor, accelerator: Any) -> list[Tensor]:
     """The tensors of all processes, which may differ in their first dimension."""
+    if accelerator.num_processes == 1:
+        return [part]
     part = part.to(accelerator.device).contiguous()
     lengths = accelerator.gather(torch.tensor([len(part)], device=part.device)).tolist()
     longest = max(max(lengths), 1)

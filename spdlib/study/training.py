@@ -66,8 +66,8 @@ from spdlib.study.runs import (
 
 HISTORY_COLUMNS = (
     "step", "epoch", "train_loss", "lr_encoder", "lr_decoder", "grad_norm", "sel_abs_rel",
-    "sel_rmse", "sel_delta1", "sel_s_star", "pred_min", "pred_max", "gt_min", "gt_max",
-    "data_wait_share", "seconds", "skipped",
+    "sel_rmse", "sel_delta1", "sel_s_star", "sel_unique_l3", "pred_min", "pred_max", "gt_min",
+    "gt_max", "data_wait_share", "seconds", "skipped",
 )  # fmt: skip
 DTYPES = {
     "bf16": torch.float32,  # weights; autocast computes in bf16

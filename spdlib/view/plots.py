@@ -44,6 +44,8 @@ METRICS = {
     "scaled_abs_rel": "AbsRel × s*",
 }  # fmt: skip
 """Scores and their names for people."""
+SERIES = {**METRICS, "unique_l3": "cells of L3 routed to"}
+"""What can stand beside the log epoch by epoch."""
 DEPTH_COLOURS, ERROR_COLOURS = "viridis_r", "rocket_r"
 UNMEASURED = "#dcdcdc"
 ERROR_LIMIT = 0.5
@@ -200,7 +202,7 @@ def depth_ranges(history: pd.DataFrame) -> Figure:
 
 @styled
 def recorded_beside(
-    compared: pd.DataFrame, metrics: Sequence[str] = ("abs_rel", "delta1", "s_star")
+    compared: pd.DataFrame, metrics: Sequence[str] = ("abs_rel", "delta1", "s_star", "unique_l3")
 ) -> Figure:
     """What the log recorded against what runs measured, epoch by epoch, a panel per metric.
 
@@ -227,7 +229,7 @@ def recorded_beside(
     panels = axes[0]
     for ax, metric in zip(panels, shown, strict=True):
         _recorded_panel(ax, compared[compared["metric"] == metric])
-        ax.set(title=METRICS.get(metric, metric), xlabel="epoch")
+        ax.set(title=SERIES.get(metric, metric), xlabel="epoch")
         ax.sharex(panels[0])
         ax.margins(0.07, 0.14)
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))

@@ -84,7 +84,7 @@ Q2Q's are a third of `in_proj_bias`, whose other thirds learn.
 
 FORMS = {"sparse"}
 """Options that choose between forms of one function."""
-STARTS = {"init", "msda_init", "head_bias", "inserted_attention"}
+STARTS = {"init", "msda_init", "head_bias", "inserted_attention", "smooth_init"}
 """Options of a fresh network's weights. All others change what the same weights answer."""
 
 Equal = Callable[[Tensor, Tensor], None]

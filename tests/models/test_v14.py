@@ -482,6 +482,21 @@ def test_recorded_writes_and_reads_lie_apart(name: str) -> None:
 
 
 @torch.no_grad()
+def test_the_plans_smoothing_starts_as_the_identity(points: Tensor) -> None:
+    """By PyTorch's default a canvas of one value grows from layer to layer in some channels."""
+    for value, still in (("zero", True), ("default", False)):
+        network = build("v14_plan", smooth_init=value)
+        asked, h = ask(network, points), torch.zeros(2, points.shape[1], 192)
+        before = canvas = torch.ones(2, 4, 6, 192)
+        for _ in range(7):
+            write = network.canvas.write.levels["L3"]
+            nn.init.zeros_(write.write.bias)
+            canvas = write(canvas, h, asked)
+        assert torch.equal(canvas, before) == still
+        assert (canvas.abs().max() > 10) != still
+
+
+@torch.no_grad()
 def test_a_query_reads_what_it_has_just_written(equal: Equal) -> None:
     """Columns b and c read after the write and the smoothing, the plan before them."""
     points = torch.tensor([CELL, CELL], dtype=torch.float64)
@@ -514,7 +529,7 @@ def alone(network: V14, maps: Maps, points: Tensor) -> Tensor:
 def test_an_answer_depends_on_its_company(name: str, points: Tensor, equal: Equal) -> None:
     """Through Q2Q and through the canvas; without either, not at all."""
     network = exact(name)
-    maps, points = some_maps(network), points[:, :12]
+    maps, points = some_maps(network), points[:, 2:4]
 
     def change() -> float:
         together = network.decode(maps, points, SIZE)

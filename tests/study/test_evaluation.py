@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.errors import DataError, RunError
 from spdlib.geometry import NYU_CAMERA, Size
-from spdlib.models import DepthModel
+from spdlib.models import DepthModel, create_model
 from spdlib.scene import Maps, Scene
 from spdlib.study.config import RunConfig
 from spdlib.study.evaluation import (
@@ -208,6 +209,16 @@ def test_selection_scores_are_clamped(
     scores = selection_scores(model, held_out, "exact", _Alone())
     assert scores["pred_min"] == scores["pred_max"] == 10
     assert scores["sel_s_star"] < 1
+
+
+def test_selection_scores_count_the_cells_that_queries_are_routed_to(
+    model: DepthModel, held_out: Frames
+) -> None:
+    options = {"routed_l3": 3, "routed_l4": 2}
+    routing = create_model("v13_1", "mobilenetv2_035", image_size=(64, 96), focal=70.0, **options)
+    unique = selection_scores(routing.eval(), held_out, None, _Alone())["sel_unique_l3"]
+    assert 3 <= unique <= 4 * 6
+    assert math.isnan(selection_scores(model, held_out, None, _Alone())["sel_unique_l3"])
 
 
 def test_rows_without_any_number_stay_in_the_wide_table() -> None:
