@@ -99,7 +99,7 @@ def operations_of(
     experiments: Sequence[str], points: Sequence[int], device: torch.device, **settings: Any
 ) -> list[Operation]:
     """Steps of every network at every number of points, and the encoder of the first."""
-    operations = []
+    operations: list[Operation] = []
     for experiment in experiments:
         for k in points:
             config = resolve(experiment, points=k, **settings)

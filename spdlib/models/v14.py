@@ -242,13 +242,22 @@ class CanvasWrite(nn.Module):
     """Queries add to the cells they lie in, then the canvas smooths itself (sheet 2).
 
     37,056 for the write; 3,840 or 9,984 for two depth-wise convolutions of size 3 or 5.
+
+    Args:
+        level: of the canvas.
+        kernel: size of the convolutions.
+        still: smoothing starts as the identity.
     """
 
-    def __init__(self, level: str, kernel: int) -> None:
+    def __init__(self, level: str, kernel: int, still: bool) -> None:
         super().__init__()
         self.level = level
         self.write = nn.Linear(WIDTH, WIDTH)
-        self.smooth = nn.Sequential(_depth_wise(kernel), nn.GELU(), _depth_wise(kernel))
+        first, last = _depth_wise(kernel), _depth_wise(kernel)
+        self.smooth = nn.Sequential(first, nn.GELU(), last)
+        if still:
+            for parameter in last.parameters():
+                nn.init.zeros_(parameter)
 
     def forward(self, canvas: Tensor, h: Tensor, asked: Asked) -> Tensor:
         """Canvas [B, h, w, C] and queries [B, K, C] -> a new canvas [B, h, w, C]."""
@@ -274,12 +283,13 @@ class CanvasWrites(nn.Module):
 
     Args:
         kernels: size of the depth-wise convolutions by canvas level.
+        still: see `CanvasWrite`.
     """
 
-    def __init__(self, kernels: Mapping[str, int]) -> None:
+    def __init__(self, kernels: Mapping[str, int], still: bool = False) -> None:
         super().__init__()
         self.levels = nn.ModuleDict(
-            {level: CanvasWrite(level, kernels[level]) for level in kernels}
+            {level: CanvasWrite(level, kernel, still) for level, kernel in kernels.items()}
         )
 
     def forward(self, canvases: Canvases, h: Tensor, asked: Asked) -> Canvases:
@@ -341,9 +351,9 @@ class PlanCanvas(nn.Module):
 class SharedCanvas(nn.Module):
     """What the plan's layers share: write and smoothing, and the read before the head (77,952)."""
 
-    def __init__(self, kernels: Mapping[str, int]) -> None:
+    def __init__(self, kernels: Mapping[str, int], still: bool) -> None:
         super().__init__()
-        self.write = CanvasWrites(kernels)
+        self.write = CanvasWrites(kernels, still)
         self.final = nn.Linear(WIDTH, WIDTH)
 
 
@@ -675,11 +685,7 @@ class V14Plan(V14):
         self.values = nn.ModuleDict({n: nn.Linear(widths[n], WIDTH) for n in ("L1", "L2", "L4")})
         self.b3a_tokens = GlobalTokens(widths["L3"], WIDTH, positions=self.coded)
         self.b3a = nn.ModuleList(self._layer(GlobalRead("b3a", n)) for n in range(2))
-        self.canvas = SharedCanvas(self.kernels)
-        if self.options["smooth_init"] == "zero":
-            for write in self.canvas.write.levels.values():
-                for last in write.smooth[-1].parameters():
-                    nn.init.zeros_(last)
+        self.canvas = SharedCanvas(self.kernels, still=self.options["smooth_init"] == "zero")
 
     def projected(self, maps: Maps) -> dict[str, Tensor]:
         """Value maps "V1", "V2", "V4", and the keys and values of B3a and B3b."""

@@ -202,8 +202,8 @@ def _routing(seen: Mapping[str, Tensor]) -> Iterator[Note]:
             yield "routed cells", level, float(unique)
             yield "share of cells routed to", level, unique / count
             yield "routed cells over one query's", level, unique / seen[routed].shape[-1]
-        for whose, weights in (("a query", cells), ("all queries", cells.mean(1))):
-            entropy = torch.special.entr(weights.double()).sum(-1) / math.log(count)
+        for whose, shares in (("a query", cells), ("all queries", cells.mean(1))):
+            entropy = torch.special.entr(shares.double()).sum(-1) / math.log(count)
             yield f"evenness of attention of {whose}", level, float(entropy.mean())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -31,11 +33,12 @@ def questions(depth: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("name", list_models())
 def test_eight_frames_are_learnt_by_heart(name: str, frames: tuple[Tensor, Tensor]) -> None:
     """Judged at pixels that are drawn anew, in evaluation mode."""
     images, depth = frames
-    routed = dict.fromkeys(network_class(name).counts, 4)
+    routed: dict[str, Any] = dict.fromkeys(network_class(name).counts, 4)
     encoder = ENCODERS.get(name, "mobilenetv2_035")
     network = create_model(name, encoder, image_size=SIZE, focal=100.0, **routed).train()
     learning = [p for p in network.parameters() if p.requires_grad]

@@ -488,9 +488,9 @@ def test_the_plans_smoothing_starts_as_the_identity(points: Tensor) -> None:
         network = build("v14_plan", smooth_init=value)
         asked, h = ask(network, points), torch.zeros(2, points.shape[1], 192)
         before = canvas = torch.ones(2, 4, 6, 192)
+        write: Any = network.get_submodule("canvas.write.levels.L3")
+        nn.init.zeros_(write.write.bias)
         for _ in range(7):
-            write = network.canvas.write.levels["L3"]
-            nn.init.zeros_(write.write.bias)
             canvas = write(canvas, h, asked)
         assert torch.equal(canvas, before) == still
         assert (canvas.abs().max() > 10) != still

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -214,7 +214,7 @@ def test_selection_scores_are_clamped(
 def test_selection_scores_count_the_cells_that_queries_are_routed_to(
     model: DepthModel, held_out: Frames
 ) -> None:
-    options = {"routed_l3": 3, "routed_l4": 2}
+    options: dict[str, Any] = {"routed_l3": 3, "routed_l4": 2}
     routing = create_model("v13_1", "mobilenetv2_035", image_size=(64, 96), focal=70.0, **options)
     unique = selection_scores(routing.eval(), held_out, None, _Alone())["sel_unique_l3"]
     assert 3 <= unique <= 4 * 6

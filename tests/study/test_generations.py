@@ -82,8 +82,7 @@ def test_minutes_of_other_machines_and_before_the_first_evaluation_say_nothing(
 ) -> None:
     slow, fast = write("v13_1", errors(0.3), 300.0), write("v14_dual", errors(0.2))
     table = equal_terms([slow, fast]).networks.set_index("network")
-    assert np.isnan(table.loc["v13_1", "abs_rel_at_equal_minutes"])
-    assert table.loc["v14_dual", "abs_rel_at_equal_minutes"] == 0.2
+    assert table["abs_rel_at_equal_minutes"].tolist() == pytest.approx([np.nan, 0.2], nan_ok=True)
     other = write("v15_2", errors(0.2), cpu="slow")
     table = equal_terms([fast, other]).networks
     assert table["abs_rel_at_equal_minutes"].isna().all()
