@@ -41,6 +41,11 @@ ESSENTIAL = (
     "chosen_on",
 )  # fmt: skip
 """Facts of the record without which no comparison is fair."""
+NEWER: Mapping[str, Any] = {
+    "options": {}, "loss": "silog", "cosine_steps": 0, "auxiliary_weight": 0.0,
+    "train_subset": "all",
+}  # fmt: skip
+"""Settings that configs of the first published runs do not have, and what they were then."""
 NOT_STATED = "not stated"
 VIEWS = {"squash": "squashed", "native": "unscaled crop", "fit": "scaled to fit"}
 """How frames are brought to a network's size, by the record's and `AugmentConfig`'s names."""
@@ -383,9 +388,10 @@ def as_recorded(config: Mapping[str, Any], frames: int) -> dict[str, Any]:
     """A config's settings, those that the log calls otherwise by its names too.
 
     Args:
-        config: of a run.
+        config: of a run; settings that are newer than it have their defaults.
         frames: that it learns from.
     """
+    config = {**NEWER, **config}
     network, epoch = config["network"], frames / config["batch_size"]
     options = network_options(network, config["options"]) if network in list_models() else {}
     used = {

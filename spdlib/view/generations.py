@@ -39,13 +39,31 @@ def add_parser(commands: Any) -> None:
 def _equal_terms(args: argparse.Namespace) -> int:
     runs = [Run.open(folder) for folder in args.runs]
     found = equal_terms(runs)
-    print(found.networks.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    print(markdown(found.networks))
     print(*found.save(args.out), sep="\n")
     folder = args.out.with_suffix("")
     for name, drawn in figures_of(found, runs).items():
         keep(folder, name, drawn)
         print(folder / "figures" / f"{name}.png")
     return 0
+
+
+def markdown(networks: pd.DataFrame) -> str:
+    """The first protocol's scores as a Markdown table, best first; README shows it.
+
+    Args:
+        networks: of `generations.equal_terms`.
+    """
+    own = networks[networks["protocol"] == networks["protocol"].iloc[0]].sort_values("abs_rel")
+    lines = [
+        "| network | parameters outside the encoder | AbsRel | RMSE [m] | δ1 | s* | minutes |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in own.to_dict("records"):
+        scores = " | ".join(f"{row[name]:.3f}" for name in ("abs_rel", "rmse", "delta1", "s_star"))
+        millions = f"{row['decoder_parameters'] / 1e6:.1f} M"
+        lines.append(f"| `{row['network']}` | {millions} | {scores} | {row['minutes']:.0f} |")
+    return "\n".join(lines)
 
 
 def figures_of(terms: EqualTerms, runs: Sequence[Run]) -> dict[str, Figure]:

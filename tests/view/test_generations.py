@@ -12,7 +12,7 @@ from pictures import drawn, words
 from spdlib import __main__ as command_line
 from spdlib.study.generations import EqualTerms
 from spdlib.view import report
-from spdlib.view.generations import learning_side_by_side, pairs_apart
+from spdlib.view.generations import learning_side_by_side, markdown, pairs_apart
 
 PROTOCOL = "eigen/inpainted"
 
@@ -92,4 +92,8 @@ def test_published_runs_make_the_published_tables(
     recorded = {folder.name for folder in folders} - {"v14_plan", "v15_2"}
     assert set(figures) == {"learning", "pairs"} | {f"recorded_{name}" for name in recorded}
     assert all(matplotlib.image.imread(path)[..., :3].std() > 0.01 for path in figures.values())
-    assert str(figures["pairs"]) in capsys.readouterr().out
+    printed, readme = capsys.readouterr().out, (repository / "README.md").read_text()
+    assert str(figures["pairs"]) in printed
+    table = markdown(terms.networks)
+    assert table in printed
+    assert table in readme
