@@ -295,8 +295,9 @@ def _measuring(row: pd.Series, side: str) -> str:
 
 def _value(ax: Axes, x: float, y: float, colour: str, below: bool = False) -> None:
     """A score's digits over or under its mark, readable on top of lines."""
+    digits = f"{y:.3f}" if abs(y) < 10 else f"{y:.1f}"
     ax.annotate(
-        f"{y:.3f}", (x, y), (0, -9 if below else 9), textcoords="offset points", ha="center",
+        digits, (x, y), (0, -9 if below else 9), textcoords="offset points", ha="center",
         va="top" if below else "bottom", fontsize="small", fontweight="bold", color=colour,
         zorder=5, path_effects=[withStroke(linewidth=3, foreground="white")],
     )  # fmt: skip
