@@ -135,8 +135,9 @@ class Scene:
             points: as for `depth_at`.
 
         Returns:
-            What the network's own `explain` tells, places ("pixels", "local_pixels") in pixels of
-            the given image. They may lie outside it.
+            What the network's own `explain` tells (see `V13.explain` and `V14.explain` for names
+            and axes), places ("pixels", "local_pixels") in pixels of the given image. They may lie
+            outside it.
 
         Raises:
             QueryError: the network cannot explain itself, or `depth_at` refuses the points.

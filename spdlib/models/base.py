@@ -356,8 +356,11 @@ def read_config(folder: Path) -> ModelConfig:
 
 def _check_points(points: Tensor, images: int, size: Size) -> None:
     """QueryError unless points are [images, K, 2] inside images of a size."""
-    if points.dim() != 3 or points.shape[0] != images or points.shape[2] != 2:
-        raise QueryError(f"points of {images} images are [{images}, K, 2]; got {[*points.shape]}")
+    if not isinstance(points, Tensor):
+        raise QueryError(f"points are a tensor [{images}, K, 2]; got {type(points).__name__}")
+    if points.dim() != 3 or points.shape[::2] != (images, 2) or points.shape[1] == 0:
+        shape = list(points.shape)
+        raise QueryError(f"points of {images} images are [{images}, K, 2], K > 0; got {shape}")
     refuse_outside(points, size)
 
 

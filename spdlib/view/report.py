@@ -212,7 +212,8 @@ def log_table(names: Sequence[str]) -> pd.DataFrame:
     """
     columns = {name: _logged(name) for name in names}
     order = dict.fromkeys(setting for said in columns.values() for setting in said.index)
-    return pd.DataFrame(columns).loc[list(order)].rename_axis("setting").reset_index()
+    table = pd.DataFrame(columns).loc[list(order)].fillna("")
+    return table.rename_axis("setting").reset_index()
 
 
 def _logged(name: str) -> pd.Series:
@@ -428,6 +429,12 @@ def _ending(history: pd.DataFrame) -> str:
     if early.empty:
         return "The run is too short to say whether it had converged."
     gain = 100 * (1 - best / early.min())
+    rise = 100 * (history["sel_abs_rel"].iloc[-1] / best - 1)
+    if rise > 1:
+        return (
+            f"Selection AbsRel rose by {rise:.1f} % after its best: the weights kept are those of "
+            f"step {history.loc[history['sel_abs_rel'].idxmin(), 'step']:g} of {last:g}."
+        )
     if gain > 1:
         return (
             f"Selection AbsRel still fell by {gain:.1f} % in the last fifth of the {last:g} "

@@ -486,8 +486,10 @@ def test_encoders_of_the_other_kind_are_refused(name: str, encoder: str) -> None
 
 def test_points_that_do_not_fit_the_images_are_refused(model: DepthModel) -> None:
     images = torch.rand(2, 3, *SIZE)
-    for shape in ((1, 4, 2), (4, 2), (2, 4, 3)):
-        message = f"points of 2 images are [2, K, 2]; got {list(shape)}"
+    with pytest.raises(QueryError, match=r"points are a tensor \[2, K, 2\]; got list"):
+        model(images, [(1.0, 2.0)])
+    for shape in ((1, 4, 2), (4, 2), (2, 4, 3), (2, 0, 2)):
+        message = f"points of 2 images are [2, K, 2], K > 0; got {list(shape)}"
         with pytest.raises(QueryError, match=re.escape(message)):
             model(images, torch.rand(*shape))
     for wrong in ((500.0, -90.0), (float("nan"), 3.0)):

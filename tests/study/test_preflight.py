@@ -173,10 +173,11 @@ def test_first_prediction_that_is_not_finite_is_refused(
     small: RunConfig, rooms: Frames, held_out: Frames
 ) -> None:
     model = build_model(small, rooms)
-    with torch.no_grad():
-        next(reversed(list(model.parameters()))).fill_(torch.nan)
-    with pytest.raises(PreflightError, match="first prediction"):
-        check(model, rooms, held_out, small)
+    for bias in (torch.nan, 1e6):
+        with torch.no_grad():
+            next(reversed(list(model.parameters()))).fill_(bias)
+        with pytest.raises(PreflightError, match="first prediction"):
+            check(model, rooms, held_out, small)
 
 
 def test_violation_stops_a_run_and_leaves_its_table(

@@ -194,6 +194,8 @@ def test_missing_numbers_are_empty_cells() -> None:
 def test_the_logs_table_shows_settings_and_scores_by_epoch() -> None:
     table = report.log_table(["exp05", "exp07"]).set_index("setting")
     assert table["exp05"]["normalised"] == "no"
+    assert table["exp05"]["cells of L3 routed to"] == ""
+    assert report.log_table(["exp10"]).set_index("setting")["exp10"]["image"] == "not stated"
     assert table["exp07"]["normalised"] == "yes"
     assert table["exp07"]["augmentation"] == "flip, brightness, saturation"
     assert table["exp05"]["AbsRel by epoch"] == "0.267 0.238 0.23 0.262"
@@ -205,6 +207,16 @@ def test_empty_parameters_keep_the_experiments_settings() -> None:
     assert report.settings_of(steps=0, grid_rule="", head_dtype="bfloat16") == {
         "head_dtype": "bfloat16"
     }
+
+
+def test_a_run_that_got_worse_is_not_said_to_stand_still() -> None:
+    history = pd.DataFrame({"step": [10, 20, 30, 40, 50], "sel_abs_rel": [0.5, 0.4, 0.3, 0.4, 0.6]})
+    text = report._ending(history)
+    assert "rose by 100.0 % after its best" in text
+    assert "step 30 of 50" in text
+    assert "would probably score better" in report._ending(
+        history.assign(sel_abs_rel=1 / history["step"])
+    )
 
 
 def test_findings_say_range_bins_and_alarms(history: pd.DataFrame, bins: pd.DataFrame) -> None:
