@@ -190,7 +190,7 @@ def _prediction_rows(
     model: DepthModel, samples: dict[str, Tensor], config: RunConfig
 ) -> list[Check]:
     depth = samples["depth"]
-    truth, points = _valid_points(depth)
+    truth, points = _valid_points(depth, config.points or POINTS)
     images = samples["image"].to(model.device, model.dtype)
     asked = points.to(model.device, model.dtype)
     with evaluating(model):
@@ -213,10 +213,10 @@ def _prediction_rows(
     ]
 
 
-def _valid_points(depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Truth [B, K] and integer points [B, K, 2] on a regular grid."""
+def _valid_points(depth: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Truth [B, K] and integer points [B, K, 2] on a regular grid, at most `count`."""
     height, width = depth.shape[-2:]
-    side = math.isqrt(POINTS)
+    side = math.isqrt(count)
     rows = ((torch.arange(side) + 0.5) * height / side).long()
     columns = ((torch.arange(side) + 0.5) * width / side).long()
     v, u = torch.meshgrid(rows, columns, indexing="ij")

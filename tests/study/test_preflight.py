@@ -14,8 +14,11 @@ from accelerate import PartialState
 from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.models import DepthModel
 from spdlib.study.config import RunConfig
+from spdlib.study.datasets import open_data
 from spdlib.study.evaluation import selection_scores
+from spdlib.study.experiments import EXPERIMENTS
 from spdlib.study.preflight import PreflightError, check
+from spdlib.study.profiles import resolve
 from spdlib.study.training import build_model, fit
 
 
@@ -178,6 +181,14 @@ def test_first_prediction_that_is_not_finite_is_refused(
             next(reversed(list(model.parameters()))).fill_(bias)
         with pytest.raises(PreflightError, match="first prediction"):
             check(model, rooms, held_out, small)
+
+
+@pytest.mark.parametrize("name", [name for name in EXPERIMENTS if "_" not in name])
+def test_the_logs_experiments_may_start_with_all_their_faults(name: str) -> None:
+    config = resolve(name, "smoke", device="cpu")
+    data = open_data(config)
+    table = check(build_model(config, data.train), data.train, data.selection, config)
+    assert "first prediction" in rows(table)
 
 
 def test_violation_stops_a_run_and_leaves_its_table(
