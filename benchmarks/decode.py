@@ -40,10 +40,12 @@ DAV2 = "DAv2-S (Hugging Face)"
 COMPANY = 256
 """Queries asked right after encoding, as an application would."""
 
-FASTER = {"plain": "folded", "literal": "fast"}
-"""The faster form of each form in the sheet's words."""
-AIMS = {"v13": 3, "v14": 2}
-"""How many times as fast as the literal form a generation's fast form should be."""
+FASTER = {"plain": "folded", "literal": "fast", "literal reads": "fast reads"}
+"""The faster form of each form in the sheet's words; v14's `reads` are its deformable layers alone,
+whose form is all that differs."""
+AIMS = {"v13": "literal", "v14": "literal reads"}
+"""What of a generation should be faster by `LEAST`."""
+LEAST = {"literal": 3, "literal reads": 2}
 TOLERANCE = 1e-3
 """Largest relative difference between two forms in float32, where a query may be routed to either
 of two cells that it looks at alike."""
@@ -230,11 +232,28 @@ def v15_operations(pair: Pair) -> list[Operation]:
 def older_operations(pair: Pair) -> list[Operation]:
     """Encoding, fast queries, and literal ones as many as are compared, of v13 and v14."""
     asked = {k: pair.points(k) for k in pair.subject.ks}
+    most = asked[compared(pair.subject)]
     return [
         encoding(pair),
-        asking(pair, "literal", asked[compared(pair.subject)]),
+        asking(pair, "literal", most),
         *(asking(pair, "fast", points) for points in asked.values()),
+        *(reading(pair, form, most) for form in ("literal", "fast") if hasattr(pair.model, "msda")),
     ]
+
+
+def reading(pair: Pair, form: str, points: Tensor) -> Operation:
+    """The deformable layers of a v14 alone, all fed the same queries."""
+    scene = pair.fast if form == pair.forms[0] else pair.reference
+    model: Any = scene.model
+    with torch.no_grad():
+        h, known = model._ask(scene.maps, points[None], scene.padded)
+
+    @torch.no_grad()
+    def run() -> list[Tensor]:
+        return [layer.cross(h, known) for layer in model.msda]
+
+    k, macs = len(points), counted_macs(run)
+    return Operation(pair.subject.label, f"{form} reads", k, run, macs, gathered_bytes(run))
 
 
 def compared(subject: Subject) -> int:
@@ -330,11 +349,16 @@ def older_ratios(table: pd.DataFrame, subject: Subject) -> list[Ratio]:
     own, k, label = known(table, "milliseconds"), compared(subject), subject.label
     difference = known(table, "difference")[label, "literal", k]
     aim = AIMS[subject.network.partition("_")[0]]
-    faster = own[label, "literal", k] / own[label, "fast", k]
-    return [
-        (f"literal / fast at K = {k}", faster, f">= {aim}"),
-        (f"largest relative difference at K = {k}", difference, f"<= {TOLERANCE:g}"),
+    rows = [
+        (
+            f"{slow} / {FASTER[slow]} at K = {k}",
+            own[label, slow, k] / own[label, FASTER[slow], k],
+            f">= {LEAST[slow]}" if slow == aim else "",
+        )
+        for slow in LEAST
+        if (label, slow, k) in own
     ]
+    return [*rows, (f"largest relative difference at K = {k}", difference, f"<= {TOLERANCE:g}")]
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
