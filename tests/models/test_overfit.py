@@ -1,4 +1,4 @@
-"""Every network can learn: it knows eight frames by heart after 200 steps from random weights."""
+"""Every network can learn: from random weights it knows eight frames by heart in 300 steps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from spdlib.data.rooms import Rooms
 from spdlib.models import create_model, list_models, network_class
 from spdlib.study.losses import silog
 
-FRAMES, SIZE, POINTS, STEPS, RATE = 8, (96, 128), 64, 200, 1e-3
+FRAMES, SIZE, POINTS, RATE = 8, (96, 128), 64, 1e-3
+STEPS = dict.fromkeys(list_models(), 200) | {"v14_plan": 300}
+"""The plan's canvas, which seven layers share, begins far off."""
 ENCODERS = {"v13_plan": "vit_tiny_patch16_224"}
 """Small encoders of networks that do not read a hierarchical one."""
 
@@ -41,12 +43,13 @@ def test_eight_frames_are_learnt_by_heart(name: str, frames: tuple[Tensor, Tenso
     routed: dict[str, Any] = dict.fromkeys(network_class(name).counts, 4)
     encoder = ENCODERS.get(name, "mobilenetv2_035")
     network = create_model(name, encoder, image_size=SIZE, focal=100.0, **routed).train()
+    steps = STEPS[name]
     learning = [p for p in network.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, RATE, betas=(0.9, 0.95), weight_decay=0)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / 10, 1 - step / STEPS)
+        optimizer, lambda step: min((step + 1) / 10, 1 - step / steps)
     )
-    for _ in range(STEPS):
+    for _ in range(steps):
         points, truth = questions(depth)
         loss = silog(network(images, points).depth, truth, truth > 0, 0.15, "pooled")
         optimizer.zero_grad()

@@ -87,6 +87,7 @@ def test_run_leaves_everything_needed_to_repeat_it(
     assert list(history.columns) == list(HISTORY_COLUMNS)
     assert list(history["step"]) == [2, 4, 6]
     assert list(history["epoch"]) == [1.0, 2.0, 3.0]
+    assert history.pop("sel_unique_l3").isna().all()  # v15_2 routes nothing
     assert history.notna().all(axis=None)
     record = run.record
     assert record["status"] == "finished"
