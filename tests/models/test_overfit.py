@@ -58,7 +58,7 @@ def test_eight_frames_are_learnt_by_heart(name: str, frames: tuple[Tensor, Tenso
         optimizer.step()
         schedule.step()
     network.eval()
-    with torch.no_grad():
-        points, truth = questions(depth)
-        errors = (network(images, points).depth - truth).abs() / truth
-    assert errors.mean() < 0.05
+    with torch.no_grad():  # a few hard pixels decide: eight draws, so that luck does not
+        asked = [questions(depth) for _ in range(8)]
+        errors = [(network(images, points).depth - truth).abs() / truth for points, truth in asked]
+    assert torch.stack(errors).mean() < 0.05
