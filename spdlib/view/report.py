@@ -433,7 +433,7 @@ def _ending(history: pd.DataFrame) -> str:
     if rise > 1:
         return (
             f"Selection AbsRel rose by {rise:.1f} % after its best: the weights kept are those of "
-            f"step {history.loc[history['sel_abs_rel'].idxmin(), 'step']:g} of {last:g}."
+            f"step {history['step'].iloc[int(history['sel_abs_rel'].argmin())]:g} of {last:g}."
         )
     if gain > 1:
         return (
