@@ -2,9 +2,9 @@
 
 A step is forward, loss, backward, clipping and optimizer, as `spdlib.study.training` does it (but
 for averaging weights, some milliseconds), at the image size, batch and encoder of profile
-`equal_terms`. The encoder's own forward and backward
-stand beside it: no network can take less. Operations take turns; floors are counted MACs at the
-speed of a large float32 product (see `spdlib.study.timing`). Reading frames is not part of it.
+`equal_terms`. The encoder's own forward and backward stand beside it: no network can take less.
+Operations take turns; floors are counted MACs at the speed of a large float32 product (see
+`spdlib.study.timing`). Reading frames is not part of it.
 
     python -m spdlib bench training [--points 64 256] [--precision float32] [--quick]
 """
