@@ -6,6 +6,9 @@
 #   PYTEST_ARGS="-k store"    handed to pytest
 #   TEST_PROCESSES=1          tests one after the other
 #   DEMO_PROFILE=smoke        another profile for the demo
+#   JOBS=4                    networks that `generations` trains at a time
+#   TRAIN_ARGS="--set steps=600"   what it adds to each `train` command
+#   GENERATIONS_OUT=/runs     where they go
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,6 +18,9 @@ TEST_PROCESSES ?= 2
 DEMO_PROFILE ?= demo
 DEMO_OUT := results/runs/$(DEMO_PROFILE)
 GPU_OUT := results/runs/gpu_check
+GENERATIONS_OUT ?= results/runs/generations
+JOBS ?= 1
+TRAIN_ARGS ?=
 
 # Without compiled files every process would compile PyTorch's sources again, for some 10 s.
 unexport PYTHONDONTWRITEBYTECODE
@@ -35,7 +41,11 @@ PY := $(READY_PYTHON)
 endif
 INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 
-.PHONY: help setup demo test lint lab bench gpu-check
+GENERATIONS := v13_log_depth:exp04_corrected v13_1:exp07_corrected v14_plan:v14_plan \
+    v14_triple:exp09_corrected v14_dual:exp08_corrected v13_calibrated:exp02_corrected v15_2:v15_2
+
+.PHONY: help setup demo test lint lab bench generations \
+    gpu-check gpu-here gpu-tests gpu-bench gpu-run gpu-notebook
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -85,16 +95,37 @@ bench: $(BENCH_READY)  ## the measured comparisons; tables go to results/measure
 	$(PY) -m spdlib bench training
 	$(PY) -m spdlib bench data
 
-gpu-check: $(DEV_READY) $(BENCH_READY)  ## on a machine with a CUDA device: tests, speed, a real run
+generations: $(RUN_READY)  ## every network on equal terms: trained, evaluated, published, compared
+	@[ -n "$${SPD_DATA:-}" ] && [ -n "$${SPD_WEIGHTS:-}" ] || { echo "generations: set SPD_DATA to a packed store of NYU frames and SPD_WEIGHTS to the encoder's weights (README, Bring NYU Depth V2)"; exit 1; }
+	printf '%s\n' $(GENERATIONS) | xargs -P $(JOBS) -I{} $(SHELL) -euc 'run={}; \
+	    network=$${run%:*} experiment=$${run#*:} folder=$(GENERATIONS_OUT)/runs/$${run%:*}; \
+	    $(PY) -m spdlib train $$experiment --profile equal_terms --out $$folder $(TRAIN_ARGS); \
+	    $(PY) -m spdlib evaluate $$folder; \
+	    $(PY) -m spdlib publish $$folder $(GENERATIONS_OUT)/generations/$$network'
+	$(PY) -m spdlib equal-terms $(addprefix $(GENERATIONS_OUT)/generations/,$(foreach run,$(GENERATIONS),$(firstword $(subst :, ,$(run))))) \
+	    --out $(GENERATIONS_OUT)/generations_nyu_labeled
+
+gpu-check: gpu-here gpu-tests gpu-bench gpu-run gpu-notebook  ## on a machine with a CUDA device: tests, speed, a real run
+	@echo "gpu-check: passed"
+
+gpu-here: $(DEV_READY) $(BENCH_READY)
 	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("gpu-check: PyTorch " + torch.__version__ + " sees no CUDA device on this machine; run it on one that has a GPU and its driver")'
+
+gpu-tests: gpu-here
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
-	rm -rf $(GPU_OUT)
+
+gpu-bench: gpu-here
 	$(PY) -m spdlib bench decode --device cuda --out $(GPU_OUT)/bench_decode.csv
 	$(PY) -m spdlib bench training --device cuda --out $(GPU_OUT)/bench_training.csv
 	if [ -n "$${SPD_NYU_DIR:-}" ]; then \
 	    $(PY) -m spdlib bench data --out $(GPU_OUT)/bench_data.csv; \
 	else echo "gpu-check: no bench data: SPD_NYU_DIR names no NYU frames"; fi
-	$(PY) -m spdlib train v15_2 --profile demo --device cuda --out $(GPU_OUT)/v15_2
+
+# real frames where SPD_DATA names some, rooms elsewhere
+gpu-run: gpu-here
+	rm -rf $(GPU_OUT)/v15_2
+	$(PY) -m spdlib train v15_2 --profile $(if $(SPD_DATA),equal_terms,demo) --device cuda --out $(GPU_OUT)/v15_2
 	$(PY) -m spdlib evaluate $(GPU_OUT)/v15_2 --device cuda
+
+gpu-notebook: gpu-here
 	$(PY) -m spdlib run notebooks/06_v15_2.ipynb -p profile smoke -o $(GPU_OUT)/06_v15_2.ipynb --html
-	@echo "gpu-check: passed"
