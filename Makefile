@@ -20,6 +20,7 @@ DEMO_OUT := results/runs/$(DEMO_PROFILE)
 GPU_OUT := results/runs/gpu_check
 GENERATIONS_OUT ?= results/runs/generations
 JOBS ?= 1
+CORES := $(shell getconf _NPROCESSORS_ONLN)
 TRAIN_ARGS ?=
 
 # Without compiled files every process would compile PyTorch's sources again, for some 10 s.
@@ -97,6 +98,7 @@ bench: $(BENCH_READY)  ## the measured comparisons; tables go to results/measure
 
 generations: $(RUN_READY)  ## every network on equal terms: trained, evaluated, published, compared
 	@[ -n "$${SPD_DATA:-}" ] && [ -n "$${SPD_WEIGHTS:-}" ] || { echo "generations: set SPD_DATA to a packed store of NYU frames and SPD_WEIGHTS to the encoder's weights (README, Bring NYU Depth V2)"; exit 1; }
+	export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 ))}; \
 	printf '%s\n' $(GENERATIONS) | xargs -P $(JOBS) -I{} $(SHELL) -euc 'run={}; \
 	    network=$${run%:*} experiment=$${run#*:} folder=$(GENERATIONS_OUT)/runs/$${run%:*}; \
 	    $(PY) -m spdlib train $$experiment --profile equal_terms --out $$folder $(TRAIN_ARGS); \
