@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def model(request: pytest.FixtureRequest) -> DepthModel:
     """A small one of every network, fresh, evaluation mode; queries are routed to four cells."""
     name = request.param
     encoder = "vit_tiny_patch16_224" if name == "v13_plan" else "test_convnext"
-    routing = dict.fromkeys(network_class(name).counts, 4)
+    routing: dict[str, Any] = dict.fromkeys(network_class(name).counts, 4)
     return create_model(name, encoder, image_size=SIZE, focal=120.0, **routing).eval()
 
 
