@@ -199,11 +199,21 @@ class _WeightedRows(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_rows = _gathered_back(grad.contiguous(), index, weights, len(rows))
         if ctx.needs_input_grad[2]:
-            with torch.enable_grad():
-                own = weights.detach().requires_grad_()
-                read = F.embedding_bag(index, rows.detach(), mode="sum", per_sample_weights=own)
-            (of_weights,) = torch.autograd.grad(read, own, grad)
+            of_weights = _weights_back(grad, rows, index, weights)
         return of_rows, None, of_weights
+
+
+def _weights_back(grad: Tensor, rows: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    """Gradient [M, P] of the weights: products of a sum's gradient with the rows it reads.
+
+    In float32 at least: on a GPU PyTorch has no kernel for bfloat16.
+    """
+    wide = torch.promote_types(rows.dtype, torch.float32)
+    with torch.enable_grad():
+        own = weights.detach().to(wide).requires_grad_()
+        read = F.embedding_bag(index, rows.detach().to(wide), mode="sum", per_sample_weights=own)
+    (of_weights,) = torch.autograd.grad(read, own, grad.to(wide))
+    return of_weights.to(weights.dtype)
 
 
 def _gathered_back(grad: Tensor, index: Tensor, weights: Tensor, count: int) -> Tensor:
