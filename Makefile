@@ -25,6 +25,8 @@ TRAIN_ARGS ?=
 
 # Without compiled files every process would compile PyTorch's sources again, for some 10 s.
 unexport PYTHONDONTWRITEBYTECODE
+# as in spdlib/__init__.py, for kernels and tests, which import PyTorch first
+export GOMP_SPINCOUNT ?= 2000
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c

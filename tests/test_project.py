@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -233,3 +234,13 @@ def third_party(path: Path) -> Iterator[str]:
             top = name.partition(".")[0]
             if top != "spdlib" and top not in sys.stdlib_module_names:
                 yield top
+
+
+@pytest.mark.parametrize(("given", "found"), [(None, "2000"), ("7", "7")])
+def test_waiting_threads_spin_briefly_unless_told_otherwise(given: str | None, found: str) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    environment |= {"GOMP_SPINCOUNT": given} if given else {}
+    code = "import os, spdlib; print(os.environ['GOMP_SPINCOUNT'])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, cwd=REPOSITORY, text=True, capture_output=True)
+    assert done.stdout.strip() == found
