@@ -37,6 +37,7 @@ from spdlib.models.base import (
     evaluating,
     refuse_plain_vit,
 )
+from spdlib.models.encoders import padded_size
 from spdlib.models.layers import (
     Attention,
     ChannelLayerNorm,
@@ -493,7 +494,8 @@ class V13(DepthModel):
 
     Raises:
         ConfigError: an option or value it does not have.
-        ModelError: an encoder it cannot read.
+        ModelError: an encoder it cannot read, or a level with fewer cells than a query is routed
+            to.
     """
 
     choices: ClassVar[Mapping[str, Sequence[str]]] = {
@@ -516,6 +518,7 @@ class V13(DepthModel):
         self.fast = options["sparse"] == "fast"
         self.coded = options["token_positions"] == "sincos"
         self._add_neck()
+        self._check_routing(config.image_size)
         self.b1 = self.first_block(options)
         self.b2 = OwnTokens(2, 1, self.dropout, self.fast)
         bias = HEAD_BIAS.get(options.get("head_bias", ""))
@@ -528,6 +531,7 @@ class V13(DepthModel):
             ModelError: a level has fewer cells than a query is routed to.
         """
         rows = [level.permute(0, 2, 3, 1).contiguous() for level in self.levels(images)]
+        self._check_routing((images.shape[-2], images.shape[-1]))
         levels = dict(zip(LEVELS, rows, strict=True))
         return {**self.b1.maps(levels), **self.projected(levels)}
 
@@ -609,15 +613,20 @@ class V13(DepthModel):
         size = asked.size(level.upper())
         return routed, {f"{level}_weights": weights.unflatten(-1, size), f"{level}_routed": routed}
 
-    def _check_routing(self, levels: Maps) -> None:
-        """ModelError if a level has fewer cells than a query is routed to."""
+    def _check_routing(self, image_size: Size) -> None:
+        """ModelError if a level of such images has fewer cells than a query is routed to."""
+        multiple = self.encoder.multiple
+        stride4 = 2 * multiple if self.encoder.is_vit else multiple
+        strides = {"routed_l3": stride4 // 2, "routed_l4": stride4}
         for option in self.counts:
-            height, width = levels[option.removeprefix("routed_").upper()].shape[1:3]
+            sides = padded_size(image_size, multiple)
+            height, width = (side // strides[option] for side in sides)
             if self.options[option] > height * width:
+                fewer = f" or {option}={height * width}" if height * width else ""
                 raise ModelError(
                     f"{self.config.network} routes a query to {self.options[option]} cells of a "
-                    f"level that has {height}x{width} = {height * width} for this image; use "
-                    f"larger images or {option}={height * width}"
+                    f"level that has {height}x{width} = {height * width} in images of "
+                    f"{image_size[0]}x{image_size[1]}; use larger images{fewer}"
                 )
 
 
@@ -673,7 +682,6 @@ class V13LogDepth(V13):
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """B3's keys and values, the anchors and the value maps of B4."""
-        self._check_routing(levels)
         once = self.precompute
         return {
             **once.b3_tokens(levels["L4"], "b3"),

@@ -127,7 +127,6 @@ class V131(V13):
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """Keys and values of B3a and B3b, and the maps of B5's tokens."""
-        self._check_routing(levels)
         projected: dict[str, Tensor] = self.precompute(levels)
         return projected
 

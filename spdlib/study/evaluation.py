@@ -61,6 +61,8 @@ SWEEP_SINGLES = 64
 """How many of a frame's points are asked one by one."""
 SWEEP_FRAMES = 16
 """Frames of the K sweep, evenly spread: what it shows are differences on the same points."""
+INDEPENDENT_SWEEP_FRAMES = 4
+"""Frames that are enough where queries are independent by construction."""
 RECORDED_POINTS = {"v13": 256, "v14": 256, "v15": 128}
 """Points a frame of the recorded protocol by generation; later networks take v15's."""
 POOLED_EIGEN = (
@@ -378,7 +380,9 @@ def evaluate(
     if recorded_k is None:
         recorded_k = RECORDED_POINTS.get(model.config.network[:3], RECORDED_POINTS["v15"])
     recorded = _Recorded(model.config.image_size, crop, recorded_k)
-    sweep = _Sweep(len(frames), SWEEP_FRAMES) if k_sweep else None
+    independent = model.queries_are_independent
+    sweep_frames = INDEPENDENT_SWEEP_FRAMES if independent else SWEEP_FRAMES
+    sweep = _Sweep(len(frames), sweep_frames) if k_sweep else None
     who = processes or _Alone()
     mine = range(who.process_index, len(frames), who.num_processes)
     wanted = spread(len(frames), examples if who.process_index == 0 else 0)
@@ -392,7 +396,7 @@ def evaluate(
         chosen = (frames[index] for index in wanted)
         kept = {frame.id: _example(entrants.network, frame, names[0]) for frame in chosen}
     tables = board.merged(who).tables(frames.ids)
-    swept = sweep.table(who, model.queries_are_independent) if sweep else pd.DataFrame()
+    swept = sweep.table(who, independent) if sweep else pd.DataFrame()
     seen = look_inside(model, frames, squash=squash) if inside else pd.DataFrame()
     shown = "averaged with the mirrored image" if flip else "no flip"
     shown += "; frames squashed to the training size" if squash else ""

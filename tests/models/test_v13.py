@@ -703,9 +703,11 @@ def test_options_of_other_networks_are_refused(name: str, options: dict[str, Any
 def test_routing_beyond_the_map_is_refused(
     name: str, options: dict[str, Any], message: str
 ) -> None:
-    network = create_model(name, TINY, image_size=SIZE, **options)
     with pytest.raises(ModelError, match=message):
-        network.encode(torch.rand(3, *SIZE))
+        create_model(name, TINY, image_size=SIZE, **options)
+    network = create_model(name, TINY, image_size=(320, 320), **options)
+    with pytest.raises(ModelError, match=message):
+        network.maps(torch.rand(1, 3, *SIZE))
 
 
 def test_images_without_an_l4_are_refused() -> None:
