@@ -102,14 +102,16 @@ def _local(seen: Mapping[str, Tensor], index: int) -> list[Panel]:
 def _attention(seen: Mapping[str, Tensor], index: int, scene: Scene) -> list[Panel]:
     """What the B3 blocks look at, and where they route the query."""
     return [
-        (_level_title(level, f"{level}_routed" in seen), _heat(seen, index, level, scene))
+        (_level_title(seen, index, level), _heat(seen, index, level, scene))
         for level in ("l3", "l4")
         if f"{level}_weights" in seen
     ]
 
 
-def _level_title(level: str, routes: bool) -> str:
-    return f"B3: {level.upper()}" + (", routed cells framed" if routes else "")
+def _level_title(seen: Mapping[str, Tensor], index: int, level: str) -> str:
+    weights = seen[f"{level}_weights"][0, index]
+    framed = ", routed cells framed" if f"{level}_routed" in seen else ""
+    return f"B3: {level.upper()}{framed}\n{weights.min():.1%} to {weights.max():.1%} a cell"
 
 
 def _heat(
@@ -126,7 +128,10 @@ def _heat(
     def draw(ax: Axes) -> None:
         limits = ax.get_xlim(), ax.get_ylim()
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-        ax.imshow(weights, cmap="rocket", alpha=0.55, extent=extent, interpolation="nearest")
+        # from zero, so that attention which hardly differs looks alike
+        ax.imshow(
+            weights, cmap="rocket", alpha=0.55, extent=extent, interpolation="nearest", vmin=0
+        )
         for cell in routed:
             corner = (cell % columns * width / columns, cell // columns * height / rows)
             ax.add_patch(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pandas as pd
@@ -61,7 +62,10 @@ def look(name: str, index: int = 5) -> Figure:
 @pytest.mark.parametrize("name", PANELS)
 def test_a_query_is_shown_block_by_block(name: str) -> None:
     figure = look(name)
-    assert [ax.get_title("left") for ax in figure.axes] == PANELS[name]
+    titles = [ax.get_title("left").partition("\n") for ax in figure.axes]
+    assert [first for first, _, _ in titles] == PANELS[name]
+    told = [bool(re.fullmatch(r"[\d.]+% to [\d.]+% a cell", rest)) for _, _, rest in titles]
+    assert told == [first.startswith("B3") for first in PANELS[name]]
     assert any(said.startswith("query (44, 33), among 16: ") for said in words(figure))
     drawn(figure)
 
