@@ -50,8 +50,12 @@ class ModelConfig:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if min(self.image_size) < 1:
-            raise ConfigError(f"image_size must be positive; got {self.image_size}")
+        size: Any = self.image_size
+        whole = isinstance(size, tuple | list) and all(isinstance(side, int) for side in size)
+        if not whole or len(size) != 2 or min(size) < 1:
+            raise ConfigError(
+                f"image_size must be height and width in whole pixels, both positive; got {size!r}"
+            )
         if self.focal is not None and not self.focal > 0:
             raise ConfigError(f"focal must be a positive length in pixels; got {self.focal}")
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import safetensors.torch
@@ -65,10 +66,15 @@ def test_pretrained_is_never_dropped() -> None:
         create_model("v15_2", config, pretrained=True)
 
 
-@pytest.mark.parametrize("options", [{"image_size": (0, 96)}, {"focal": -1.0}])
-def test_impossible_settings_are_refused(options: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match=r"image_size|focal"):
-        create_model("v15_2", TINY, **options)  # type: ignore[arg-type]
+@pytest.mark.parametrize("size", [(0, 96), 128, "64x96", (64,), (64.5, 96), (64, 96, 3)])
+def test_impossible_image_sizes_are_refused(size: Any) -> None:
+    with pytest.raises(ConfigError, match="image_size must be height and width"):
+        create_model("v15_2", TINY, image_size=size)
+
+
+def test_impossible_focal_lengths_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"focal must be a positive length.*got -1"):
+        create_model("v15_2", TINY, focal=-1.0)
 
 
 def test_the_same_seed_gives_the_same_network() -> None:
