@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -94,16 +95,19 @@ class Attention(nn.Module):
         found = kept @ self._split(values)
         return self.out(found.transpose(-3, -2).flatten(-2)), weights
 
-    def read_own(self, x: Tensor, tokens: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    def read_own(
+        self, x: Tensor, tokens: Sequence[Tensor], norm: nn.LayerNorm
+    ) -> tuple[Tensor, Tensor]:
         """Every query reads tokens of its own, none of which is projected (audit 5.5).
 
         The key projection goes into the query, the value projection behind the weighted sum, and
-        into both what the norm does to standardised tokens: with n = norm(tokens) it is
+        into both what the norm does to standardised tokens: with n = norm(all tokens) it is
         `read_weighted(x.unsqueeze(-2), key(n), value(n))` in fewer products.
 
         Args:
             x: queries [..., C].
-            tokens: `standardised` [..., T, D].
+            tokens: `standardised` [..., T_i, D], T in sum; joining them would take as long as
+                reading them.
             norm: of the tokens.
 
         Returns:
@@ -115,9 +119,12 @@ class Attention(nn.Module):
         asked = asked / math.sqrt(asked.shape[-1])
         constant = (asked * key_bias).sum(-1, keepdim=True)
         folded = torch.einsum("...hd,hdc->...hc", asked, key)
-        weights = (folded @ tokens.mT + constant).softmax(-1)
+        scores = torch.cat([folded @ part.mT for part in tokens], -1)
+        weights = (scores + constant).softmax(-1)
         kept = F.dropout(weights, self.dropout, self.training)
-        found = torch.einsum("...hc,hdc->...hd", kept @ tokens, value)
+        shares = kept.split([part.shape[-2] for part in tokens], -1)
+        sums = [share @ part for share, part in zip(shares, tokens, strict=True)]
+        found = torch.einsum("...hc,hdc->...hd", torch.stack(sums).sum(0), value)
         # dropped weights do not sum to one
         found = found + kept.sum(-1, keepdim=True) * value_bias
         return self.out(found.flatten(-2)), weights

@@ -258,12 +258,15 @@ class OwnLayer(CrossLayer):
         super().__init__(WIDTH, dropout)
         self.fast = fast
 
-    def forward(self, h: Tensor, tokens: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, h: Tensor, tokens: Sequence[Tensor], norm: nn.LayerNorm
+    ) -> tuple[Tensor, Tensor]:
         """Queries h [B, K, C] read their tokens.
 
         Args:
             h: queries.
-            tokens: [B, K, T, C], literal, behind the norm; fast, `standardised`.
+            tokens: [B, K, T_i, C], T in sum: fast, `standardised`; literal, all in one behind the
+                norm.
             norm: of the tokens.
 
         Returns:
@@ -273,7 +276,7 @@ class OwnLayer(CrossLayer):
         if self.fast:
             found, weights = attention.read_own(asked, tokens, norm)
         else:
-            keys, values = attention.key(tokens), attention.value(tokens)
+            keys, values = attention.key(tokens[0]), attention.value(tokens[0])
             read = attention.read_weighted(asked.unsqueeze(-2), keys, values)
             found, weights = (x.squeeze(-2) for x in read)
         return self.finish(h, found), weights
@@ -295,20 +298,21 @@ class OwnTokens(nn.Module):
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(norms))
         self.layers = nn.ModuleList(OwnLayer(dropout, fast) for _ in range(layers))
 
-    def forward(self, h: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, h: Tensor, tokens: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Queries h [B, K, C] read their tokens, layer after layer.
 
         Args:
             h: queries.
-            tokens: [B, K, T, C]; fast, `standardised`, which all norms begin with.
+            tokens: [B, K, T_i, C], T in sum; fast, `standardised`, which all norms begin with.
 
         Returns:
             h, and the last layer's weights [B, K, heads, T].
         """
+        joined = tokens if self.fast else [torch.cat(list(tokens), 2)]
         for number, layer in enumerate(self.layers):
             if number < len(self.norms):
                 norm = self.norms[number]
-                seen = tokens if self.fast else norm(tokens)
+                seen = joined if self.fast else [norm(part) for part in joined]
             h, weights = layer(h, seen, norm)
         return h, weights
 
@@ -343,8 +347,8 @@ class B1(nn.Module):
         level4 = F.linear(levels["L4"], self.value4.weight)
         return {**levels, "L2": level2, "L4": level4}
 
-    def forward(self, asked: Asked) -> tuple[Tensor, Tensor, Tensor]:
-        """Seeds [B, K, 192], tokens [B, K, 91, 192] and the pixels they are read at."""
+    def forward(self, asked: Asked) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Seeds [B, K, 192], tokens [B, K, 32/25/25/9, 192] and the pixels they are read at."""
         feature = asked.read("L1", asked.points.unsqueeze(2)).squeeze(2)
         h = self.seed(torch.cat([feature, asked.code(asked.points)], -1))
         offsets = self._offsets(feature, asked.points)
@@ -353,7 +357,7 @@ class B1(nn.Module):
             for name, offset in offsets.items()
         }
         level1, *coarse = (asked.read(name, here) for name, here in places.items())
-        tokens = torch.cat([self._fine(level1, offsets["L1"]), *self._coarse(*coarse)], 2)
+        tokens = [self._fine(level1, offsets["L1"]), *self._coarse(*coarse)]
         # what the layers add up stays in float32 under autocast
         return full_precision(h)[0], tokens, torch.cat(list(places.values()), 2)
 
@@ -596,16 +600,16 @@ class V13(DepthModel):
     def _asked(self, maps: Maps, points: Tensor, image_size: Size) -> Asked:
         return Asked(maps, points, image_size, GridRule(self.options["grid_rule"]), self.fast)
 
-    def _local(self, asked: Asked) -> tuple[Tensor, Tensor, Answer]:
-        """B1 and B2: queries [B, K, 192], their own tokens [B, K, 91, 192], and notes of both."""
+    def _local(self, asked: Asked) -> tuple[Tensor, list[Tensor], Answer]:
+        """B1 and B2: queries [B, K, 192], their own 91 tokens by level, and notes of both."""
         h, tokens, places = self.b1(asked)
         tokens = self.own(tokens)
         h, weights = self.b2(h, tokens)
         return h, tokens, {"local_pixels": places, "local_weights": weights}
 
-    def own(self, tokens: Tensor) -> Tensor:
-        """Tokens [B, K, T, 192] as `OwnTokens` take them."""
-        return standardised(tokens) if self.fast else tokens
+    def own(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        """Tokens [B, K, T_i, 192] as `OwnTokens` take them."""
+        return [standardised(part) if self.fast else part for part in tokens]
 
     def _route(self, weights: Tensor, level: str, asked: Asked) -> tuple[Tensor, Answer]:
         """The cells [B, K, R] of a level that a B3 looks at most, [B, K, cells]; with notes."""
@@ -696,7 +700,7 @@ class V13LogDepth(V13):
         routed, more = self._route(weights, "l4", asked)
         tokens, places, shares = self.b4(h, routed, asked)
         tokens = self.pass_through(tokens, weights.gather(-1, routed)) + self.b4.type_code
-        h, fused = self.b5(h, torch.cat([local, self.own(tokens)], 2))
+        h, fused = self.b5(h, [*local, *self.own([tokens])])
         reads = {"pixels": places.movedim(2, 0), "weights": shares.movedim(2, 0)}
         depth = self.depth(self.head(h).squeeze(-1), asked.maps)
         return {"depth": depth, **notes, **more, **reads, "fused_weights": fused}

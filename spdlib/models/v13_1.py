@@ -143,7 +143,7 @@ class V131(V13):
             cells_of(asked.maps["g3"], routed3) + code3,
             cells_of(asked.maps["g4"], routed4) + code4,
         ]
-        h, fused = self.b5(h, self.own(torch.cat(tokens, 2)))
+        h, fused = self.b5(h, self.own([torch.cat(tokens, 2)]))
         depth = self.head(h).squeeze(-1).exp()
         return {"depth": depth, **notes, **of_l3, **of_l4, "fused_weights": fused}
 

@@ -87,21 +87,21 @@ def figures_of(terms: EqualTerms, runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 @styled
-def learning_side_by_side(curves: pd.DataFrame) -> Figure:
+def learning_side_by_side(curves: pd.DataFrame, by: Sequence[str] = ("step", "minutes")) -> Figure:
     """Selection AbsRel of every network, by step and by minutes of training.
 
     Args:
         curves: of `generations.equal_terms`.
+        by: columns to draw it by; minutes say nothing where runs shared a machine.
     """
-    fig, axes = figure(1, 2, 3.6, sharey=True)
+    fig, (axes,) = figure(1, len(by), 3.6, sharey=True, squeeze=False)
     colours = model_colours(list(curves["network"].unique()))
-    for ax, axis in zip(axes, ("step", "minutes"), strict=True):
+    for ax, axis in zip(axes, by, strict=True):
         for network, rows in curves.groupby("network", sort=False):
             ax.plot(rows[axis], rows["sel_abs_rel"], "o-", markersize=4, label=network,
                     color=colours[str(network)])  # fmt: skip
-        ax.set(xlabel=axis, xlim=(0, None))
-    axes[0].set(ylabel="AbsRel on selection frames", title="at equal steps")
-    axes[1].set(title="at equal minutes")
+        ax.set(xlabel=axis, xlim=(0, None), title=f"at equal {axis.removesuffix('s')}s")
+    axes[0].set(ylabel="AbsRel on selection frames")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside right center")
     return fig

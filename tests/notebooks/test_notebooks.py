@@ -39,7 +39,8 @@ STORIES = {
     "02_log_depth": ("v13_log_depth", STORY_FIGURES),
     "03_v13_1": ("v13_1", STORY_FIGURES),
     "04_v14_canvas": (
-        "v14_dual", STORY_FIGURES | {"layers", "accuracy_at_k", "generations", "pairs"},
+        "v14_dual",
+        STORY_FIGURES | {"layers", "accuracy_at_k", "generations", "pairs", "full_terms"},
     ),
 }  # fmt: skip
 """Notebooks of the log's generations: the network that each trains, and its figures."""

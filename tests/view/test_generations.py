@@ -97,3 +97,12 @@ def test_published_runs_make_the_published_tables(
     table = markdown(terms.networks)
     assert table in printed
     assert table in readme
+
+
+def test_readme_shows_what_ran_at_the_full_length(repository: Path) -> None:
+    curves = pd.read_csv(repository / "results" / "measured" / "full_terms" / "curves.csv")
+    readme = (repository / "README.md").read_text()
+    for (network, machine), run in curves.groupby(["network", "machine"]):
+        known = run.set_index("step")["sel_abs_rel"].round(3)
+        cells = [f"{known[step]:.3f}" if step in known else "–" for step in range(400, 2001, 400)]
+        assert f"| `{network}`, {machine} | {' | '.join(cells)} |" in readme
