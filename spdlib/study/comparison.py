@@ -229,7 +229,8 @@ def fairness(table: pd.DataFrame) -> pd.DataFrame:
             for found, metrics in kinds.items():
                 which = f" ({', '.join(metrics)})" if len(kinds) > 1 else ""
                 fair = "not fair" if found or trained else "fair"
-                rows.append((run, f"{pairing}{which}", fair, found or "measured alike"))
+                alike = "measured alike, trained otherwise" if trained else "measured alike"
+                rows.append((run, f"{pairing}{which}", fair, found or alike))
         same = "otherwise" if trained else "alike"
         rows.append((run, "training", same, trained or "everything as on record"))
     return pd.DataFrame(rows, columns=["run", "comparison", "verdict", "because"])

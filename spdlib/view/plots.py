@@ -534,10 +534,12 @@ def accuracy_at_k(k_sweep: pd.DataFrame) -> Figure:
             left.annotate(f"only {count} of\n{most} points", (i, 0), ha="center", fontsize="small")
     left.set(title="AbsRel", ylabel="AbsRel")
     left.set_ylim(0, 1.35 * k_sweep["abs_rel"].max())
-    shift = 1e6 * k_sweep["max_abs_difference"]
+    largest = k_sweep["max_abs_difference"]
+    scale, unit = (1e3, "mm") if largest.max() >= 1e-3 else (1e6, "µm")
+    shift = scale * largest
     bars = right.bar(places, shift, 0.55, color=_colour(2))
     right.bar_label(bars, fmt="%.2g", padding=2, fontsize="small")
-    right.set(title="largest change of an answer", ylabel="µm, against groups of 256")
+    right.set(title="largest change of an answer", ylabel=f"{unit}, against groups of 256")
     right.set_ylim(0, max(1.0, 1.25 * shift.max()))
     for ax in (left, right):
         ax.set_xticks(places, [f"{k:g}" for k in k_sweep["k"]])
