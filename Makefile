@@ -7,8 +7,9 @@
 #   TEST_PROCESSES=1          tests one after the other
 #   DEMO_PROFILE=smoke        another profile for the demo
 #   JOBS=4                    networks that `generations` trains at a time
-#   TRAIN_ARGS="--set steps=600"   what it adds to each `train` command
-#   GENERATIONS_OUT=/runs     where they go
+#   TRAIN_ARGS="--set steps=600 --set points=64 --set evaluate_every=120"
+#                             added to its `train` commands; these make README's table
+#   GENERATIONS_OUT=/runs     where `generations` keeps and publishes its runs
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -98,7 +99,7 @@ bench: $(BENCH_READY)  ## the measured comparisons; tables go to results/measure
 	$(PY) -m spdlib bench training
 	$(PY) -m spdlib bench data
 
-generations: $(RUN_READY)  ## every network on equal terms: trained, evaluated, published, compared
+generations: $(RUN_READY)  ## seven networks on equal terms, trained, evaluated, compared: six hours or more
 	@[ -n "$${SPD_DATA:-}" ] && [ -n "$${SPD_WEIGHTS:-}" ] || { echo "generations: set SPD_DATA to a packed store of NYU frames and SPD_WEIGHTS to the encoder's weights (README, Bring NYU Depth V2)"; exit 1; }
 	export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 ))}; \
 	printf '%s\n' $(GENERATIONS) | xargs -P $(JOBS) -I{} $(SHELL) -euc 'run={}; \
@@ -119,16 +120,17 @@ gpu-tests: gpu-here
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
 
 gpu-bench: gpu-here
+	rm -rf $(GPU_OUT)/bench_*
 	$(PY) -m spdlib bench decode --device cuda --out $(GPU_OUT)/bench_decode.csv
 	$(PY) -m spdlib bench training --device cuda --out $(GPU_OUT)/bench_training.csv
 	if [ -n "$${SPD_NYU_DIR:-}" ]; then \
 	    $(PY) -m spdlib bench data --out $(GPU_OUT)/bench_data.csv; \
 	else echo "gpu-check: no bench data: SPD_NYU_DIR names no NYU frames"; fi
 
-# real frames where SPD_DATA names some, rooms elsewhere
+# real frames where SPD_DATA and SPD_WEIGHTS name some and the encoder's weights, rooms elsewhere
 gpu-run: gpu-here
 	rm -rf $(GPU_OUT)/v15_2
-	$(PY) -m spdlib train v15_2 --profile $(if $(SPD_DATA),equal_terms,demo) --device cuda --out $(GPU_OUT)/v15_2
+	$(PY) -m spdlib train v15_2 --profile $(if $(and $(SPD_DATA),$(SPD_WEIGHTS)),equal_terms,demo) --device cuda --out $(GPU_OUT)/v15_2
 	$(PY) -m spdlib evaluate $(GPU_OUT)/v15_2 --device cuda
 
 gpu-notebook: gpu-here

@@ -6,10 +6,12 @@ in metres.
 
 import os
 
-# Read by PyTorch's OpenMP when it is loaded. By default its threads spin for milliseconds when they
-# wait: where another process is busy, training took ten times as long. On an idle machine a short
-# spin costs at most 2 %.
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+# GNU OpenMP reads it when PyTorch is loaded, so it helps only those who import spdlib first (the
+# command line, and the notebooks that it runs). By default threads spin for milliseconds when they
+# wait: beside another busy process a notebook took ten times as long. A short spin costs an idle
+# machine some 2 %.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 
 from spdlib.errors import SPDError
 from spdlib.geometry import NYU_CAMERA, Camera, GridRule

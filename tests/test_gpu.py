@@ -13,7 +13,7 @@ from torch import Tensor
 
 import spdlib
 from spdlib.data.rooms import render_rooms
-from spdlib.models import DepthModel, create_model, list_models, network_class
+from spdlib.models import DepthModel, EncoderConfig, create_model, list_models, network_class
 
 pytestmark = pytest.mark.gpu
 
@@ -84,7 +84,8 @@ def test_single_precision_stays_close(model: DepthModel, images: Tensor, points:
 
 
 def test_dense_maps_are_those_of_the_cpu(images: Tensor) -> None:
-    model = create_model("v15_2", "test_convnext", image_size=SIZE, focal=120.0).eval()
+    encoder = EncoderConfig("mobilenetv2_100", padding="same")
+    model = create_model("v15_2", encoder, image_size=SIZE, focal=120.0).eval()
     expected = model.encode(images).dense()
     found = model.cuda().encode(images.cuda()).dense()
     assert found.is_cuda
@@ -105,7 +106,7 @@ def test_a_saved_network_answers_alike_on_both_devices(
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
 
 
-def test_depth_and_gradients_stay_float32_under_bfloat16(
+def test_depth_stays_float32_and_gradients_finite_under_bfloat16(
     model: DepthModel, images: Tensor, points: Tensor
 ) -> None:
     model.cuda().train()
@@ -116,7 +117,7 @@ def test_depth_and_gradients_stay_float32_under_bfloat16(
     loss.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert gradients
-    assert all(g.dtype == torch.float32 and g.isfinite().all() for g in gradients)
+    assert all(g.isfinite().all() for g in gradients)
 
 
 def test_rooms_are_the_same_on_both_devices() -> None:

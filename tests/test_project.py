@@ -236,11 +236,34 @@ def third_party(path: Path) -> Iterator[str]:
                 yield top
 
 
-@pytest.mark.parametrize(("given", "found"), [(None, "2000"), ("7", "7")])
-def test_waiting_threads_spin_briefly_unless_told_otherwise(given: str | None, found: str) -> None:
-    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
-    environment |= {"GOMP_SPINCOUNT": given} if given else {}
-    code = "import os, spdlib; print(os.environ['GOMP_SPINCOUNT'])"
-    command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, cwd=REPOSITORY, text=True, capture_output=True)
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, "2000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+    ],
+)
+def test_waiting_threads_spin_briefly_unless_told_otherwise(
+    given: dict[str, str], found: str
+) -> None:
+    """It is set when PyTorch is about to be loaded, which reads it."""
+    known = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    environment = {key: value for key, value in os.environ.items() if key not in known} | given
+    code = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+            sys.exit()
+
+sys.meta_path.insert(0, Watch())
+import spdlib
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=REPOSITORY, text=True, check=True,
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
     assert done.stdout.strip() == found

@@ -51,7 +51,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         size: Any = self.image_size
-        whole = isinstance(size, tuple | list) and all(isinstance(side, int) for side in size)
+        whole = isinstance(size, tuple | list) and all(type(side) is int for side in size)
         if not whole or len(size) != 2 or min(size) < 1:
             raise ConfigError(
                 f"image_size must be height and width in whole pixels, both positive; got {size!r}"

@@ -106,8 +106,7 @@ class Attention(nn.Module):
 
         Args:
             x: queries [..., C].
-            tokens: `standardised` [..., T_i, D], T in sum; joining them would take as long as
-                reading them.
+            tokens: `standardised` [..., T_i, D], T in sum; nothing is gained by joining them.
             norm: of the tokens.
 
         Returns:

@@ -276,7 +276,8 @@ class OwnLayer(CrossLayer):
         if self.fast:
             found, weights = attention.read_own(asked, tokens, norm)
         else:
-            keys, values = attention.key(tokens[0]), attention.value(tokens[0])
+            (joined,) = tokens
+            keys, values = attention.key(joined), attention.value(joined)
             read = attention.read_weighted(asked.unsqueeze(-2), keys, values)
             found, weights = (x.squeeze(-2) for x in read)
         return self.finish(h, found), weights
@@ -620,10 +621,10 @@ class V13(DepthModel):
     def _check_routing(self, image_size: Size) -> None:
         """ModelError if a level of such images has fewer cells than a query is routed to."""
         multiple = self.encoder.multiple
-        stride4 = 2 * multiple if self.encoder.is_vit else multiple
-        strides = {"routed_l3": stride4 // 2, "routed_l4": stride4}
+        coarsest = 2 * multiple if self.encoder.is_vit else multiple  # stride of L4
+        strides = {"routed_l3": coarsest // 2, "routed_l4": coarsest}
+        sides = padded_size(image_size, multiple)
         for option in self.counts:
-            sides = padded_size(image_size, multiple)
             height, width = (side // strides[option] for side in sides)
             if self.options[option] > height * width:
                 fewer = f" or {option}={height * width}" if height * width else ""

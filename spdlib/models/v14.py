@@ -478,7 +478,7 @@ class V14(DepthModel):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         refuse_plain_vit(self)
-        self._level_sizes(config.image_size)
+        self._level_sizes(config.image_size)  # refuses images that are too small
         options = self.options
         self.grid = Grid(GridRule(options["grid_rule"]), self.per_level)
         self.neck = nn.ModuleList(

@@ -60,7 +60,8 @@ SWEEP = (1, 64, 256, 1024)
 SWEEP_SINGLES = 64
 """How many of a frame's points are asked one by one."""
 SWEEP_FRAMES = 16
-"""Frames of the K sweep, evenly spread: what it shows are differences on the same points."""
+"""Frames of the K sweep, evenly spread. Few will do for its means, which compare the same points;
+its largest change of an answer grows with their number."""
 INDEPENDENT_SWEEP_FRAMES = 4
 """Frames that are enough where queries are independent by construction."""
 RECORDED_POINTS = {"v13": 256, "v14": 256, "v15": 128}

@@ -21,6 +21,7 @@ from spdlib.study.runs import Run, compare
 from spdlib.view.plots import FAINT, figure, model_colours, recorded_beside, styled
 from spdlib.view.report import TURNED, keep
 
+AXES = {"step": "steps", "minutes": "minutes"}
 COLOURS = {"better": "#029e73", "worse": "#d55e00", "tie": FAINT}
 
 
@@ -88,10 +89,10 @@ def figures_of(terms: EqualTerms, runs: Sequence[Run]) -> dict[str, Figure]:
 
 @styled
 def learning_side_by_side(curves: pd.DataFrame, by: Sequence[str] = ("step", "minutes")) -> Figure:
-    """Selection AbsRel of every network, by step and by minutes of training.
+    """Selection AbsRel of every network as it learns.
 
     Args:
-        curves: of `generations.equal_terms`.
+        curves: network, sel_abs_rel and the columns of `by`, as `generations.equal_terms` has them.
         by: columns to draw it by; minutes say nothing where runs shared a machine.
     """
     fig, (axes,) = figure(1, len(by), 3.6, sharey=True, squeeze=False)
@@ -100,7 +101,7 @@ def learning_side_by_side(curves: pd.DataFrame, by: Sequence[str] = ("step", "mi
         for network, rows in curves.groupby("network", sort=False):
             ax.plot(rows[axis], rows["sel_abs_rel"], "o-", markersize=4, label=network,
                     color=colours[str(network)])  # fmt: skip
-        ax.set(xlabel=axis, xlim=(0, None), title=f"at equal {axis.removesuffix('s')}s")
+        ax.set(xlabel=axis, xlim=(0, None), title=f"at equal {AXES[axis]}")
     axes[0].set(ylabel="AbsRel on selection frames")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside right center")

@@ -539,7 +539,11 @@ def accuracy_at_k(k_sweep: pd.DataFrame) -> Figure:
     shift = scale * largest
     bars = right.bar(places, shift, 0.55, color=_colour(2))
     right.bar_label(bars, fmt="%.2g", padding=2, fontsize="small")
-    right.set(title="largest change of an answer", ylabel=f"{unit}, against groups of 256")
+    frames = k_sweep["frames"].max()
+    right.set(
+        title=f"largest change of an answer, {frames} frames",
+        ylabel=f"{unit}, against groups of 256",
+    )
     right.set_ylim(0, max(1.0, 1.25 * shift.max()))
     for ax in (left, right):
         ax.set_xticks(places, [f"{k:g}" for k in k_sweep["k"]])

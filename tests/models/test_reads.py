@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -117,6 +119,26 @@ def test_weighted_rows_take_the_type_of_the_rows() -> None:
     assert weights.grad is not None
     assert (rows.grad.dtype, weights.grad.dtype) == (torch.bfloat16, torch.float32)
     assert weights.grad.isfinite().all()
+
+
+def test_gradients_of_low_precision_weights_are_wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch has no kernel for them on a GPU."""
+    plain = F.embedding_bag
+
+    def on_a_gpu(*arguments: Any, **options: Any) -> Tensor:
+        weights = options["per_sample_weights"]
+        assert weights.dtype == torch.float32 or not weights.requires_grad
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(F, "embedding_bag", on_a_gpu)
+    rows = torch.randn(6, 4, dtype=torch.bfloat16, requires_grad=True)
+    weights = torch.rand(3, 2, dtype=torch.bfloat16, requires_grad=True)
+    index = torch.tensor([[0, 1], [2, 2], [5, 0]])
+    weighted_rows(rows, index, weights).float().square().sum().backward()
+    assert weights.grad is not None
+    read = (rows[index] * weights[..., None]).sum(1)
+    expected = (2 * read[:, None] * rows[index]).sum(-1)
+    torch.testing.assert_close(weights.grad, expected, rtol=0.05, atol=0.05)
 
 
 def test_reads_repeat_bit_for_bit() -> None:

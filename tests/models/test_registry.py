@@ -66,7 +66,9 @@ def test_pretrained_is_never_dropped() -> None:
         create_model("v15_2", config, pretrained=True)
 
 
-@pytest.mark.parametrize("size", [(0, 96), 128, "64x96", (64,), (64.5, 96), (64, 96, 3)])
+@pytest.mark.parametrize(
+    "size", [(0, 96), 128, "64x96", (64,), (64.5, 96), (64, 96, 3), (True, True)]
+)
 def test_impossible_image_sizes_are_refused(size: Any) -> None:
     with pytest.raises(ConfigError, match="image_size must be height and width"):
         create_model("v15_2", TINY, image_size=size)

@@ -94,6 +94,13 @@ def test_the_same_epoch_of_a_run_that_agrees_with_the_record_is_fair(twin: Measu
     assert verdicts.loc["training", "because"] == "everything as on record"
 
 
+def test_what_was_measured_alike_may_be_trained_otherwise(twin: Measured) -> None:
+    other = configured(silog_lambda=0.85)(twin)
+    verdicts = fairness(compare_tables([other], "exp13", ["abs_rel"])).set_index("comparison")
+    said = list(verdicts.loc[SAME, ["verdict", "because"]])
+    assert said == ["not fair", "measured alike, trained otherwise"]
+
+
 def test_history_is_never_fair_as_it_is_measured_otherwise(twin: Measured) -> None:
     table = compare_tables([twin], "exp13", ["abs_rel"])
     rows = table[table["pairing"] == EPOCHS]

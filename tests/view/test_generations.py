@@ -66,6 +66,9 @@ def test_curves_are_drawn_by_step_and_by_minutes(terms: EqualTerms) -> None:
     assert [len(ax.get_lines()) for ax in (steps, minutes)] == [3, 3]
     assert minutes.get_xlim()[1] > 6
     drawn(figure)
+    (alone,) = learning_side_by_side(terms.curves, by=["step"]).axes
+    assert alone.get_title("left") == "at equal steps"
+    assert len(alone.get_lines()) == 3
 
 
 def test_the_verdict_follows_the_interval(terms: EqualTerms) -> None:
@@ -102,6 +105,7 @@ def test_published_runs_make_the_published_tables(
 def test_readme_shows_what_ran_at_the_full_length(repository: Path) -> None:
     curves = pd.read_csv(repository / "results" / "measured" / "full_terms" / "curves.csv")
     readme = (repository / "README.md").read_text()
+    assert len(curves.groupby(["network", "machine"])) == 8
     for (network, machine), run in curves.groupby(["network", "machine"]):
         known = run.set_index("step")["sel_abs_rel"].round(3)
         cells = [f"{known[step]:.3f}" if step in known else "–" for step in range(400, 2001, 400)]

@@ -80,6 +80,15 @@ def test_routed_cells_are_framed_where_they_lie() -> None:
         assert all(cell.get_width() == pytest.approx(side * scale) for cell in framed)
 
 
+def test_heat_begins_at_zero_and_its_range_is_told() -> None:
+    frame, points = Rooms(1, size=(90, 120))[0], lattice_points((4, 4), (90, 120))
+    seen = network("v13_calibrated").encode(frame.image, frame.camera).explain(points)
+    weights = 100 * seen["l4_weights"][0, 5]
+    heat = look("v13_calibrated").axes[1]
+    assert heat.get_title("left").endswith(f"{weights.min():.1f}% to {weights.max():.1f}% a cell")
+    assert heat.images[-1].norm.vmin == 0
+
+
 def test_attention_by_source_sums_to_one() -> None:
     bars = look("v13_log_depth").axes[-1].patches
     assert sum(bar.get_width() for bar in bars if isinstance(bar, Rectangle)) == pytest.approx(1)

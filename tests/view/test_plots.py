@@ -175,6 +175,17 @@ def test_accuracy_at_k_shows_every_group_size(k_sweep: pd.DataFrame) -> None:
     assert "same points in groups of 256" in said
 
 
+@pytest.mark.parametrize(
+    ("change", "unit", "label"), [(0.0425, "mm", "42"), (4.25e-5, "µm", "42"), (0.0, "µm", "0")]
+)
+def test_changes_of_an_answer_have_a_unit_of_their_size(
+    k_sweep: pd.DataFrame, change: float, unit: str, label: str
+) -> None:
+    figure = plots.accuracy_at_k(k_sweep.assign(max_abs_difference=change))
+    assert figure.axes[1].get_ylabel() == f"{unit}, against groups of 256"
+    assert [text.get_text() for text in figure.axes[1].texts] == 4 * [label]
+
+
 def test_times_are_compared_with_the_encoding() -> None:
     times = pd.DataFrame({"queries": [0, 1, 100], "milliseconds": [20.0, 1.0, 2.5]})
     said = words(plots.answer_times(times))
