@@ -331,3 +331,11 @@ def test_data_needs_a_folder(data: ModuleType, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("SPD_NYU_DIR", raising=False)
     with pytest.raises(ConfigError, match="--data, or set SPD_NYU_DIR"):
         data.main([])
+
+
+def test_make_generations_trains_the_networks_that_are_timed(repository: Path) -> None:
+    makefile = (repository / "Makefile").read_text().replace("\\\n", " ")
+    listed = next(line for line in makefile.splitlines() if line.startswith("GENERATIONS :="))
+    runs = dict(word.split(":")[::-1] for word in listed.removeprefix("GENERATIONS :=").split())
+    assert set(runs) == set(benchmark("training").EXPERIMENTS)
+    assert all(EXPERIMENTS[key].network == network for key, network in runs.items())
