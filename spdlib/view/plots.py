@@ -538,7 +538,7 @@ def accuracy_at_k(k_sweep: pd.DataFrame) -> Figure:
     scale, unit = (1e3, "mm") if largest.max() >= 1e-3 else (1e6, "µm")
     shift = scale * largest
     bars = right.bar(places, shift, 0.55, color=_colour(2))
-    right.bar_label(bars, fmt="%.2g", padding=2, fontsize="small")
+    right.bar_label(bars, fmt="%.3g", padding=2, fontsize="small")
     frames = k_sweep["frames"].max()
     right.set(
         title=f"largest change of an answer, {frames} frames",

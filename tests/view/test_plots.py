@@ -176,7 +176,7 @@ def test_accuracy_at_k_shows_every_group_size(k_sweep: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "unit", "label"), [(0.0425, "mm", "42"), (4.25e-5, "µm", "42"), (0.0, "µm", "0")]
+    ("change", "unit", "label"), [(0.1725, "mm", "172"), (4.2e-5, "µm", "42"), (0.0, "µm", "0")]
 )
 def test_changes_of_an_answer_have_a_unit_of_their_size(
     k_sweep: pd.DataFrame, change: float, unit: str, label: str
