@@ -81,18 +81,20 @@ def test_the_verdict_follows_the_interval(terms: EqualTerms) -> None:
     assert "Not decided" in report.equal_terms_verdict(terms, ["v13_plan"], v13)
 
 
+@pytest.mark.parametrize("folder", ["generations", "full_terms"])
 def test_published_runs_make_the_published_tables(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And their figures; a network without a record, v14_plan, stands beside nothing."""
     published, out = repository / "results" / "measured", tmp_path / "generations"
-    terms = EqualTerms.read(published / "generations_nyu_labeled")
-    folders = [published / "generations" / name for name in terms.networks["network"].unique()]
+    terms = EqualTerms.read(published / f"{folder}_nyu_labeled")
+    folders = [published / folder / name for name in terms.networks["network"].unique()]
+    assert {path.name for path in folders} == {path.name for path in (published / folder).iterdir()}
     assert command_line.main(["equal-terms", *map(str, folders), "--out", str(out)]) == 0
     for mine, theirs in zip(EqualTerms.read(out), terms, strict=True):
         pd.testing.assert_frame_equal(mine, theirs)
     figures = {path.stem: path for path in (out / "figures").glob("*.png")}
-    recorded = {folder.name for folder in folders} - {"v14_plan", "v15_2"}
+    recorded = {path.name for path in folders} - {"v14_plan", "v15_2"}
     assert set(figures) == {"learning", "pairs"} | {f"recorded_{name}" for name in recorded}
     assert all(matplotlib.image.imread(path)[..., :3].std() > 0.01 for path in figures.values())
     printed, readme = capsys.readouterr().out, (repository / "README.md").read_text()
@@ -102,11 +104,21 @@ def test_published_runs_make_the_published_tables(
     assert table in readme
 
 
-def test_readme_shows_what_ran_at_the_full_length(repository: Path) -> None:
-    curves = pd.read_csv(repository / "results" / "measured" / "full_terms" / "curves.csv")
-    readme = (repository / "README.md").read_text()
-    assert len(curves.groupby(["network", "machine"])) == 8
-    for (network, machine), run in curves.groupby(["network", "machine"]):
-        known = run.set_index("step")["sel_abs_rel"].round(3)
-        cells = [f"{known[step]:.3f}" if step in known else "–" for step in range(400, 2001, 400)]
-        assert f"| `{network}`, {machine} | {' | '.join(cells)} |" in readme
+def test_readme_says_how_far_the_runs_on_a_gpu_came(repository: Path) -> None:
+    curves = pd.read_csv(repository / "results" / "measured" / "h200" / "full_terms_curves.csv")
+    readme = " ".join((repository / "README.md").read_text().split())
+    last = curves.groupby("network").tail(1)
+    assert len(last) == 7
+    for row in last.to_dict("records"):
+        assert f"{row['sel_abs_rel']:.3f} (`{row['network']}`, {row['step']:,})" in readme
+
+
+def test_a_network_has_one_colour_whoever_it_is_compared_with(terms: EqualTerms) -> None:
+    def colours(curves: pd.DataFrame) -> dict[str, object]:
+        (ax,) = learning_side_by_side(curves, by=["step"]).axes
+        return {str(line.get_label()): line.get_color() for line in ax.get_lines()}
+
+    all_of_them = colours(terms.curves)
+    assert len(set(all_of_them.values())) == 3
+    fewer = colours(terms.curves[terms.curves["network"] != "v13_1"])
+    assert fewer == {name: all_of_them[name] for name in ("v14_dual", "v15_2")}
