@@ -8,8 +8,7 @@ import os
 
 # GNU OpenMP reads it when PyTorch is loaded, so it helps only those who import spdlib first (the
 # command line, and the notebooks that it runs). By default threads spin for milliseconds when they
-# wait: beside another busy process a notebook took ten times as long. A short spin costs an idle
-# machine some 2 %.
+# wait, which takes the cores from whatever else is busy, another thread of the same step included.
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -20,7 +19,7 @@ from spdlib.models import list_models
 from spdlib.study.generations import EqualTerms, equal_terms
 from spdlib.study.recorded import recorded_best
 from spdlib.study.runs import Run, compare
-from spdlib.view.plots import FAINT, figure, recorded_beside, styled
+from spdlib.view.plots import FAINT, figure, model_colours, recorded_beside, styled
 from spdlib.view.report import TURNED, keep
 
 AXES = {"step": "steps", "minutes": "minutes"}
@@ -98,7 +97,7 @@ def learning_side_by_side(curves: pd.DataFrame, by: Sequence[str] = ("step", "mi
         by: columns to draw it by; minutes say nothing where runs shared a machine.
     """
     fig, (axes,) = figure(1, len(by), 3.6, sharey=True, squeeze=False)
-    colours = network_colours()
+    colours = model_colours(list_models())  # a network's own, whichever others it stands beside
     for ax, axis in zip(axes, by, strict=True):
         for network, rows in curves.groupby("network", sort=False):
             ax.plot(rows[axis], rows["sel_abs_rel"], "o-", markersize=4, label=network,
@@ -108,12 +107,6 @@ def learning_side_by_side(curves: pd.DataFrame, by: Sequence[str] = ("step", "mi
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside right center")
     return fig
-
-
-def network_colours() -> dict[str, Any]:
-    """One colour a network, the same in every comparison, whichever networks it is of."""
-    names = list_models()
-    return dict(zip(names, sns.color_palette("colorblind", len(names)), strict=True))
 
 
 @styled
