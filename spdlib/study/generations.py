@@ -151,11 +151,11 @@ def _machine(run: Run) -> str:
     return f"{', '.join(names)}, {here['torch_threads']} threads"
 
 
-def _data(run: Run, what: str) -> Any:
-    """Which frames a run was trained, selected or tested on."""
+def _data(run: Run, what: str) -> tuple[str, str | None]:
+    """Which frames a run was trained, selected or tested on: their names and their content."""
     record = run.record
     described = record["evaluation"]["test"] if what == "test" else record["data"][what]
-    return described["ids_hash"]
+    return described["ids_hash"], described.get("fingerprint")
 
 
 def _curve(run: Run) -> pd.DataFrame:

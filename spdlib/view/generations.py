@@ -53,18 +53,23 @@ def _equal_terms(args: argparse.Namespace) -> int:
 def markdown(networks: pd.DataFrame) -> str:
     """The first protocol's scores as a Markdown table, best first; README shows it.
 
+    "At equal minutes" is AbsRel on the selection frames, once the fastest run had ended.
+
     Args:
         networks: of `generations.equal_terms`.
     """
     own = networks[networks["protocol"] == networks["protocol"].iloc[0]].sort_values("abs_rel")
     lines = [
-        "| network | parameters outside the encoder | AbsRel | RMSE [m] | δ1 | s* | minutes |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| network | parameters outside the encoder | AbsRel | RMSE [m] | δ1 | s* | minutes "
+        "| at equal minutes |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in own.to_dict("records"):
         scores = " | ".join(f"{row[name]:.3f}" for name in ("abs_rel", "rmse", "delta1", "s_star"))
         millions = f"{row['decoder_parameters'] / 1e6:.1f} M"
-        lines.append(f"| `{row['network']}` | {millions} | {scores} | {row['minutes']:.0f} |")
+        alike = row["abs_rel_at_equal_minutes"]
+        minutes = f"{row['minutes']:.0f} | " + ("–" if pd.isna(alike) else f"{alike:.3f}")
+        lines.append(f"| `{row['network']}` | {millions} | {scores} | {minutes} |")
     return "\n".join(lines)
 
 
@@ -89,20 +94,19 @@ def figures_of(terms: EqualTerms, runs: Sequence[Run]) -> dict[str, Figure]:
 
 
 @styled
-def learning_side_by_side(curves: pd.DataFrame, by: Sequence[str] = ("step", "minutes")) -> Figure:
-    """Selection AbsRel of every network as it learns.
+def learning_side_by_side(curves: pd.DataFrame) -> Figure:
+    """Selection AbsRel of every network as it learns, by steps and by minutes.
 
     Args:
-        curves: network, sel_abs_rel and the columns of `by`, as `generations.equal_terms` has them.
-        by: columns to draw it by; minutes say nothing where runs shared a machine.
+        curves: of `generations.equal_terms`.
     """
-    fig, (axes,) = figure(1, len(by), 3.6, sharey=True, squeeze=False)
+    fig, axes = figure(1, 2, 3.6, sharey=True)
     colours = model_colours(list_models())  # a network's own, whichever others it stands beside
-    for ax, axis in zip(axes, by, strict=True):
+    for ax, (axis, title) in zip(axes, AXES.items(), strict=True):
         for network, rows in curves.groupby("network", sort=False):
             ax.plot(rows[axis], rows["sel_abs_rel"], "o-", markersize=4, label=network,
                     color=colours[str(network)])  # fmt: skip
-        ax.set(xlabel=axis, xlim=(0, None), title=f"at equal {AXES[axis]}")
+        ax.set(xlabel=axis, xlim=(0, None), title=f"at equal {title}")
     axes[0].set(ylabel="AbsRel on selection frames")
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside right center")

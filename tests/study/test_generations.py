@@ -117,9 +117,10 @@ def test_unequal_terms_are_refused_by_name(write: Write) -> None:
     with pytest.raises(RunError, match="two runs or more"):
         equal_terms([first])
     other = write("v14_dual", errors(0.2))
-    other.update_record({"evaluation": {"test": {"ids_hash": "other"}}})
-    with pytest.raises(RunError, match=r"test is 'same' .* and 'other'"):
-        equal_terms([first, other])
+    for described in ({"ids_hash": "other"}, {"ids_hash": "same", "fingerprint": "other"}):
+        other.update_record({"evaluation": {"test": described}})
+        with pytest.raises(RunError, match=r"test is \('same', None\) .* and \(.*'other'"):
+            equal_terms([first, other])
     weights = {"encoder_weights_sha256": "other"}
     other.update_record({"evaluation": first.record["evaluation"], **weights})
     with pytest.raises(RunError, match=r"encoder_weights_sha256 is 'w' .* and 'other'"):

@@ -66,9 +66,7 @@ def test_curves_are_drawn_by_step_and_by_minutes(terms: EqualTerms) -> None:
     assert [len(ax.get_lines()) for ax in (steps, minutes)] == [3, 3]
     assert minutes.get_xlim()[1] > 6
     drawn(figure)
-    (alone,) = learning_side_by_side(terms.curves, by=["step"]).axes
-    assert alone.get_title("left") == "at equal steps"
-    assert len(alone.get_lines()) == 3
+    assert [ax.get_title("left") for ax in figure.axes] == ["at equal steps", "at equal minutes"]
 
 
 def test_the_verdict_follows_the_interval(terms: EqualTerms) -> None:
@@ -81,15 +79,15 @@ def test_the_verdict_follows_the_interval(terms: EqualTerms) -> None:
     assert "Not decided" in report.equal_terms_verdict(terms, ["v13_plan"], v13)
 
 
-@pytest.mark.parametrize("folder", ["generations", "full_terms"])
 def test_published_runs_make_the_published_tables(
-    folder: str, repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """And their figures; a network without a record, v14_plan, stands beside nothing."""
     published, out = repository / "results" / "measured", tmp_path / "generations"
-    terms = EqualTerms.read(published / f"{folder}_nyu_labeled")
-    folders = [published / folder / name for name in terms.networks["network"].unique()]
-    assert {path.name for path in folders} == {path.name for path in (published / folder).iterdir()}
+    terms = EqualTerms.read(published / "generations_nyu_labeled")
+    runs = published / "generations"
+    folders = [runs / name for name in terms.networks["network"].unique()]
+    assert {path.name for path in folders} == {path.name for path in runs.iterdir()}
     assert command_line.main(["equal-terms", *map(str, folders), "--out", str(out)]) == 0
     for mine, theirs in zip(EqualTerms.read(out), terms, strict=True):
         pd.testing.assert_frame_equal(mine, theirs)
@@ -105,7 +103,7 @@ def test_published_runs_make_the_published_tables(
 
 
 def test_readme_says_how_far_the_runs_on_a_gpu_came(repository: Path) -> None:
-    curves = pd.read_csv(repository / "results" / "measured" / "h200" / "full_terms_curves.csv")
+    curves = pd.read_csv(repository / "results" / "measured" / "h200" / "equal_terms_curves.csv")
     readme = " ".join((repository / "README.md").read_text().split())
     last = curves.groupby("network").tail(1)
     assert len(last) == 7
@@ -115,7 +113,7 @@ def test_readme_says_how_far_the_runs_on_a_gpu_came(repository: Path) -> None:
 
 def test_a_network_has_one_colour_whoever_it_is_compared_with(terms: EqualTerms) -> None:
     def colours(curves: pd.DataFrame) -> dict[str, object]:
-        (ax,) = learning_side_by_side(curves, by=["step"]).axes
+        ax, _ = learning_side_by_side(curves).axes
         return {str(line.get_label()): line.get_color() for line in ax.get_lines()}
 
     all_of_them = colours(terms.curves)
