@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import operator
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -161,6 +162,18 @@ def test_quick_run_of_decode(
     printed = capsys.readouterr().out
     assert "plain / folded at K = 16" in printed
     assert "literal / fast at K = 16" in printed
+
+
+def test_the_published_ratios_of_older_networks_reach_their_aims(repository: Path) -> None:
+    published = repository / "results" / "measured" / "bench_decode.json"
+    compare = {">=": operator.ge, "<=": operator.le}
+    found = set()
+    for row in json.loads(published.read_text())["ratios"]:
+        if row["aim"] and not row["network"].startswith("v15"):
+            sign, bound = row["aim"].split()
+            assert compare[sign](row["value"], float(bound)), row
+            found.add(row["network"].partition(",")[0])
+    assert len(found) == 6
 
 
 def test_forms_that_disagree_are_not_compared(decode: ModuleType) -> None:

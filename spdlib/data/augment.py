@@ -46,8 +46,10 @@ class AugmentConfig:
         gamma: range of the exponent on the image in 0..1.
         brightness: range of a factor on the whole image.
         channel_gain: range of a factor on each colour channel.
+        contrast: range of the contrast; 0 is the image's mean grey, 1 leaves it.
         saturation: range of the colour saturation; 0 is grey, 1 leaves it.
-        colour_p: probability of the four colour changes together.
+        colour_p: probability of the colour changes, of all five together.
+        colours_apart: each colour change happens by itself with that probability.
 
     Raises:
         ConfigError: a probability outside 0..1, an empty or impossible range, an unknown crop.
@@ -63,8 +65,10 @@ class AugmentConfig:
     gamma: Range = (1.0, 1.0)
     brightness: Range = (1.0, 1.0)
     channel_gain: Range = (1.0, 1.0)
+    contrast: Range = (1.0, 1.0)
     saturation: Range = (1.0, 1.0)
     colour_p: float = 0.0
+    colours_apart: bool = False
 
     def __post_init__(self) -> None:
         if self.crop not in CROPS:
@@ -74,7 +78,7 @@ class AugmentConfig:
                 raise ConfigError(f"{name} is a probability in 0..1; got {getattr(self, name)}")
         if not 0.0 <= self.rotate_degrees <= 45.0:
             raise ConfigError(f"rotate_degrees must lie in 0..45; got {self.rotate_degrees}")
-        for name, lowest in (("zoom", 1.0), ("gamma", 0.1), ("brightness", 0.0),
+        for name, lowest in (("zoom", 1.0), ("gamma", 0.1), ("brightness", 0.0), ("contrast", 0.0),
                              ("channel_gain", 0.0), ("saturation", 0.0)):  # fmt: skip
             self._check_range(name, lowest)
 
@@ -96,7 +100,8 @@ STYLES: dict[str, AugmentConfig] = {
     "none": AugmentConfig(),
     "flip": AugmentConfig(flip_p=0.5),
     "flip_jitter": AugmentConfig(
-        flip_p=0.5, brightness=(0.8, 1.2), saturation=(0.8, 1.2), colour_p=0.5
+        flip_p=0.5, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2),
+        colour_p=0.5, colours_apart=True,
     ),
     "bts": BTS,
     "bts_native": replace(BTS, crop="native"),
@@ -128,6 +133,7 @@ class Draw(NamedTuple):
     degrees: float
     gamma: float
     gains: tuple[float, float, float]
+    contrast: float
     saturation: float
 
 
@@ -138,18 +144,27 @@ def draw(config: AugmentConfig, generator: torch.Generator) -> Draw:
     with the same seed differ only in what they change.
     """
     u = torch.rand(14, generator=generator, dtype=torch.float64).tolist()
-    zoomed, rotated, coloured = u[0] < config.zoom_p, u[1] < config.rotate_p, u[2] < config.colour_p
+    zoomed, rotated = u[0] < config.zoom_p, u[1] < config.rotate_p
     moves = config.random_crop or zoomed
-    brightness = _within(config.brightness, u[8]) if coloured else 1.0
-    gains = [brightness * _within(config.channel_gain, x) if coloured else 1.0 for x in u[9:12]]
+    # More numbers, but none of `generator`: points are drawn from it next, and stay as they were.
+    more = torch.Generator().manual_seed(int(u[2] * 2**53))
+    *apart, u_contrast = torch.rand(6, generator=more, dtype=torch.float64).tolist()
+    chances = apart if config.colours_apart else 5 * [u[2]]
+
+    def colour(number: int, bounds: Range, u: float) -> float:
+        return _within(bounds, u) if chances[number] < config.colour_p else 1.0
+
+    brightness = colour(0, config.brightness, u[8])
+    gains = [brightness * colour(1, config.channel_gain, x) for x in u[9:12]]
     return Draw(
         zoom=_within(config.zoom, u[3]) if zoomed else 1.0,
         place=(u[4], u[5]) if moves else (0.5, 0.5),
         flip=u[6] < config.flip_p,
         degrees=config.rotate_degrees * (2 * u[13] - 1) if rotated else 0.0,
-        gamma=_within(config.gamma, u[7]) if coloured else 1.0,
+        gamma=colour(2, config.gamma, u[7]),
         gains=(gains[0], gains[1], gains[2]),
-        saturation=_within(config.saturation, u[12]) if coloured else 1.0,
+        contrast=colour(3, config.contrast, u_contrast),
+        saturation=colour(4, config.saturation, u[12]),
     )
 
 
@@ -252,18 +267,23 @@ def window_size(
 
 
 def _colours(image: Tensor, changes: Draw) -> Tensor:
-    """Float image [3, h, w] in 0..1 of a uint8 one with gamma, gains and saturation changed."""
+    """Float image [3, h, w] in 0..1 of a uint8 one with its colours changed."""
     gains = torch.tensor(changes.gains, dtype=torch.float32)[:, None]
     values = torch.linspace(0.0, 1.0, 256).pow(changes.gamma)
     table = (gains * values).clamp(0.0, 1.0)
     channels = zip(table, image.flatten(1).int(), strict=True)
     result = torch.stack([row.index_select(0, pixels) for row, pixels in channels])
     result = result.reshape(image.shape)
+    if changes.contrast != 1.0:
+        result = torch.lerp(_grey(result).mean(), result, changes.contrast).clamp(0.0, 1.0)
     if changes.saturation != 1.0:
-        grey = torch.tensor([0.299, 0.587, 0.114]) @ result.flatten(1)
-        result = torch.lerp(grey.reshape(1, *image.shape[1:]), result, changes.saturation)
-        result = result.clamp(0.0, 1.0)
+        result = torch.lerp(_grey(result), result, changes.saturation).clamp(0.0, 1.0)
     return result
+
+
+def _grey(image: Tensor) -> Tensor:
+    """Luma [1, h, w] of an RGB image [3, h, w]."""
+    return (torch.tensor([0.299, 0.587, 0.114]) @ image.flatten(1)).reshape(1, *image.shape[1:])
 
 
 def _within(bounds: Range, u: float) -> float:

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from spdlib.geometry import Size
 
+HEAD_BIAS = {"zero": 0.0, "median": math.log(2.5)}
+"""First bias of a log-depth head by name: 1 m, or 2.5 m, near the median of NYU (F17c)."""
+
 
 class ChannelLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of [B, C, h, w]."""

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from math import log
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -39,6 +38,7 @@ from spdlib.models.base import (
 )
 from spdlib.models.encoders import padded_size
 from spdlib.models.layers import (
+    HEAD_BIAS,
     Attention,
     ChannelLayerNorm,
     FeedForward,
@@ -74,9 +74,6 @@ LOCAL_BANDS, PLACE_BANDS = 4, 8
 READS = 4
 SPREADS = {"V2": 4.0, "V3": 2.0, "V4": 1.0}
 """How many of its cells B4's offsets reach on each value map."""
-
-HEAD_BIAS = {"zero": 0.0, "median": log(2.5)}
-"""First bias of a log-depth head by name: it answers 1 m, or 2.5 m, near the median of NYU."""
 
 
 class Asked(NamedTuple):
@@ -667,7 +664,7 @@ class V13LogDepth(V13):
     """Experiments 3 and 4 (sheet section 3): B1-B5, log-depth; 35,661,609.
 
     Options: those of `V13`, and
-        head_bias: the head starts at the "median" depth, or at "zero", see `HEAD_BIAS` (F17c).
+        head_bias: the head starts at the "median" depth, or at "zero", see `layers.HEAD_BIAS`.
         routed_l4: cells of L4 that a query is routed to, 32.
     """
 

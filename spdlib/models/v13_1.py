@@ -102,7 +102,7 @@ class V131(V13):
     Options: those of `V13`, and
         inserted_attention: the attention on L3 starts as the identity ("zero"), so that stage 4
             keeps its trained input, or at "random" (F13).
-        head_bias: "median", as run, or "zero", see `v13.HEAD_BIAS`.
+        head_bias: "median", as run, or "zero", see `layers.HEAD_BIAS`.
         routed_l3, routed_l4: cells of L3 and L4 that a query is routed to, 20 and 10.
     """
 

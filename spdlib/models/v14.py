@@ -36,6 +36,7 @@ from spdlib.geometry import GridRule, Size, nearest_cell, pixels_to_cells
 from spdlib.models.base import DepthModel, ModelConfig, evaluating, refuse_plain_vit
 from spdlib.models.encoders import STRIDES, padded_size
 from spdlib.models.layers import (
+    HEAD_BIAS,
     Attention,
     FeedForward,
     GlobalTokens,
@@ -51,8 +52,6 @@ from spdlib.scene import Maps
 
 LEVELS = ("L1", "L2", "L3", "L4")
 WIDTH, HEADS, READS, BANDS, DROPOUT = 192, 6, 4, 8, 0.1
-INITIAL_DEPTH = 2.5
-"""Metres that untrained heads answer: exp(ln 2.5), near the median of NYU."""
 
 Canvases = dict[str, Tensor]
 """Canvases [B, h, w, C] by level."""
@@ -441,7 +440,7 @@ class V14(DepthModel):
             to 4 cells away on every level of a training image (Deformable DETR, Zhu et al. 2021);
             "default": PyTorch's, with offsets of 0.58 map units (F16).
         canvas_write: queries of one cell "mean" their changes or "sum" them (F17a).
-        head_bias: heads start at the "median" depth, 2.5 m, or at "zero": 1 m (F17c).
+        head_bias: heads start at the "median" depth, or at "zero", see `layers.HEAD_BIAS`.
         head_dtype: "float32", or "bfloat16", in which ln depth is rounded (F7).
         token_positions: coarse tokens carry a "sincos" code of their place, or "none" (F11).
         sparse: "fast", or "literal" deformable reads as the sheet writes them; equal in value.
@@ -495,7 +494,7 @@ class V14(DepthModel):
             for _ in range(3)
         )
         self.b3b = nn.ModuleList(self._layer(GlobalRead("b3b", n)) for n in range(2))
-        bias = math.log(INITIAL_DEPTH) if options["head_bias"] == "median" else 0.0
+        bias = HEAD_BIAS[options["head_bias"]]
         self.head = DepthHead(bias, low=options["head_dtype"] == "bfloat16")
         self.neck_depth = NeckDepth(dict(zip(LEVELS, self.widths, strict=True)), bias)
 

@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from spdlib.data.augment import STYLES
+from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.data.queries import EIGEN_POINTS
 from spdlib.errors import ConfigError, RunError
 from spdlib.models import list_models, network_options
-from spdlib.models.v13 import HEAD_BIAS
+from spdlib.models.layers import HEAD_BIAS
 from spdlib.study.config import evaluation_crop
 from spdlib.study.losses import LOSSES
 from spdlib.study.metrics import BINS, bin_name
@@ -415,6 +415,7 @@ def as_recorded(config: Mapping[str, Any], frames: int) -> dict[str, Any]:
 def _style(augment: Mapping[str, Any]) -> str:
     """Name of a run's augmentation, whether it squashes frames or not; "other" if it has none."""
     given = {key: tuple(v) if isinstance(v, list) else v for key, v in augment.items()}
+    given = asdict(AugmentConfig()) | given  # fields that are newer than the run
     if given["crop"] == "squash":
         given["crop"] = "fit"
     return next((name for name, style in STYLES.items() if asdict(style) == given), "other")

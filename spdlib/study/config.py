@@ -64,7 +64,8 @@ class RunConfig:
         reduction: "per_image" or "pooled".
         auxiliary_weight: of SILog on the network's auxiliary maps; 0 leaves them out.
         aux_target: how depth is reduced to their size, "masked" or "bilinear" (F17d).
-        options: the network's own settings by name; those left out have their defaults.
+        options: the network's own settings by name; those left out get their defaults here, so
+            that a stored config means the same when a default has changed.
         supervision: "points" (K random points), "lattice" (the network's own dense sites) or
             "dense" (the dense map resized to the truth).
         points: K, points a frame with supervision "points".
@@ -128,9 +129,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         check_types(RunConfig, vars(self))
-        object.__setattr__(self, "options", dict(self.options))
         _check_choices(self)
         _check_numbers(self)
+        object.__setattr__(self, "options", network_options(self.network, self.options))
         _check_consistency(self)
 
     def to_dict(self) -> dict[str, Any]:
@@ -302,8 +303,13 @@ def _check_consistency(config: RunConfig) -> None:
             f"supervision={config.supervision!r} contradicts points={config.points}: "
             "give points > 0 with 'points' and points=0 otherwise"
         )
-    network_options(config.network, config.options)
-    if config.auxiliary_weight and not network_class(config.network).has_auxiliary:
+    network = network_class(config.network)
+    if config.supervision != "points" and not network.has_dense:
+        raise ConfigError(
+            f"supervision={config.supervision!r} but {config.network} has no dense path; it learns "
+            "from 'points'"
+        )
+    if config.auxiliary_weight and not network.has_auxiliary:
         raise ConfigError(
             f"auxiliary_weight={config.auxiliary_weight} but {config.network} has no auxiliary "
             "maps; set it to 0"

@@ -173,8 +173,8 @@ def _inside(model: DepthModel, scene: Scene, points: Tensor) -> list[Note]:
 def set_dependence(scene: Scene, points: Tensor) -> float:
     """Mean relative change of depth when a third of the points [K, 2] keeps other company.
 
-    They are asked with the second third, then with the last: as many, but others. 0 in networks
-    whose queries are independent, up to rounding.
+    They are asked with the second third, then with the last: as many, but others; of 256 points 85,
+    in a company of 170. 0 in networks whose queries are independent, up to rounding.
     """
     third = len(points) // 3
     first, *companies = points[: 3 * third].split(third)

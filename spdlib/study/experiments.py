@@ -136,11 +136,12 @@ V14 = _settings(
 )  # fmt: skip
 
 SCHEDULE = Departure("schedule", "the cosine moves once an epoch", "the cosine moves every step")
-COLOUR_CHANGES = Departure(
-    "colour changes",
-    "brightness, contrast and colour, each with probability 0.5",
-    "brightness and saturation, together with probability 0.5",
+SMOOTHING = Departure(
+    "smooth_init",
+    "PyTorch's default, in one convolution that all seven layers share",
+    "the identity: the design's answers leave every range before training",
 )
+RESIZING = Departure("resizing of images", "bicubic (PIL)", "bilinear, antialiased")
 SELECTION = Departure(
     "selection", "best epoch on the 654 test frames", "best weights on selection frames"
 )
@@ -157,21 +158,21 @@ LOG = (
     (
         "exp01", "v13, B1 to B3, calibrated inverse depth, L_point",
         _settings(CALIBRATED, loss="huber", batch_size=12, steps=10 * 345, cosine_steps=30 * 345),
-        (SCHEDULE, SELECTION, BATCH_1),
+        (SCHEDULE, SELECTION, RESIZING, BATCH_1),
     ),
     (
         "exp02", "as 1, with half of SILog added",
         _settings(
             CALIBRATED, loss="huber_silog", batch_size=12, steps=10 * 345, cosine_steps=30 * 345
         ),
-        (SCHEDULE, SELECTION),
+        (SCHEDULE, SELECTION, RESIZING),
     ),
     (
         "exp03", "v13, B1 to B5, log-depth, L_point and half of SILog",
         _settings(V13_0, loss="huber_silog", cosine_steps=30 * 517),
-        (SCHEDULE, SELECTION),
+        (SCHEDULE, SELECTION, RESIZING),
     ),
-    ("exp04", "as 3, SILog alone", V13_0, (SCHEDULE, SELECTION)),
+    ("exp04", "as 3, SILog alone", V13_0, (SCHEDULE, SELECTION, RESIZING)),
     (
         "exp05", "v13.1: self-attention on L3 and L4, routing over L3 and L4",
         _settings(V13_1, reduction="pooled", input_norm="none"),
@@ -180,17 +181,17 @@ LOG = (
     (
         "exp06", "as 5, images normalised and varied, SILog per image",
         _settings(V13_1, augment=COLOURS),
-        (SCHEDULE, SELECTION, COLOUR_CHANGES),
+        (SCHEDULE, SELECTION),
     ),
     (
         "exp07", "as 6, with more weight on scale",
         _settings(V13_1, augment=COLOURS, silog_lambda=0.15),
-        (SCHEDULE, SELECTION, COLOUR_CHANGES),
+        (SCHEDULE, SELECTION),
     ),
     (
         "exp08", "v14 with canvases on L2 and L3",
         _settings(V14, network="v14_dual"),
-        (SCHEDULE, SELECTION, COLOUR_CHANGES),
+        (SCHEDULE, SELECTION),
     ),
     (
         "exp09", "v14 with canvases on L2, L3 and L4, larger crops of unscaled frames",
@@ -213,8 +214,7 @@ def _corrected(settings: Mapping[str, Any]) -> Mapping[str, Any]:
     """The settings with every named fault off (decisions 3)."""
     return _settings(
         settings, options={}, input_norm="weights", aux_target="masked", validation="aspect",
-        focal_mismatch=False, train_subset="all", sampling="uniform",
-        augment=replace(settings["augment"], crop="fit"),
+        focal_mismatch=False, train_subset="all", augment=replace(settings["augment"], crop="fit"),
     )  # fmt: skip
 
 
@@ -270,6 +270,7 @@ PLANS = (
             padding="patch",
             image_size=(518, 518),
             augment=AugmentConfig(),
+            sampling="uniform",
         ),
         {},
         small=PLAIN_VIT,
@@ -278,8 +279,9 @@ PLANS = (
     Experiment(
         "v14_plan",
         "v14 as designed: one canvas on L3; deformable reads, then all of L3, then all of L4",
-        _settings(_corrected(V14), network="v14_plan"),
+        _settings(_corrected(V14), network="v14_plan", sampling="uniform"),
         {},
+        (SMOOTHING,),
         small=UNCROWDED,
         demo=SHORT_DEMO,
     ),

@@ -293,7 +293,6 @@ def _spelled_out(config: RunConfig) -> dict[str, Any]:
     """The config's values with words or numbers for those that None leaves to others."""
     used = config.to_dict()
     used["truth"] = used["truth"] or "the frame's first"
-    used["options"] = _all_options(config.network, config.options)
     known = timm.get_pretrained_cfg(config.encoder) if config.weights is None else None
     for name, theirs in (("input_mean", "mean"), ("input_std", "std")):
         if used[name] is None:

@@ -247,7 +247,7 @@ def _changes(augment: AugmentConfig) -> list[str]:
     plain = AugmentConfig()
     names = {
         "flip_p": "flip", "rotate_p": "rotation", "gamma": "gamma", "brightness": "brightness",
-        "channel_gain": "channels", "saturation": "saturation",
+        "channel_gain": "channels", "contrast": "contrast", "saturation": "saturation",
     }  # fmt: skip
     return [said for name, said in names.items() if getattr(augment, name) != getattr(plain, name)]
 
@@ -354,7 +354,7 @@ def equal_terms_verdict(terms: EqualTerms, first: Sequence[str], second: Sequenc
         "",
         "The network of each side was chosen on the selection frames. All of it after "
         f"{table['steps'].min():g} steps from one seed: the interval says how far "
-        "the 654 frames can be trusted, not how far another seed would move it.",
+        "the test frames can be trusted, not how far another seed or machine would move it.",
     ]
     return "\n".join(lines)
 

@@ -199,6 +199,31 @@ def test_saturation_zero_is_grey() -> None:
     assert torch.allclose(image[0], image[1]) and torch.allclose(image[1], image[2])
 
 
+def test_contrast_turns_around_the_mean_grey() -> None:
+    def varied(contrast: float) -> Tensor:
+        config = AugmentConfig(contrast=(contrast, contrast), colour_p=1.0)
+        return augment(*PAINTED, NYU_CAMERA, config, generator(), SIZE)[0]
+
+    image, half, none = varied(1.0), varied(0.5), varied(0.0)
+    luma = torch.tensor([0.299, 0.587, 0.114])
+    mean = torch.einsum("c,chw->hw", luma, image).mean()
+    assert torch.allclose(half, 0.5 * image + 0.5 * mean, atol=1e-6)
+    assert torch.allclose(none, mean.expand_as(none), atol=1e-6)
+
+
+def test_colours_change_apart_or_together() -> None:
+    """In experiments 6 to 8 each by itself with p = 0.5, in BTS all or none."""
+
+    def changed(name: str) -> list[tuple[bool, ...]]:
+        draws = [draw(augmentation(name), generator(seed)) for seed in range(400)]
+        return [(d.gains != (1, 1, 1), d.contrast != 1, d.saturation != 1) for d in draws]
+
+    apart, together = changed("flip_jitter"), changed("bts")
+    assert len(set(apart)) == 8
+    assert all(0.4 < sum(which) / 400 < 0.6 for which in zip(*apart, strict=True))
+    assert set(together) == {(False, False, False), (True, False, False)}
+
+
 def test_bts_draws_lie_in_their_ranges_and_happen_half_the_time() -> None:
     draws = [draw(augmentation("bts"), generator(seed)) for seed in range(600)]
     assert all(0.9 <= d.gamma <= 1.1 and abs(d.degrees) <= 2.5 and d.zoom == 1 for d in draws)

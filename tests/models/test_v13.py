@@ -426,7 +426,7 @@ def test_maps_of_one_cell_are_read(name: str, images: Tensor, equal: Equal) -> N
 
 @torch.no_grad()
 @pytest.mark.parametrize(
-    ("name", "share"), [("v13_calibrated", 4), ("v13_log_depth", 3.5), ("v13_1", 3)]
+    ("name", "share"), [("v13_calibrated", 4), ("v13_log_depth", 6), ("v13_1", 3)]
 )
 def test_fast_answers_need_fewer_products(name: str, share: float) -> None:
     """Of matrices, at 256x320 and 256 points (audit 5.5); bilinear reads come on top."""

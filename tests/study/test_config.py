@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from spdlib.errors import ConfigError
+from spdlib.models import network_options
 from spdlib.study.config import RunConfig
 from spdlib.study.profiles import resolve
 
@@ -82,6 +83,20 @@ def test_whole_numbers_are_numbers() -> None:
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         resolve("v15_2", "demo", **changes)
+
+
+@pytest.mark.parametrize("supervision", ["lattice", "dense"])
+def test_networks_without_a_dense_path_learn_from_points(supervision: str) -> None:
+    with pytest.raises(ConfigError, match=f"{supervision}.* v13_1 has no dense path"):
+        resolve("exp07_corrected", "demo", supervision=supervision)
+
+
+def test_stored_config_says_all_options() -> None:
+    """Not the given ones alone: defaults may change."""
+    values = resolve("exp08_corrected", "smoke", msda_init="default").to_dict()
+    assert values["options"] == network_options("v14_dual", {"msda_init": "default"})
+    del values["options"]["canvas_write"]
+    assert RunConfig.from_dict(values).options["canvas_write"] == "mean"
 
 
 def test_stored_config_with_unknown_or_missing_fields_is_refused() -> None:

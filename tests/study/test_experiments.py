@@ -71,7 +71,8 @@ def test_records_say_what_the_sheets_say(
     config = resolve(name, "paper")
     assert (config.network, config.loss, config.silog_lambda) == (network, loss, lam)
     assert (config.reduction, config.points) == (reduction, 256)
-    assert config.sampling == "with_replacement"
+    assert config.sampling == resolve(f"{name}_corrected", "paper").sampling == "with_replacement"
+    assert config.augment.colours_apart == (name in ("exp06", "exp07", "exp08", "exp10"))
     assert (config.input_norm == "none") == (name <= "exp05")
     assert config.train_subset == "first_shard"
     assert config.image_size == ((416, 544) if name == "exp09" else (256, 320))
