@@ -217,8 +217,9 @@ def fairness(table: pd.DataFrame) -> pd.DataFrame:
         table: of `compare_tables`.
 
     Returns:
-        run, comparison, verdict, because: a row for each pairing in which both sides have a score
-        (several, where its metrics were measured differently), then one on the run's training.
+        run, comparison, verdict, because: a row for each pairing in which both sides have scores,
+        epoch by epoch even if never of the same epoch (several, where its metrics were measured
+        differently), then one on the run's training.
     """
     paired = table[_on_both_sides(table, ["run", "pairing", "metric"])]
     rows = []
