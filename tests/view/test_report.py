@@ -197,7 +197,7 @@ def test_the_logs_table_shows_settings_and_scores_by_epoch() -> None:
     assert table["exp05"]["cells of L3 routed to"] == ""
     assert report.log_table(["exp10"]).set_index("setting")["exp10"]["image"] == "not stated"
     assert table["exp07"]["normalised"] == "yes"
-    assert table["exp07"]["augmentation"] == "flip, brightness, saturation"
+    assert table["exp07"]["augmentation"] == "flip, brightness, contrast, saturation"
     assert table["exp05"]["AbsRel by epoch"] == "0.267 0.238 0.23 0.262"
     assert table["exp07"]["cells of L3 routed to"] == "70.9 57.2 49.1"
     assert list(table.index[:3]) == ["network", "loss", "λ, reduction"]
