@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from spdlib.models import list_models
 from spdlib.study.generations import EqualTerms, equal_terms
@@ -107,7 +108,11 @@ def learning_side_by_side(curves: pd.DataFrame) -> Figure:
             ax.plot(rows[axis], rows["sel_abs_rel"], "o-", markersize=4, label=network,
                     color=colours[str(network)])  # fmt: skip
         ax.set(xlabel=axis, xlim=(0, None), title=f"at equal {title}")
-    axes[0].set(ylabel="AbsRel on selection frames")
+    # logarithmic: a network that starts badly must not press the others together
+    axes[0].set(yscale="log", ylabel="AbsRel on selection frames")
+    axes[0].yaxis.set_major_locator(MaxNLocator(8))
+    axes[0].yaxis.set_major_formatter(ScalarFormatter())
+    axes[0].yaxis.set_minor_locator(NullLocator())
     handles, labels = axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside right center")
     return fig
