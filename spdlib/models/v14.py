@@ -649,6 +649,20 @@ class V14(DepthModel):
                     hooks.callback(part.register_forward_hook(note).remove)
             yield
 
+    @contextmanager
+    def without_canvas(self) -> Iterator[None]:
+        """Meanwhile no query reads a canvas, as if every gate were shut."""
+
+        def unread(part: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
+            return inputs[0] if isinstance(part, CanvasRead) else torch.zeros_like(result)
+
+        with ExitStack() as hooks:
+            for part in self.modules():
+                read = part.final if isinstance(part, SharedCanvas) else part
+                if isinstance(part, CanvasRead | SharedCanvas):
+                    hooks.callback(read.register_forward_hook(unread).remove)
+            yield
+
 
 class V14Plan(V14):
     """Document 001 (sheet column a): one canvas on L3, 3 MSDA + 2 B3a + 2 B3b layers; 40,187,371.

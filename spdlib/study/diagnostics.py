@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pandas as pd
 import torch
@@ -159,6 +160,8 @@ def look_inside(
 def _inside(model: DepthModel, scene: Scene, points: Tensor) -> list[Note]:
     """Diagnostics of one frame's queries [1, K, 2], in pixels of the frame."""
     notes = [("set dependence", "answers", set_dependence(scene, points[0]))]
+    if hasattr(model, "without_canvas"):
+        notes.append(("canvas reliance", "answers", canvas_reliance(model, scene, points[0])))
     if not hasattr(model, "explain"):
         return notes
     seen = scene.explain(points)
@@ -183,6 +186,17 @@ def set_dependence(scene: Scene, points: Tensor) -> float:
         for company in companies
     )
     return float(((one - other).abs() / other).mean())
+
+
+def canvas_reliance(model: Any, scene: Scene, points: Tensor) -> float:
+    """Mean relative change of depth at points [K, 2] when no query reads a canvas.
+
+    Of answers, not of their error: how far a trained v14 network leans on its canvases.
+    """
+    read = scene.depth_at(points)
+    with model.without_canvas():
+        unread = scene.depth_at(points)
+    return float(((unread - read).abs() / read).mean())
 
 
 def _routing(seen: Mapping[str, Tensor]) -> Iterator[Note]:

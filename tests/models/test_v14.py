@@ -28,6 +28,7 @@ from spdlib.models.v14 import (
     GlobalRead,
     Grid,
     QueryAttention,
+    SharedCanvas,
     V14Plan,
 )
 from spdlib.scene import Maps
@@ -713,6 +714,25 @@ def test_explain_tells_what_the_layers_do(name: str, points: Tensor, equal: Equa
         equal(notes["locations"][:, :, :, :, number], reference + offsets)
     equal(notes["scale"], network.head.scale.exp())
     assert not any(module._forward_hooks for module in network.msda.modules())
+
+
+@torch.no_grad()
+@all_networks
+def test_without_canvas_is_as_with_gates_shut(name: str, points: Tensor, equal: Equal) -> None:
+    network = exact(name)
+    maps = some_maps(network)
+    read = network.decode(maps, points, SIZE)
+    with network.without_canvas():
+        unread = network.decode(maps, points, SIZE)
+    assert torch.equal(network.decode(maps, points, SIZE), read)
+    assert not torch.allclose(unread, read)
+    for part in network.modules():
+        if isinstance(part, CanvasRead):
+            nn.init.constant_(part.gate.bias, -1e4)
+        elif isinstance(part, SharedCanvas):  # the plan reads once more, ungated, before its head
+            nn.init.zeros_(part.final.weight)
+            nn.init.zeros_(part.final.bias)
+    equal(unread, network.decode(maps, points, SIZE))
 
 
 @torch.no_grad()

@@ -148,6 +148,7 @@ def test_a_canvas_network_is_seen_through() -> None:
     table = look_inside(model, Rooms(2, size=(64, 96))).set_index(["diagnostic", "part"])["value"]
     assert table["set dependence", "answers"] > 1e-4
     assert table["scale of ln depth", "head"] == 1
+    assert 0 < table["canvas reliance", "answers"] < 1
     assert len(table["gate"]) == 5
     assert table["gate"].between(0, 1).all()
     layers = {f"L{level}, layer {number}" for level in (2, 3) for number in range(1, 6)}
