@@ -185,7 +185,7 @@ def set_dependence(scene: Scene, points: Tensor) -> float:
         scene.depth_at(torch.cat([first, company]), group=2 * third)[:third]
         for company in companies
     )
-    return float(((one - other).abs() / other).mean())
+    return _relative_change(one, other)
 
 
 def canvas_reliance(model: Any, scene: Scene, points: Tensor) -> float:
@@ -196,7 +196,11 @@ def canvas_reliance(model: Any, scene: Scene, points: Tensor) -> float:
     read = scene.depth_at(points)
     with model.without_canvas():
         unread = scene.depth_at(points)
-    return float(((unread - read).abs() / read).mean())
+    return _relative_change(unread, read)
+
+
+def _relative_change(depth: Tensor, reference: Tensor) -> float:
+    return float(((depth - reference).abs() / reference).mean())
 
 
 def _routing(seen: Mapping[str, Tensor]) -> Iterator[Note]:
