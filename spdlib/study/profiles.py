@@ -49,6 +49,7 @@ SMOKE: Mapping[str, Any] = MappingProxyType(
         "image_size": (64, 96),
         "batch_size": 4,
         "steps": 6,
+        "evaluate_every": 3,
         "encoder_lr": 1e-3,
         "decoder_lr": 1e-3,
         "supervision": "points",
