@@ -94,37 +94,44 @@ class Scene:
         Args:
             points: (u, v), [K, 2] for a scene of one image or [B, K, 2]; u to the right, v down,
                 integers are pixel centres, fractions allowed.
-            chunk: queries decoded at a time, default `CHUNK`; changes memory, not results.
+            chunk: queries decoded at a time where they are independent, default `CHUNK`; changes
+                memory, not results.
             group: queries that share one pass and may influence each other. Default 256 for
                 networks with dependent queries, whose answers it changes; `chunk` for the others.
+                What is left over is a smaller group.
 
         Returns:
             [K] or [B, K] metres, float32 (float64 from a float64 network).
 
         Raises:
             QueryError: no points, wrong shape, NaN, a point outside the image, or a chunk or
-                group below 1.
+                group that is no whole number from 1.
         """
-        if chunk is not None and chunk < 1:
-            raise QueryError(f"chunk must be at least 1 query; got {chunk}")
-        if group is not None and group < 1:
-            raise QueryError(f"group must be at least 1 query; got {group}")
+        for name, size in (("chunk", chunk), ("group", group)):
+            if size is not None and (not isinstance(size, int) or size < 1):
+                raise QueryError(f"{name} is a whole number of queries from 1; got {size!r}")
         asked = self._check(points)
         inside = self._to_network(asked.view(-1, *asked.shape[-2:]))
         chunk = chunk or CHUNK.get(inside.device.type, CHUNK["cpu"])
-        size = group or (chunk if self.model.queries_are_independent else GROUP)
-        parts = [self.model.decode(self.maps, part, self.padded) for part in inside.split(size, 1)]
+        together = group or (chunk if self.model.queries_are_independent else GROUP)
+        groups = inside.split(together, 1)
+        parts = [self.model.decode(self.maps, part, self.padded) for part in groups]
         return torch.cat(parts, 1).view(asked.shape[:-1])
 
-    def points_3d(self, points: Any, chunk: int | None = None) -> Tensor:
+    def points_3d(self, points: Any, chunk: int | None = None, group: int | None = None) -> Tensor:
         """3-D points [K, 3] or [B, K, 3] in metres (x right, y down, z forward).
+
+        Args:
+            points: as for `depth_at`, and so are the others.
+            chunk: queries decoded at a time where they are independent.
+            group: queries that share one pass and may influence each other.
 
         Raises:
             QueryError: the scene has no camera, or `depth_at` refuses the points.
         """
         if self.camera is None:
             raise QueryError("3-D points need a camera; encode the image with camera=Camera(...)")
-        depth = self.depth_at(points, chunk)
+        depth = self.depth_at(points, chunk, group)
         return self.camera.back_project(self._check(points).to(depth), depth)
 
     @torch.no_grad()

@@ -130,6 +130,7 @@ class DepthModel(nn.Module, ABC):
         has_auxiliary: whether there are `auxiliary` maps.
         choices: allowed values of each of the network's options, the default first.
         counts: default of each option that is a whole number.
+        order: names of the parts as `components` lists them; empty for the order of their making.
         options: the values of this network.
     """
 
@@ -139,6 +140,7 @@ class DepthModel(nn.Module, ABC):
     has_auxiliary: ClassVar[bool] = False
     choices: ClassVar[Mapping[str, Sequence[str]]] = {}
     counts: ClassVar[Mapping[str, int]] = {}
+    order: ClassVar[Sequence[str]] = ()
     encoder: Encoder
 
     def __init__(self, config: ModelConfig) -> None:
@@ -269,8 +271,9 @@ class DepthModel(nn.Module, ABC):
         return next(self.parameters()).dtype
 
     def components(self) -> dict[str, nn.Module]:
-        """Named parts of the network, in order of use."""
-        return dict(self.named_children())
+        """Named parts of the network, in order of use (`order`, or that of their making)."""
+        parts = dict(self.named_children())
+        return {name: parts[name] for name in self.order or parts if name in parts}
 
     def parameter_table(self) -> pd.DataFrame:
         """DataFrame with columns component, parameters; the last row is the total."""

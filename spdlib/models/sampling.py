@@ -172,10 +172,11 @@ def corners(cells: Tensor, size: Size) -> tuple[Tensor, Tensor]:
 def _interval(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The whole number before each fractional index among `count`, and the way behind it.
 
-    The last one ends the interval before it, so that corners are always one step apart.
+    The last one ends the interval before it, so that corners are always one step apart. NaN reads
+    the first interval, for an index must exist, and stays NaN in its shares.
     """
     inside = x.clamp(0, count - 1)
-    first = inside.floor().clamp(max=max(count - 2, 0))
+    first = inside.nan_to_num().floor().clamp(max=max(count - 2, 0))
     return first.long(), inside - first
 
 

@@ -6,7 +6,7 @@ all of it. Three networks are made of these blocks:
 
 * `V13Calibrated`: experiments 1 and 2, B1-B3 on a ConvNeXt V2-T, calibrated inverse depth.
 * `V13LogDepth`: experiments 3 and 4, B1-B5 on a ConvNeXt V2-T, log-depth.
-* `V13Plan`: document 002, B1-B5 on a frozen ViT, calibrated inverse depth. It was never trained.
+* `V13Plan`: document 002, B1-B5 on a frozen ViT, calibrated inverse depth; never trained.
 
 Each exists in two forms of one function. "literal" is the sheet, word by word. "fast" (the default)
 projects maps instead of the tokens read from them, sums the corners of bilinear reads without
@@ -583,11 +583,6 @@ class V13(DepthModel):
             answer = self.answer(self._asked(maps, points, image_size))
         local = answer["local_pixels"].unsqueeze(2).expand(-1, -1, HEADS, -1, -1)
         return {"pixels": local[None], "weights": answer["local_weights"][None], **answer}
-
-    def components(self) -> dict[str, nn.Module]:
-        """Named parts of the network, in order of use."""
-        parts = dict(self.named_children())
-        return {name: parts[name] for name in self.order if name in parts}
 
     def _add_neck(self) -> None:
         """Conv1x1 + LN of every level, then two self-attention layers on L4 (3,950,592)."""

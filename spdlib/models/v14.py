@@ -562,11 +562,6 @@ class V14(DepthModel):
         scale = self.head.scale.detach().exp()
         return {**found, "depth": depth, "scale": scale, "locations": locations, "pixels": pixels}
 
-    def components(self) -> dict[str, nn.Module]:
-        """Named parts of the network, in order of use."""
-        parts = dict(self.named_children())
-        return {name: parts[name] for name in self.order if name in parts}
-
     def _layer(self, cross: nn.Module) -> Layer:
         return Layer(cross, Canvas(self.kernels))
 

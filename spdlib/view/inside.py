@@ -133,7 +133,7 @@ def _heat(
             weights, cmap="rocket", alpha=0.55, extent=extent, interpolation="nearest", vmin=0
         )
         for cell in routed:
-            corner = (cell % columns * width / columns, cell // columns * height / rows)
+            corner = (cell % columns * width / columns - 0.5, cell // columns * height / rows - 0.5)
             ax.add_patch(
                 Rectangle(corner, width / columns, height / rows, fill=False, edgecolor="white",
                           linewidth=1.1)

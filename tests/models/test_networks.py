@@ -296,6 +296,15 @@ def test_padding_among_the_points_teaches_nothing(
             equal(value, reference)
 
 
+def test_weights_that_are_not_numbers_answer_so(model: DepthModel) -> None:
+    """No failing index before training can name the frames of the step."""
+    network = deepcopy(model)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.fill_(torch.nan)
+    assert network(torch.rand(1, 3, *SIZE), anywhere(20, 1)).depth.isnan().all()
+
+
 def test_extreme_images_have_finite_depths_and_gradients(model: DepthModel) -> None:
     """Black, white, a chequerboard of pixels, one white pixel."""
     network, images = deepcopy(model).train(), torch.zeros(4, 3, *SIZE)
