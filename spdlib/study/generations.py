@@ -6,7 +6,7 @@ differs between the given runs is an error, so that no unfair table is written b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -30,13 +30,14 @@ class EqualTerms(NamedTuple):
 
     Attributes:
         networks: a row a run and protocol: network, experiment, protocol, parameters,
-            decoder_parameters, steps, minutes of training, `SCORES`, sel_abs_rel (of the kept
+            decoder_parameters, steps, minutes of these steps, `SCORES`, sel_abs_rel (of the kept
             weights on the selection frames), abs_rel_at_equal_minutes (there too, after as many
-            minutes as the fastest run took; NaN if that was before the first evaluation, or the
-            machines differ), machine, commit.
+            minutes as the fastest network takes; NaN if that was before the first evaluation, or
+            the minutes are of different machines), machine, commit.
         pairs: a row a pair of networks and protocol: first, second, protocol, difference (of mean
-            AbsRel, first less second), low, high, verdict (on the first). Networks that a protocol
-            asks in different ways are no pair.
+            AbsRel, first less second), low, high, verdict (on the first). Intervals are of frames:
+            how far another seed would move a run they do not know. Networks that a protocol asks
+            in different ways are no pair.
         curves: a row an evaluation: network, step, epoch, minutes, sel_abs_rel, train_loss.
     """
 
@@ -73,24 +74,55 @@ class EqualTerms(NamedTuple):
         return cls(*tables)
 
 
-def equal_terms(runs: Sequence[Run | str | Path]) -> EqualTerms:
+def step_seconds(path: str | Path, points: int) -> dict[str, float]:
+    """What a training step of each network costs on a machine that does nothing else.
+
+    Args:
+        path: table of `benchmarks/training.py`, of one device and number of threads.
+        points: that a step asks of each frame.
+
+    Raises:
+        RunError: the table cannot be read, or has no step, or several of one network.
+    """
+    try:
+        table = pd.read_csv(path)
+        steps = table[(table["operation"] == "step") & (table["k"] == points)]
+        seconds = steps.set_index("network")["milliseconds"] / 1000
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(
+            f"{path} cannot be read ({error!r}); write it with `python -m spdlib bench training`"
+        ) from error
+    if seconds.empty or not seconds.index.is_unique:
+        raise RunError(
+            f"{path} has {len(seconds)} steps of {points} points for {seconds.index.nunique()} "
+            "networks; a comparison takes one each, of one machine"
+        )
+    return {str(name): float(value) for name, value in seconds.items()}
+
+
+def equal_terms(
+    runs: Sequence[Run | str | Path], seconds: Mapping[str, float] | None = None
+) -> EqualTerms:
     """Set evaluated runs of different networks side by side.
 
     Args:
         runs: or their folders; published ones will do.
+        seconds: of a step of each network, such as `step_seconds` reads them; from these minutes
+            are counted. Default: by each run's own clock, which also tells what else its machine
+            did.
 
     Raises:
-        RunError: fewer than two runs, one that was not evaluated, a network that occurs twice, or
-            settings, data or test frames that differ.
+        RunError: fewer than two runs, one that was not evaluated, a network that occurs twice or
+            has no step among `seconds`, or settings, data or test frames that differ.
     """
     opened = [each if isinstance(each, Run) else Run.open(each) for each in runs]
     if len(opened) < 2:
         raise RunError(f"a comparison takes two runs or more; got {len(opened)}")
     _require_equal(opened)
-    curves = pd.concat([_curve(run) for run in opened], ignore_index=True)
-    same = len({_machine(run) for run in opened}) == 1
-    shortest = curves.groupby("network")["minutes"].max().min() if same else np.nan
-    rows = [row for run in opened for row in _rows(run, shortest)]
+    curves = {str(run.config["network"]): _curve(run, seconds) for run in opened}
+    comparable = seconds is not None or len({_machine(run) for run in opened}) == 1
+    shortest = min(curve["minutes"].max() for curve in curves.values()) if comparable else np.nan
+    rows = [row for run in opened for row in _rows(run, curves[run.config["network"]], shortest)]
     frames = pd.concat([_points(run) for run in opened], ignore_index=True)
     networks = pd.DataFrame(rows)
     asked = {str(run.config["network"]): run.record["evaluation"]["protocols"] for run in opened}
@@ -101,7 +133,8 @@ def equal_terms(runs: Sequence[Run | str | Path]) -> EqualTerms:
         if asked[first][protocol] == asked[second][protocol]
     ]
     columns = ["first", "second", "protocol", "difference", "low", "high", "verdict"]
-    return EqualTerms(networks, pd.DataFrame(pairs, columns=columns), curves)
+    table = pd.concat(curves.values(), ignore_index=True)
+    return EqualTerms(networks, pd.DataFrame(pairs, columns=columns), table)
 
 
 def _require_equal(runs: Sequence[Run]) -> None:
@@ -158,18 +191,20 @@ def _data(run: Run, what: str) -> tuple[str, str | None]:
     return described["ids_hash"], described.get("fingerprint")
 
 
-def _curve(run: Run) -> pd.DataFrame:
+def _curve(run: Run, seconds: Mapping[str, float] | None) -> pd.DataFrame:
+    network = str(run.config["network"])
+    if seconds is not None and network not in seconds:
+        raise RunError(f"no cost of a step of {network}; there are those of {sorted(seconds)}")
     table = run.history[["step", "epoch", "seconds", "sel_abs_rel", "train_loss"]]
-    minutes = table["seconds"] / 60
-    table = table.assign(minutes=minutes).drop(columns="seconds")
-    table.insert(0, "network", run.config["network"])
+    spent = table["seconds"] if seconds is None else table["step"] * seconds[network]
+    table = table.assign(minutes=spent / 60).drop(columns="seconds")
+    table.insert(0, "network", network)
     return table
 
 
-def _rows(run: Run, minutes: float) -> list[dict[str, Any]]:
+def _rows(run: Run, curve: pd.DataFrame, minutes: float) -> list[dict[str, Any]]:
     """A run's row for each protocol, at points."""
     config, record = run.config, run.record
-    curve = _curve(run)
     parameters = record["parameters"]
     own = run.metrics
     own = own[(own["model"] == config["network"]) & (own["sites"] == "points")]

@@ -17,7 +17,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from spdlib.models import list_models
-from spdlib.study.generations import EqualTerms, equal_terms
+from spdlib.study.generations import EqualTerms, equal_terms, step_seconds
 from spdlib.study.recorded import recorded_best
 from spdlib.study.runs import Run, compare
 from spdlib.view.plots import FAINT, figure, model_colours, recorded_beside, styled
@@ -36,12 +36,18 @@ def add_parser(commands: Any) -> None:
         "--out", type=Path, required=True, metavar="FILE",
         help="writes FILE.csv, FILE_pairs.csv, FILE_curves.csv and FILE/figures/",
     )  # fmt: skip
+    parser.add_argument(
+        "--step-times", type=Path, metavar="FILE",
+        help="count minutes by the steps' cost in this table of `bench training`, not by the runs' "
+        "own clocks, which also tell what else their machine did",
+    )  # fmt: skip
     parser.set_defaults(command=_equal_terms)
 
 
 def _equal_terms(args: argparse.Namespace) -> int:
     runs = [Run.open(folder) for folder in args.runs]
-    found = equal_terms(runs)
+    points = runs[0].config["points"]
+    found = equal_terms(runs, step_seconds(args.step_times, points) if args.step_times else None)
     print(markdown(found.networks))
     print(*found.save(args.out), sep="\n")
     folder = args.out.with_suffix("")
@@ -54,7 +60,7 @@ def _equal_terms(args: argparse.Namespace) -> int:
 def markdown(networks: pd.DataFrame) -> str:
     """The first protocol's scores as a Markdown table, best first; README shows it.
 
-    "At equal minutes" is AbsRel on the selection frames, once the fastest run had ended.
+    "At equal minutes" is AbsRel on the selection frames, in the minutes of the fastest network.
 
     Args:
         networks: of `generations.equal_terms`.
@@ -123,6 +129,7 @@ def pairs_apart(pairs: pd.DataFrame, networks: pd.DataFrame, protocol: str) -> F
     """Every pair's difference in AbsRel in percent: the row's network less the column's.
 
     Green cells are better, red ones worse, by a paired bootstrap over frames (95 %); grey is a tie.
+    That is one run a network: the interval is not of seeds, and the figure says so.
 
     Args:
         pairs: of `generations.equal_terms`.
@@ -142,7 +149,10 @@ def pairs_apart(pairs: pd.DataFrame, networks: pd.DataFrame, protocol: str) -> F
     ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
     ax.set_xticks(places, names)
     ax.set_yticks(places, [f"{name}  {scores[name]:.3f}" for name in names])
-    ax.set_title(f"AbsRel against the column's network, {protocol}, points")
+    ax.set_title(
+        f"AbsRel against the column's network, {protocol}, points\n"
+        "one seed each: verdicts hold for other frames, not for other seeds"
+    )
     ax.grid(visible=False)
     return fig
 

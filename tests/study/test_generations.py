@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from spdlib.errors import RunError
-from spdlib.study.generations import EqualTerms, equal_terms
+from spdlib.study.generations import EqualTerms, equal_terms, step_seconds
 from spdlib.study.runs import Run
 
 FRAMES = 40
@@ -87,6 +87,40 @@ def test_minutes_of_other_machines_and_before_the_first_evaluation_say_nothing(
     table = equal_terms([fast, other]).networks
     assert table["abs_rel_at_equal_minutes"].isna().all()
     assert table["machine"].tolist() == ["fast, 1 threads", "slow, 1 threads"]
+
+
+def test_minutes_can_be_counted_by_the_cost_of_a_step(write: Write, tmp_path: Path) -> None:
+    """Whatever the clocks of the two runs, on two machines, say."""
+    runs = [write("v13_1", errors(0.3), 9000.0), write("v15_2", errors(0.2), cpu="slow")]
+    table = tmp_path / "bench.csv"
+    rows = [("v13_1", "step", 64, 6000), ("v15_2", "step", 64, 3000), ("v15_2", "step", 256, 9000)]
+    columns = ["network", "operation", "k", "milliseconds"]
+    pd.DataFrame(rows, columns=columns).to_csv(table)
+    seconds = step_seconds(table, 64)
+    assert seconds == {"v13_1": 6.0, "v15_2": 3.0}
+    terms = equal_terms(runs, seconds)
+    found = terms.networks.set_index("network")
+    assert found["minutes"].tolist() == [2, 1]
+    assert found["abs_rel_at_equal_minutes"].tolist() == [0.4, 0.2]
+    assert terms.curves["minutes"].tolist() == [1, 2, 0.5, 1]
+
+
+def test_costs_that_do_not_fit_are_refused(write: Write, tmp_path: Path) -> None:
+    runs = [write("v13_1", errors(0.3)), write("v15_2", errors(0.2))]
+    with pytest.raises(RunError, match=r"no cost of a step of v13_1; .*\['v15_2'\]"):
+        equal_terms(runs, {"v15_2": 1.0})
+    table = tmp_path / "bench.csv"
+    with pytest.raises(RunError, match=r"bench.csv cannot be read .*bench training"):
+        step_seconds(table, 64)
+    pd.DataFrame({"network": ["v13_1"]}).to_csv(table)
+    with pytest.raises(RunError, match="cannot be read"):
+        step_seconds(table, 64)
+    twice = {"network": ["v13_1"] * 2, "operation": "step", "k": 64, "milliseconds": 9}
+    pd.DataFrame(twice).to_csv(table)
+    with pytest.raises(RunError, match="has 2 steps of 64 points for 1 networks"):
+        step_seconds(table, 64)
+    with pytest.raises(RunError, match="has 0 steps of 256 points"):
+        step_seconds(table, 256)
 
 
 def test_networks_that_are_asked_otherwise_are_no_pair(write: Write) -> None:
