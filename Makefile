@@ -8,7 +8,7 @@
 #   DEMO_PROFILE=smoke        another profile for the demo
 #   JOBS=4                    networks that `generations` trains at a time
 #   TRAIN_ARGS="--set steps=600 --set points=64 --set evaluate_every=120"
-#                             added to its `train` commands; these make README's table
+#                             added to its `train` commands, here for a shorter race than README's
 #   GENERATIONS_OUT=/runs     where `generations` keeps and publishes its runs
 
 PYTHON ?= python3

@@ -19,6 +19,10 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from spdlib.models import list_models, network_class
+from spdlib.models.encoders import INPUT_NORMS
+from spdlib.study.config import TRAIN_SUBSETS, VALIDATIONS
+from spdlib.study.losses import AUXILIARY_TARGETS
 from spdlib.view.workbook import notebook_parameters
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -156,6 +160,36 @@ def test_no_file_names_a_registry_or_a_place_on_one_machine() -> None:
             continue  # a picture or weights
         found += [f"{path.name}: {hit.group()}" for hit in FORBIDDEN.finditer(text)]
     assert not found
+
+
+FAULTS = REPOSITORY / "docs" / "faults.md"
+FAULT = r"\bF\d{1,2}[a-d]?\b"
+
+
+def test_every_fault_that_is_cited_is_explained() -> None:
+    explained = re.findall(rf"^\| ({FAULT})", FAULTS.read_text(), re.MULTILINE)
+    assert len(explained) == len(set(explained))
+    told = [*PACKAGE.rglob("*.py"), *NOTEBOOKS, REPOSITORY / "README.md"]
+    cited = {code for path in told for code in re.findall(FAULT, path.read_text())}
+    assert len(cited) > 10
+    assert cited <= set(explained), sorted(cited - set(explained))
+
+
+def test_faults_are_off_by_default_and_switched_on_as_described() -> None:
+    choices = {
+        "aux_target": AUXILIARY_TARGETS, "input_norm": INPUT_NORMS, "train_subset": TRAIN_SUBSETS,
+        "validation": VALIDATIONS,
+    }  # fmt: skip
+    for name in list_models():
+        choices |= {option: tuple(found) for option, found in network_class(name).choices.items()}
+    named = set()
+    for line in re.findall(rf"^\| {FAULT}.*", FAULTS.read_text(), re.MULTILINE):
+        *_, right, wrong, _ = line.split("|")
+        described = [re.findall(r"`(\w+)=(\w+)`", cell) for cell in (right, wrong)]
+        for (option, off), (same, on) in zip(*described, strict=True):
+            assert (option, (off, on)) == (same, choices[option]), line
+            named.add(option)
+    assert len(named) > 10
 
 
 def test_no_file_is_large() -> None:
