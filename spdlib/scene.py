@@ -108,7 +108,7 @@ class Scene:
                 group that is no whole number from 1.
         """
         for name, size in (("chunk", chunk), ("group", group)):
-            if size is not None and (not isinstance(size, int) or size < 1):
+            if size is not None and (type(size) is not int or size < 1):
                 raise QueryError(f"{name} is a whole number of queries from 1; got {size!r}")
         asked = self._check(points)
         inside = self._to_network(asked.view(-1, *asked.shape[-2:]))

@@ -176,7 +176,7 @@ def test_every_fault_that_is_cited_is_explained() -> None:
 
 
 def test_faults_are_off_by_default_and_switched_on_as_described() -> None:
-    choices = {
+    choices: dict[str, tuple[str, ...]] = {
         "aux_target": AUXILIARY_TARGETS, "input_norm": INPUT_NORMS, "train_subset": TRAIN_SUBSETS,
         "validation": VALIDATIONS,
     }  # fmt: skip

@@ -452,7 +452,7 @@ def test_a_batch_needs_points_for_every_image(model: DepthModel) -> None:
 
 def test_senseless_chunks_and_strides_are_refused(model: DepthModel, image: np.ndarray) -> None:
     scene = model.encode(image)
-    for chunk in (0, 2.5, "9"):
+    for chunk in (0, 2.5, "9", True):
         with pytest.raises(QueryError, match=f"chunk is a whole number .* got {chunk!r}"):
             scene.depth_at([[1.0, 2.0]], chunk=chunk)  # type: ignore[arg-type]
     with pytest.raises(QueryError, match="stride must be at least 1"):
