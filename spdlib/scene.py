@@ -122,9 +122,9 @@ class Scene:
         """3-D points [K, 3] or [B, K, 3] in metres (x right, y down, z forward).
 
         Args:
-            points: as for `depth_at`, and so are the others.
-            chunk: queries decoded at a time where they are independent.
-            group: queries that share one pass and may influence each other.
+            points: (u, v), [K, 2] or [B, K, 2].
+            chunk: as for `depth_at`.
+            group: as for `depth_at`.
 
         Raises:
             QueryError: the scene has no camera, or `depth_at` refuses the points.
