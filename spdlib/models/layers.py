@@ -19,8 +19,8 @@ HEAD_BIAS = {"zero": 0.0, "median": math.log(2.5)}
 class ChannelLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of [B, C, h, w]."""
 
-    def __init__(self, channels: int, eps: float = 1e-6) -> None:
-        super().__init__(channels, eps=eps)
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, eps=1e-5)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, h, w]."""

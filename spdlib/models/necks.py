@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from spdlib.models.layers import ChannelLayerNorm
 
 
-def project(in_channels: int, width: int, eps: float = 1e-6) -> nn.Sequential:
+def project(in_channels: int, width: int) -> nn.Sequential:
     """Conv1x1 to `width` channels, then LayerNorm over them."""
-    return nn.Sequential(nn.Conv2d(in_channels, width, 1), ChannelLayerNorm(width, eps))
+    return nn.Sequential(nn.Conv2d(in_channels, width, 1), ChannelLayerNorm(width))
 
 
 class PyramidNeck(nn.Module):
@@ -20,16 +20,13 @@ class PyramidNeck(nn.Module):
     Args:
         channels: of the encoder's levels.
         width: of all levels behind the neck, or of each.
-        eps: of the norms.
     """
 
-    def __init__(
-        self, channels: Sequence[int], width: int | Sequence[int] = 64, eps: float = 1e-6
-    ) -> None:
+    def __init__(self, channels: Sequence[int], width: int | Sequence[int] = 64) -> None:
         super().__init__()
         widths = [width] * len(channels) if isinstance(width, int) else width
         pairs = zip(channels, widths, strict=True)
-        self.project = nn.ModuleList(project(c, own, eps) for c, own in pairs)
+        self.project = nn.ModuleList(project(c, own) for c, own in pairs)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Four levels [B, C_l, h_l, w_l] -> four levels [B, width_l, h_l, w_l]."""

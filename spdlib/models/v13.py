@@ -65,10 +65,13 @@ LEVELS = ("L1", "L2", "L3", "L4")
 CHANNELS = (64, 128, 192, 384)
 """Widths of the four levels behind the neck."""
 
-WIDTH, HEADS, EPS = 192, 6, 1e-5
+WIDTH, HEADS = 192, 6
 SIDE, CENTRE = 5, 12
 LEARNED, REACH = 8, 6
 """Learned offsets of B1, and how many cells of L1 they reach."""
+CODE_UNIT = 16
+"""Cells of L1 that an offset's code takes for one turn. Offsets span 2 x 6 cells: in units of fewer
+than 12, some that differ would have one code (+3 and -3, +6 and -6 in units of 6)."""
 
 LOCAL_BANDS, PLACE_BANDS = 4, 8
 READS = 4
@@ -150,7 +153,7 @@ class PlanNeck(nn.Module):
         super().__init__()
         pairs = list(zip(channels, CHANNELS, strict=True))
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in pairs)
-        self.norm = nn.ModuleList(ChannelLayerNorm(width, EPS) for width in CHANNELS)
+        self.norm = nn.ModuleList(ChannelLayerNorm(width) for width in CHANNELS)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """Four taps [B, C, h, w] -> [B, 64, 4h, 4w], [128, 2h, 2w], [192, h, w], [384, h/2, w/2].
@@ -327,7 +330,7 @@ class B1(nn.Module):
         super().__init__()
         self.fast = options["sparse"] == "fast"
         # whole cells make whole turns and all have one code (F10): the recorded fault
-        self.unit = REACH if options["offset_code"] == "scaled" else 1
+        self.unit = CODE_UNIT if options["offset_code"] == "scaled" else 1
         self.offsets = nn.Linear(CHANNELS[0], 2 * LEARNED)
         self.local = nn.Linear(CHANNELS[0] + 4 * LOCAL_BANDS, WIDTH)
         self.value2 = nn.Linear(CHANNELS[1], WIDTH)
@@ -488,7 +491,7 @@ class V13(DepthModel):
         sparse: "fast" | "literal", see the module.
         grid_rule: "half_pixel" | "recorded", how pixels find cells (F9). The plan never ran; it is
             given the rule of the networks that did.
-        offset_code: "scaled" | "recorded", B1 codes an offset in units of its reach, or in whole
+        offset_code: "scaled" | "recorded", B1 codes an offset in units of 16 cells, or in whole
             cells, which all have one code (F10).
         token_positions: "sincos" | "none", whether the cells that attend to each other, or that a
             B3 reads, tell their place (F11).
@@ -587,7 +590,7 @@ class V13(DepthModel):
     def _add_neck(self) -> None:
         """Conv1x1 + LN of every level, then two self-attention layers on L4 (3,950,592)."""
         refuse_plain_vit(self)
-        self.neck: nn.Module = PyramidNeck(self.encoder.channels, CHANNELS, EPS)
+        self.neck: nn.Module = PyramidNeck(self.encoder.channels, CHANNELS)
         self.level4_attention = MapAttention(CHANNELS[3], HEADS, positions=self.coded)
 
     def _asked(self, maps: Maps, points: Tensor, image_size: Size) -> Asked:
