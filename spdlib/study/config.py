@@ -173,6 +173,7 @@ class RunConfig:
         Raises:
             ConfigError: a field is unknown, missing or contradicts another.
         """
+        values = {key: value for key, value in values.items() if key != "grid_rule"}
         unknown = sorted(set(values) - {f.name for f in fields(cls)})
         if unknown:
             raise ConfigError(f"unknown fields in a run's config: {unknown}")
