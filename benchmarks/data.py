@@ -30,7 +30,8 @@ from spdlib.data.samples import EpochBatches, SampleConfig, TrainingSamples
 from spdlib.data.sources import BTSFolder, FastDepthFolder
 from spdlib.data.store import PackedFrames, pack
 from spdlib.errors import ConfigError, SPDError
-from spdlib.study.runs import code_version, machine, write_json, write_table
+from spdlib.machine import code_version, machine
+from spdlib.study.runs import write_json, write_table
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "measured" / "bench_data.csv"
 TRUTH = "inpainted"

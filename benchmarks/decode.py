@@ -6,7 +6,7 @@ behind a ViT at 518x518. All weights are random, the same in both forms of a net
 must give the same answers.
 
 Operations take turns, so that a busy moment of the machine does not count against one of them;
-medians over the rounds are shown, also as multiples of their floor (see `spdlib.study.timing`).
+medians over the rounds are shown, also as multiples of their floor (see `_timing`).
 Floors of v15_2's queries and dense maps are by formula, all others by counting.
 
     python -m spdlib bench decode [--device cuda] [--quick]
@@ -27,13 +27,14 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from benchmarks._timing import PRODUCT, Operation, floors, measure, timings
 from spdlib.errors import ConfigError, ModelError, SPDError
 from spdlib.geometry import Size
+from spdlib.machine import code_version, machine
 from spdlib.models import CONVNEXT_V2_TINY, DepthModel, create_model, network_class
 from spdlib.models.counting import counted_macs, gathered_bytes
 from spdlib.scene import Scene
-from spdlib.study.runs import code_version, machine, write_json, write_table
-from spdlib.study.timing import PRODUCT, Operation, floors, measure, timings, using_threads
+from spdlib.study.runs import write_json, write_table
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "measured" / "bench_decode.csv"
 DAV2 = "DAv2-S (Hugging Face)"
@@ -389,8 +390,7 @@ def main(given: Sequence[str] | None = None) -> None:
     operations.append(depth_anything_operation(device, args.quick))
     tables, conclusions = [], []
     for threads in args.threads if device.type == "cpu" else [None]:
-        with using_threads(threads):
-            table = timings(operations, measure(operations, args.rounds, args.slot, device))
+        table = timings(operations, measure(operations, args.rounds, args.slot, threads))
         table["times_faster"] = times_faster(table)
         table.insert(0, "threads", threads)
         table.insert(0, "device", device.type)

@@ -19,12 +19,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from spdlib.errors import SPDError
+from spdlib.machine import code_version, machine
 from spdlib.models import DepthModel, create_model, list_models
 from spdlib.models.base import count_parameters
 from spdlib.models.counting import QUERIES, macs_per_image, macs_per_query
 from spdlib.study.generations import EqualTerms
 from spdlib.study.recorded import recorded_best, recorded_facts
-from spdlib.study.runs import code_version, machine, write_json, write_table
+from spdlib.study.runs import write_json, write_table
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "measured" / "networks.csv"
 COMPARISON = OUTPUT.with_name("generations_nyu_labeled")

@@ -4,7 +4,7 @@ A step is forward, loss, backward, clipping and optimizer, as `spdlib.study.trai
 for averaging weights, some milliseconds), at the image size, batch and encoder of profile
 `equal_terms`. The encoder's own forward and backward stand beside it: no network can take less.
 Operations take turns; floors are counted MACs at the speed of a large float32 product (see
-`spdlib.study.timing`). Reading frames is not part of it.
+`_timing`). Reading frames is not part of it.
 
     python -m spdlib bench training [--points 64 256] [--precision float32] [--quick]
 """
@@ -22,14 +22,14 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from benchmarks._timing import PRODUCT, Operation, floors, measure, timings
 from spdlib.errors import ConfigError, SPDError
+from spdlib.machine import code_version, keep_freed_memory, machine
 from spdlib.models import DepthModel, create_model
 from spdlib.models.counting import counted_macs
 from spdlib.study.config import RunConfig
-from spdlib.study.memory import keep_freed_memory
 from spdlib.study.profiles import EQUAL_TERMS, resolve
-from spdlib.study.runs import code_version, machine, write_json, write_table
-from spdlib.study.timing import PRODUCT, Operation, floors, measure, timings, using_threads
+from spdlib.study.runs import write_json, write_table
 from spdlib.study.training import DTYPES, batch_loss, precision_of
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "measured" / "bench_training.csv"
@@ -146,8 +146,7 @@ def main(given: Sequence[str] | None = None) -> None:
     operations += operations_of(args.experiments, args.points, device, **settings, **fresh)
     tables = []
     for threads in args.threads if device.type == "cpu" else [None]:
-        with using_threads(threads):
-            table = timings(operations, measure(operations, rounds, 0.05, device))
+        table = timings(operations, measure(operations, rounds, 0.05, threads))
         table.insert(0, "threads", threads)
         tables.append(table.drop(columns=["gathered_bytes", "bound", "difference"]))
     table = pd.concat(tables)

@@ -48,6 +48,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         raise ConfigError(_unknown_benchmark(arguments.name, known))
     script = BENCHMARKS / f"{arguments.name}.py"
     sys.argv = [str(script), *arguments.arguments]
+    sys.path.insert(0, str(BENCHMARKS.parent))
     runpy.run_path(str(script), run_name="__main__")
     return 0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -24,6 +25,7 @@ from spdlib.study.config import evaluation_crop
 from spdlib.study.losses import LOSSES
 from spdlib.study.metrics import BINS, bin_name
 from spdlib.study.recorded import CORRECTED, SCORES, recorded, recorded_facts
+from spdlib.study.runs import Run
 
 EPOCHS = "epoch by epoch"
 SAME, LAST, BEST = "final, same epoch", "final, last epoch on record", "final, best epoch on record"
@@ -118,6 +120,55 @@ class _Pair(NamedTuple):
     their_epoch: float | None
     ours: _Series
     our_epoch: float | None
+
+
+def compare(
+    runs: Run | str | Path | Sequence[Run | str | Path],
+    experiment: str,
+    metrics: Sequence[str] | None = None,
+) -> pd.DataFrame:
+    """Set what the log recorded of an experiment against what runs measured.
+
+    Args:
+        runs: one or several runs, or their folders.
+        experiment: of the log, such as "exp13"; "exp08_corrected" finds exp08.
+        metrics: which of `recorded.SCORES`; default those that are on record and were measured.
+
+    Returns:
+        The table of `compare_tables`: recorded beside measured, epoch by epoch and for
+        the final weights, with protocol, frames and data of both sides, and whether it is fair.
+
+    Raises:
+        ConfigError: the experiment is not on record, or a metric is unknown.
+        DataError: recorded.csv is missing.
+        RunError: a folder holds no run, a run has no history, or neither side has the metrics.
+    """
+    several = [runs] if isinstance(runs, Run | str | Path) else runs
+    opened = [each if isinstance(each, Run) else Run.open(each) for each in several]
+    named = zip(opened, _names(opened), strict=True)
+    return compare_tables([_measured(run, name) for run, name in named], experiment, metrics)
+
+
+def _names(opened: Sequence[Run]) -> list[str]:
+    """Names of the runs' folders, with their parents' where one occurs twice."""
+    folders = [run.folder.resolve() for run in opened]
+    names = [folder.name for folder in folders]
+    if len(set(names)) == len(names):
+        return names
+    return [f"{folder.parent.name}/{folder.name}" for folder in folders]
+
+
+def _measured(run: Run, name: str) -> Measured:
+    """A run's tables; one that was not evaluated has neither metrics nor bins."""
+    evaluated = (run.folder / "metrics.csv").is_file()
+    return Measured(
+        name=name,
+        config=run.config,
+        record=run.record,
+        history=run.history,
+        metrics=run.metrics if evaluated else None,
+        bins=run.bins if evaluated else None,
+    )
 
 
 def compare_tables(

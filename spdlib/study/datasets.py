@@ -16,9 +16,9 @@ from spdlib.data.rooms import Rooms
 from spdlib.data.store import PackedFrames, info
 from spdlib.errors import RunError
 from spdlib.geometry import Size
+from spdlib.machine import usable_cores
 from spdlib.study.config import RunConfig
 from spdlib.study.experiments import SHARD
-from spdlib.study.runs import usable_cores
 
 ENOUGH_TO_SHARE = 64
 """Frames that are worth starting processes for."""

@@ -40,6 +40,7 @@ from spdlib.data.queries import (
 )
 from spdlib.errors import RunError
 from spdlib.geometry import Camera, Size
+from spdlib.machine import origin
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.scene import GROUP, Scene
@@ -54,7 +55,7 @@ from spdlib.study.metrics import (
     merge_processes,
     paired_bootstrap,
 )
-from spdlib.study.runs import Run, describe_frames, origin, write_bytes
+from spdlib.study.runs import Run, describe_frames, write_bytes
 
 SWEEP = (1, 64, 256, 1024)
 SWEEP_SINGLES = 64

@@ -1,144 +1,29 @@
-"""A run's folder: what was trained, on what, by which machine, with which result (decisions 9).
+"""A run's folder: what was trained, on what, by which machine, with which result.
 
 One folder holds one run: the resolved config, a record of everything else needed to repeat it,
 tidy tables, and weights as safetensors. Every file is written to a temporary name, synced and
 renamed, so that a crash or a full disk leaves the previous file whole. Nothing is unpickled.
-`compare` sets what runs measured beside what the log `recorded`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
-import platform
-import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 
 from spdlib import disk
 from spdlib.data.frames import Frames
 from spdlib.data.store import PackedFrames, info
 from spdlib.errors import RunError
-from spdlib.study.comparison import Measured, compare_tables
-from spdlib.study.comparison import fairness as fairness
-from spdlib.study.recorded import recorded as recorded
 
-LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pandas", "h5py", "accelerate", "safetensors")
 FIGURES_OF_FRAMES = ("frames", "error_maps", "query")
 """Figures that show images of the data, which may not be redistributed."""
 DEFAULT_ROOT = Path("results") / "runs"
-
-
-def machine() -> dict[str, Any]:
-    """Describe this machine: processors, memory, system and library versions.
-
-    A host name, user or path is never part of it.
-    """
-    return {
-        "cpu": _cpu_model(),
-        "cores": usable_cores(),
-        "memory_gib": _memory_gib(),
-        "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
-        "system": _system(),
-        "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
-        "torch_threads": torch.get_num_threads(),
-    }
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.lower().startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    if platform.system() == "Darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
-    return platform.processor() or platform.machine()
-
-
-def usable_cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, ValueError, OSError):
-        return None
-
-
-def _gpu(index: int) -> dict[str, Any]:
-    properties = torch.cuda.get_device_properties(index)
-    return {"model": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1)}
-
-
-def _system() -> str:
-    name = platform.system()
-    with contextlib.suppress(OSError, KeyError, AttributeError):
-        name = platform.freedesktop_os_release()["PRETTY_NAME"]
-    return f"{name} {platform.machine()}"
-
-
-def _version(library: str) -> str | None:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _output(*command: str, folder: Path | None = None) -> str | None:
-    """Standard output of a command without its final newline; None if it failed."""
-    try:
-        done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=20, check=True
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.rstrip("\n")
-
-
-def code_version() -> dict[str, Any]:
-    """Git commit of the package's checkout, whether tracked files differ, and a hash of its source.
-
-    `commit` and `dirty` are None where the package does not live in a git checkout; `source_hash`
-    names the code in any case.
-    """
-    here = Path(__file__).resolve().parent
-    source = source_hash(here.parent)
-    # An installed package may lie inside somebody else's checkout.
-    if not _output("git", "ls-files", Path(__file__).name, folder=here):
-        return {"commit": None, "dirty": None, "source_hash": source}
-    commit = _output("git", "rev-parse", "HEAD", folder=here)
-    changes = _output("git", "status", "--porcelain", "--untracked-files=no", folder=here)
-    dirty = None if commit is None else bool(changes)
-    return {"commit": commit, "dirty": dirty, "source_hash": source}
-
-
-def source_hash(folder: str | Path) -> str:
-    """First 16 hex digits of the SHA-256 of names and contents of all Python files in a folder."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(folder).rglob("*.py")):
-        content = path.read_bytes()
-        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode())
-        digest.update(content)
-    return digest.hexdigest()[:16]
-
-
-def origin() -> dict[str, Any]:
-    """Code and machine at work, as they stand in a record beside what they made."""
-    return {"code": code_version(), "machine": machine()}
 
 
 def hash_of(value: Any) -> str:
@@ -358,52 +243,3 @@ def publish(run: Run, target: str | Path) -> list[str]:
     for path in sorted(files):
         write_bytes(Path(target) / path.relative_to(run.folder), path.read_bytes())
     return sorted(str(path.relative_to(run.folder)) for path in files)
-
-
-def compare(
-    runs: Run | str | Path | Sequence[Run | str | Path],
-    experiment: str,
-    metrics: Sequence[str] | None = None,
-) -> pd.DataFrame:
-    """Set what the log recorded of an experiment against what runs measured.
-
-    Args:
-        runs: one or several runs, or their folders.
-        experiment: of the log, such as "exp13"; "exp08_corrected" finds exp08.
-        metrics: which of `recorded.SCORES`; default those that are on record and were measured.
-
-    Returns:
-        The table of `comparison.compare_tables`: recorded beside measured, epoch by epoch and for
-        the final weights, with protocol, frames and data of both sides, and whether it is fair.
-
-    Raises:
-        ConfigError: the experiment is not on record, or a metric is unknown.
-        DataError: recorded.csv is missing.
-        RunError: a folder holds no run, a run has no history, or neither side has the metrics.
-    """
-    several = [runs] if isinstance(runs, Run | str | Path) else runs
-    opened = [each if isinstance(each, Run) else Run.open(each) for each in several]
-    named = zip(opened, _names(opened), strict=True)
-    return compare_tables([_measured(run, name) for run, name in named], experiment, metrics)
-
-
-def _names(opened: Sequence[Run]) -> list[str]:
-    """Names of the runs' folders, with their parents' where one occurs twice."""
-    folders = [run.folder.resolve() for run in opened]
-    names = [folder.name for folder in folders]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{folder.parent.name}/{folder.name}" for folder in folders]
-
-
-def _measured(run: Run, name: str) -> Measured:
-    """A run's tables; one that was not evaluated has neither metrics nor bins."""
-    evaluated = (run.folder / "metrics.csv").is_file()
-    return Measured(
-        name=name,
-        config=run.config,
-        record=run.record,
-        history=run.history,
-        metrics=run.metrics if evaluated else None,
-        bins=run.bins if evaluated else None,
-    )

@@ -45,21 +45,18 @@ from spdlib.data.samples import EpochBatches, SampleConfig, TrainingSamples
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, RunError
 from spdlib.geometry import Camera
+from spdlib.machine import code_version, keep_freed_memory, origin, usable_cores
 from spdlib.models import DepthModel, create_model, load
 from spdlib.study.config import RunConfig
 from spdlib.study.diagnostics import gradient_coverage
 from spdlib.study.evaluation import selection_scores
 from spdlib.study.losses import LossValue, dense_auxiliary, named_loss
-from spdlib.study.memory import keep_freed_memory
 from spdlib.study.preflight import PreflightError, check
 from spdlib.study.profiles import deviations
 from spdlib.study.runs import (
     Run,
-    code_version,
     describe_frames,
     hash_of,
-    origin,
-    usable_cores,
     write_bytes,
     write_json,
 )

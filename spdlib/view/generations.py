@@ -17,9 +17,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from spdlib.models import list_models
+from spdlib.study.comparison import compare
 from spdlib.study.generations import EqualTerms, equal_terms, step_seconds
 from spdlib.study.recorded import recorded_best
-from spdlib.study.runs import Run, compare
+from spdlib.study.runs import Run
 from spdlib.view.plots import FAINT, figure, model_colours, recorded_beside, styled
 from spdlib.view.report import TURNED, keep
 

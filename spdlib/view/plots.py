@@ -210,7 +210,7 @@ def recorded_beside(
     log quotes. Underneath stands what of it is a fair comparison, and what is not and why.
 
     Args:
-        compared: of `runs.compare`.
+        compared: of `comparison.compare`.
         metrics: which of its metrics; those that it lacks are left out.
 
     Raises:

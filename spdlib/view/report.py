@@ -174,7 +174,7 @@ def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
     """A run's final scores beside the epoch that the record quotes, its best.
 
     Args:
-        compared: of `runs.compare`, with one run that was evaluated.
+        compared: of `comparison.compare`, with one run that was evaluated.
 
     Returns:
         score, this run, recorded; the column names say model, protocol and epoch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from spdlib.study.comparison import (
     Measured,
     _word,
     as_recorded,
+    compare,
     compare_tables,
     fairness,
     recorded_scores,
@@ -25,6 +27,7 @@ from spdlib.study.comparison import (
 from spdlib.study.experiments import SHARD
 from spdlib.study.profiles import resolve
 from spdlib.study.recorded import recorded_facts
+from spdlib.study.runs import Run
 
 Change = Callable[[Measured], Measured]
 
@@ -229,3 +232,32 @@ def test_runs_of_the_log_agree_with_what_the_record_says_of_them() -> None:
         assert {"data", "grid_rule", "t_max"} < set(shared), name
         used = {fact: _word(config[fact]) for fact in shared}
         assert used == {fact: _word(facts[fact]) for fact in shared}, name
+
+
+def test_committed_runs_stand_beside_the_record(repository: Path) -> None:
+    folders = [repository / "results" / "measured" / f"v15_2_nyu_labeled{end}"
+               for end in ("", "_lambda085")]  # fmt: skip
+    table = compare([Run(folders[0]), str(folders[1])], "exp13", ["abs_rel"])
+    assert list(table["run"].unique()) == [folder.name for folder in folders]
+    best = table[table["pairing"] == BEST]
+    assert best["measured"].round(3).tolist() == [0.171, 0.168]
+    assert not table["fair"].any()
+    assert "699 frames (log: nyu_full, 47,584 frames)" in best["trained_otherwise"].iloc[0]
+    assert table.groupby("run")["trained_otherwise"].nunique().eq(1).all()
+    pd.testing.assert_frame_equal(compare(folders[0], "exp13"), compare([folders[0]], "exp13"))
+
+
+def test_runs_of_one_name_are_told_apart(repository: Path, tmp_path: Path) -> None:
+    committed = repository / "results" / "measured" / "v15_2_nyu_labeled"
+    copy = tmp_path / committed.name
+    copy.mkdir()
+    for name in ("config.json", "record.json", "history.csv"):
+        (copy / name).write_bytes((committed / name).read_bytes())
+    table = compare([committed, copy], "exp13", ["abs_rel"])
+    parents = ["measured", tmp_path.name]
+    assert list(table["run"].unique()) == [f"{parent}/{copy.name}" for parent in parents]
+
+
+def test_comparing_needs_a_run(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no run"):
+        compare(tmp_path, "exp13")

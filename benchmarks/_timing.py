@@ -7,14 +7,13 @@ same run, with the same threads.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 import pandas as pd
 import torch
+from torch.utils.benchmark import Timer
 from tqdm import tqdm
 
 PRODUCT = 1024
@@ -59,46 +58,25 @@ def floors(device: torch.device) -> list[Operation]:
 
 
 def measure(
-    operations: Sequence[Operation], rounds: int, slot: float, device: torch.device
+    operations: Sequence[Operation], rounds: int, slot: float, threads: int | None = None
 ) -> list[float]:
     """Median seconds of each operation; short ones are repeated to fill `slot` seconds a round.
 
-    They take turns, so that a busy moment of the machine does not count against one of them. Two
-    calls of each, not counted, warm up and tell how often it is repeated.
+    They take turns, so that a busy moment of the machine does not count against one of them.
+
+    Args:
+        operations: what to time.
+        rounds: turns of each operation.
+        slot: seconds that a turn lasts at least, after warming up.
+        threads: of PyTorch; None for as many as there are.
     """
-    warm = [min(elapsed(operation.run, 1, device) for _ in range(2)) for operation in operations]
-    repeats = [max(1, min(200, int(slot / seconds))) for seconds in warm]
+    count = threads or torch.get_num_threads()
+    timers = [Timer("run()", globals={"run": op.run}, num_threads=count) for op in operations]
     seconds: list[list[float]] = [[] for _ in operations]
     for _ in tqdm(range(rounds), mininterval=5, desc="rounds"):
-        for times, operation, count in zip(seconds, operations, repeats, strict=True):
-            times.append(elapsed(operation.run, count, device))
+        for times, timer in zip(seconds, timers, strict=True):
+            times.append(timer.blocked_autorange(min_run_time=slot).median)
     return [median(times) for times in seconds]
-
-
-def elapsed(run: Callable[[], object], count: int, device: torch.device) -> float:
-    """Mean seconds of `count` calls."""
-    _synchronise(device)
-    started = time.perf_counter()
-    for _ in range(count):
-        run()
-    _synchronise(device)
-    return (time.perf_counter() - started) / count
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-@contextmanager
-def using_threads(count: int | None) -> Iterator[None]:
-    """Run with this many threads, None for as many as there are."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def timings(operations: Sequence[Operation], seconds: Sequence[float]) -> pd.DataFrame:
