@@ -1,72 +1,99 @@
-"""The command line: `python -m spdlib COMMAND`, from data and training to notebooks.
+"""The command line: `spdlib COMMAND`, or `python -m spdlib COMMAND`.
 
-Each sub-command lives in the module that owns its work; this one only gathers them and turns
-errors that a user can mend into one line.
+Each command lives in the module that does its work, which is imported only when it is chosen, so
+that help comes at once. That is why the standard argparse stays: libraries that read typed
+functions, such as tyro or jsonargparse, import all of them, and PyTorch with them, to print help.
 """
 
 from __future__ import annotations
 
 import argparse
+import pkgutil
 import runpy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from spdlib.data import cli as data_cli
-from spdlib.errors import ConfigError, SPDError, did_you_mean
-from spdlib.study import cli as study_cli
-from spdlib.view import generations, workbook
+from spdlib.errors import ConfigError, SPDError, unknown_name
+from spdlib.version import __version__
+
+COMMANDS = {
+    "data": ("spdlib.data.cli:add_data", "pack, verify or describe training data"),
+    "train": (
+        "spdlib.study.cli:add_train",
+        "train an experiment; the same command continues an interrupted run",
+    ),
+    "evaluate": (
+        "spdlib.study.cli:add_evaluate",
+        "score a run's best weights and the image-free baselines on the test frames",
+    ),
+    "publish": (
+        "spdlib.study.cli:add_publish",
+        "copy a run's record, tables and figures without frames to a folder to commit",
+    ),
+    "equal-terms": (
+        "spdlib.view.generations:add_equal_terms",
+        "set evaluated runs of several networks side by side, with intervals for every pair",
+    ),
+    "run": ("spdlib.view.workbook:add_run", "execute a notebook without a browser"),
+    "bench": ("spdlib.__main__:add_bench", "run one of the measured comparisons"),
+}
+"""Name: (function that adds the command's arguments and sets `command`, help)."""
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 INTERRUPTED = 130
 """What a shell reports for a program ended by Ctrl-C."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser with every sub-command."""
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """The parser with every command; only the chosen one has its arguments.
+
+    Raises:
+        ConfigError: there is no such command.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m spdlib",
-        description="Sparse-query depth: encode an image once, ask the depth of any point.",
+        prog="spdlib", description="Encode an image once, ask the depth of any point."
     )
+    parser.add_argument("--version", action="version", version=f"spdlib {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for owner in (data_cli, study_cli, generations, workbook):
-        owner.add_parser(commands)
-    _add_bench(commands)
+    for name, (place, text) in COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        if name == chosen:
+            pkgutil.resolve_name(place)(command)
+    if chosen is not None and chosen not in COMMANDS:
+        raise ConfigError(unknown_name("command", chosen, COMMANDS))
     return parser
 
 
-def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("bench", help="run one of the measured comparisons")
+def add_bench(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `bench`."""
     parser.add_argument("name", help="a file of benchmarks/, without .py")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help="handed to the benchmark")
     parser.set_defaults(command=_bench)
 
 
-def _bench(arguments: argparse.Namespace) -> int:
+def _bench(arguments: argparse.Namespace) -> None:
     known = sorted(path.stem for path in BENCHMARKS.glob("[!_]*.py"))
+    if not known:
+        raise ConfigError(f"there are no benchmarks in {BENCHMARKS}; use a checkout of the project")
     if arguments.name not in known:
-        raise ConfigError(_unknown_benchmark(arguments.name, known))
+        raise ConfigError(unknown_name("benchmark", arguments.name, known))
     script = BENCHMARKS / f"{arguments.name}.py"
     sys.argv = [str(script), *arguments.arguments]
     sys.path.insert(0, str(BENCHMARKS.parent))
     runpy.run_path(str(script), run_name="__main__")
-    return 0
-
-
-def _unknown_benchmark(name: str, known: list[str]) -> str:
-    if not known:
-        return "there is no benchmarks/ folder beside the package; use a checkout of the project"
-    return f"unknown benchmark {name!r}; {did_you_mean(name, known)}There are: {', '.join(known)}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a sub-command and return its exit status.
+    """Run a command and return its exit status.
 
     0 is success, 1 a notebook whose cell failed, 2 something to mend in the command, the data or
     the settings (one line on standard error says what), 130 an interruption.
     """
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        parsed = build_parser().parse_args(arguments)
+        parser = build_parser(next((word for word in words[:1] if not word.startswith("-")), None))
+        parsed = parser.parse_args(words)
         return int(parsed.command(parsed) or 0)
     except SPDError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

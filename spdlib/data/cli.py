@@ -1,4 +1,4 @@
-"""`python -m spdlib data pack | verify | info`."""
+"""The command `data` with its actions `pack`, `verify` and `info`."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ def _has_holes(frame: Frame) -> bool:
     return not frame.depths["raw"][top : bottom + 1, left : right + 1].all()
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds `data` and its sub-commands; each sets `command`, a function of the parsed arguments."""
-    parser = subparsers.add_parser("data", help="pack, verify or describe training data")
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `data`; each of its actions sets `command`."""
     actions = parser.add_subparsers(dest="action", required=True)
-    _add_pack(actions)
+    text = "pack a data set of any known layout into one HDF5 file (see data/README.md)"
+    _add_pack(actions.add_parser("pack", help=text, description=text))
     for name, command, text in (
         ("verify", _verify, "recompute every checksum of a store and check every frame"),
         ("info", _info, "say what a store holds"),
@@ -64,24 +64,19 @@ def add_parser(subparsers: Any) -> None:
         action.set_defaults(command=command)
 
 
-def _add_pack(actions: Any) -> None:
-    text = "pack a data set of any known layout into one HDF5 file (see data/README.md)"
-    action = actions.add_parser("pack", help=text, description=text)
-    action.add_argument("source", type=Path, help="folder or labelled .mat; the layout is detected")
-    action.add_argument("out", type=Path, help="the store to write")
-    action.add_argument("--truth", choices=TRUTHS, help="what the source's depth is")
-    action.add_argument("--split-file", type=Path, help="splits.mat or test list for the .mat")
-    action.add_argument("--list-file", type=Path, help="published list of a BTS sync folder")
-    action.add_argument("--labels", type=Path, help="folder of labels_NNNNN.png for a BTS folder")
-    action.add_argument(
-        "--depth-scale", type=float,
-        help=f"metres per PNG step of your own folder (default {MILLIMETRES})",
-    )  # fmt: skip
-    action.add_argument(
-        "--size", type=int, nargs=2, metavar=("H", "W"), help="resize, so that the store travels"
-    )
-    action.add_argument("--compression", choices=COMPRESSIONS, default="none")
-    action.set_defaults(command=_pack)
+def _add_pack(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path, help="folder or labelled .mat; the layout is detected")
+    parser.add_argument("out", type=Path, help="the store to write")
+    parser.add_argument("--truth", choices=TRUTHS, help="what the source's depth is")
+    parser.add_argument("--split-file", type=Path, help="splits.mat or test list for the .mat")
+    parser.add_argument("--list-file", type=Path, help="published list of a BTS sync folder")
+    parser.add_argument("--labels", type=Path, help="folder of labels_NNNNN.png for a BTS folder")
+    scale = f"metres per PNG step of your own folder (default {MILLIMETRES})"
+    parser.add_argument("--depth-scale", type=float, help=scale)
+    size = "resize, so that the store travels"
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)
+    parser.add_argument("--compression", choices=COMPRESSIONS, default="none")
+    parser.set_defaults(command=_pack)
 
 
 def _pack(args: argparse.Namespace) -> int:

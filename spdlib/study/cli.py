@@ -1,4 +1,4 @@
-"""`python -m spdlib train`, `evaluate` and `publish`."""
+"""The commands `train`, `evaluate` and `publish`."""
 
 from __future__ import annotations
 
@@ -20,50 +20,46 @@ from spdlib.study.runs import DEFAULT_ROOT, Run, publish
 from spdlib.study.training import fit, make_accelerator
 
 
-def add_parser(subparsers: Any) -> None:
-    """Adds the commands; each sets `command`, a function of the parsed arguments."""
-    _add_train(subparsers)
-    _add_evaluate(subparsers)
-    _add_publish(subparsers)
-
-
-def _add_train(subparsers: Any) -> None:
-    text = "train an experiment; the same command continues an interrupted run"
-    parser = subparsers.add_parser("train", help=text, description=text)
-    parser.add_argument("experiment", choices=sorted(EXPERIMENTS), help="what to train")
-    parser.add_argument("--profile", choices=PROFILES, default="demo", help="default: demo")
-    parser.add_argument(
-        "--out", type=Path, help="run folder (default results/runs/EXPERIMENT_PROFILE)"
-    )
-    parser.add_argument("--data", type=Path, help="packed store (default: SPD_DATA)")
+def add_train(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `train`."""
+    names = f"one of {', '.join(EXPERIMENTS)}"
+    parser.add_argument("experiment", help=names)
+    parser.add_argument("--profile", default="demo", help=f"{', '.join(PROFILES)}; default: demo")
+    folder = "run folder (default results/runs/EXPERIMENT_PROFILE)"
+    parser.add_argument("--out", type=Path, help=folder)
+    _add_data(parser)
     parser.add_argument("--weights", type=Path, help="encoder weights file (default: SPD_WEIGHTS)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
-    parser.add_argument(
-        "--set", action="append", default=[], metavar="FIELD=VALUE",
-        help="override a setting, for instance --set steps=500 --set silog_lambda=0.85",
-    )  # fmt: skip
+    setting = "override a setting, for instance --set steps=500 --set silog_lambda=0.85"
+    parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=setting)
     parser.add_argument("--workers", type=int, help="processes that prepare samples")
-    parser.add_argument(
-        "--checkpoint-every", type=int, default=0, metavar="STEPS",
-        help="also save between evaluations",
-    )  # fmt: skip
+    between = "also save between evaluations"
+    parser.add_argument("--checkpoint-every", type=int, default=0, metavar="STEPS", help=between)
     parser.add_argument("--tensorboard", action="store_true", help="also log to TensorBoard")
-    parser.add_argument(
-        "--no-resume", dest="resume", action="store_false", help="refuse a folder that holds a run"
-    )
+    refuse = "refuse a folder that holds a run"
+    parser.add_argument("--no-resume", dest="resume", action="store_false", help=refuse)
     parser.set_defaults(command=_train)
 
 
-def _add_evaluate(subparsers: Any) -> None:
-    text = "score a run's best weights and the image-free baselines on the test frames"
-    parser = subparsers.add_parser("evaluate", help=text, description=text)
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `evaluate`."""
     parser.add_argument("run", type=Path, help="folder of a run")
-    parser.add_argument("--data", type=Path, help="packed store (default: SPD_DATA)")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+    _add_data(parser)
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
     parser.add_argument("--no-dense", action="store_true", help="score points only")
     parser.add_argument("--no-k-sweep", action="store_true", help="leave the K sweep out")
     parser.set_defaults(command=_evaluate)
+
+
+def add_publish(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `publish`."""
+    parser.add_argument("run", type=Path, help="folder of an evaluated run")
+    parser.add_argument("target", type=Path, help="for instance results/measured/NAME")
+    parser.set_defaults(command=_publish)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, help="packed store (default: SPD_DATA)")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
 
 
 def parse_settings(items: list[str]) -> dict[str, Any]:
@@ -82,14 +78,6 @@ def parse_settings(items: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             settings[name] = {"None": None, "True": True, "False": False}.get(text, text)
     return settings
-
-
-def _add_publish(subparsers: Any) -> None:
-    text = "copy a run's record, tables and figures without frames to a folder to commit"
-    parser = subparsers.add_parser("publish", help=text, description=text)
-    parser.add_argument("run", type=Path, help="folder of an evaluated run")
-    parser.add_argument("target", type=Path, help="for instance results/measured/NAME")
-    parser.set_defaults(command=_publish)
 
 
 def _train(args: argparse.Namespace) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -28,20 +27,16 @@ AXES = {"step": "steps", "minutes": "minutes"}
 COLOURS = {"better": "#029e73", "worse": "#d55e00", "tie": FAINT}
 
 
-def add_parser(commands: Any) -> None:
-    """Adds the `equal-terms` sub-command."""
-    text = "set evaluated runs of several networks side by side, with intervals for every pair"
-    parser = commands.add_parser("equal-terms", help=text, description=text)
+def add_equal_terms(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `equal-terms`."""
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, published ones too")
-    parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE",
-        help="writes FILE.csv, FILE_pairs.csv, FILE_curves.csv and FILE/figures/",
-    )  # fmt: skip
-    parser.add_argument(
-        "--step-times", type=Path, metavar="FILE",
-        help="count minutes by the steps' cost in this table of `bench training`, not by the runs' "
-        "own clocks, which also tell what else their machine did",
-    )  # fmt: skip
+    files = "writes FILE.csv, FILE_pairs.csv, FILE_curves.csv and FILE/figures/"
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=files)
+    times = (
+        "count minutes by the steps' cost in this table of `bench training`, not by the runs' own "
+        "clocks, which also tell what else their machine did"
+    )
+    parser.add_argument("--step-times", type=Path, metavar="FILE", help=times)
     parser.set_defaults(command=_equal_terms)
 
 

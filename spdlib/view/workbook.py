@@ -356,13 +356,8 @@ def export_html(executed: str | Path) -> Path:
     return page
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add the `run` sub-command."""
-    parser = commands.add_parser(
-        "run",
-        help="execute a notebook headlessly",
-        description="Execute a notebook headlessly. Unknown parameters are refused.",
-    )
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `run`."""
     parser.add_argument("notebook", type=Path, help="the notebook; it is not changed")
     parser.add_argument(
         "-p",
@@ -373,9 +368,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar=("NAME", "VALUE"),
         help="a value for a name in the notebook's parameters cell; may be repeated",
     )
-    parser.add_argument(
-        "-o", "--output", type=Path, help=f"executed notebook (default: under {DEFAULT_ROOT}/)"
-    )
+    where = f"executed notebook (default: under {DEFAULT_ROOT}/)"
+    parser.add_argument("-o", "--output", type=Path, help=where)
     parser.add_argument("--html", action="store_true", help="also write a page beside it")
     parser.set_defaults(command=_command)
 

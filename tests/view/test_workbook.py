@@ -249,9 +249,3 @@ def test_a_redrawn_line_is_logged_once() -> None:
     assert stream.getvalue() == "epoch 1\n100%\n"
     log.close()
     assert stream.getvalue() == "epoch 1\n100%\nend\n"
-
-
-@pytest.mark.parametrize("name", ["decodee", "zzz"])
-def test_an_unknown_benchmark_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", name]) == 2
-    assert "benchmark" in capsys.readouterr().err

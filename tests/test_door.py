@@ -1,0 +1,153 @@
+"""What a user meets first: a quick import, the command line, forgiving names."""
+
+from __future__ import annotations
+
+import os
+import pkgutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import spdlib
+from spdlib import geometry
+from spdlib.__main__ import COMMANDS, build_parser, main
+from spdlib.errors import unknown_name
+from spdlib.version import __version__
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+HEAVY = ("torch", "timm", "torchvision", "numpy", "pandas", "matplotlib", "papermill", "h5py")
+
+
+def python(code: str, **environment: str) -> str:
+    """What a new interpreter prints."""
+    known = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
+    clean = {key: value for key, value in os.environ.items() if key not in known}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=clean | environment,
+        cwd=REPOSITORY,
+        text=True,
+        check=True,
+        stdout=subprocess.PIPE,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import spdlib; dir(spdlib), spdlib.SPDError, spdlib.__version__",
+        "from spdlib.__main__ import main; main(['--help'])",
+        "from spdlib.__main__ import main; main(['--version'])",
+        "from spdlib.__main__ import main; main(['trian'])",
+        "from spdlib.__main__ import main; main(['bench', '--help'])",
+    ],
+)
+def test_no_heavy_library_is_imported_before_it_is_needed(code: str) -> None:
+    names = "{name.partition('.')[0] for name in sys.modules}"
+    report = f"import atexit, sys\natexit.register(lambda: print(*{names}))\n{code}"
+    assert set(python(report).splitlines()[-1].split()).isdisjoint(HEAVY)
+
+
+def test_every_public_name_is_there_and_told() -> None:
+    assert set(spdlib.__all__) <= set(dir(spdlib))
+    for name in spdlib.__all__:
+        assert getattr(spdlib, name) is not None
+    assert spdlib.Camera is geometry.Camera
+    with pytest.raises(AttributeError, match="no attribute 'Kamera'"):
+        getattr(spdlib, "Kamera")  # noqa: B009
+
+
+@pytest.mark.parametrize(
+    ("given", "found"),
+    [
+        ({}, "2000"),
+        ({"GOMP_SPINCOUNT": "7"}, "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, "None"),
+    ],
+)
+def test_waiting_threads_spin_briefly_unless_told_otherwise(
+    given: dict[str, str], found: str
+) -> None:
+    """It is set when PyTorch is about to be loaded, which reads it."""
+    code = """
+import os, sys
+
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ.get("GOMP_SPINCOUNT"))
+            sys.exit()
+
+sys.meta_path.insert(0, Watch())
+import spdlib
+spdlib.Camera
+"""
+    assert python(code, **given).strip() == found
+
+
+def test_help_names_every_command_and_version_is_the_packages(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for option in ("--help", "--version"):
+        with pytest.raises(SystemExit, match="0"):
+            main([option])
+    shown = capsys.readouterr().out
+    assert set(COMMANDS) <= set(shown.split())
+    assert shown.endswith(f"spdlib {__version__}\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_arguments_and_work(name: str) -> None:
+    place, _ = COMMANDS[name]
+    assert callable(pkgutil.resolve_name(place))
+    with pytest.raises(SystemExit, match="0"):
+        build_parser(name).parse_args([name, "--help"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], "error: unknown command 'trian'; did you mean 'train'?"),
+        (["Equal_Terms"], "error: unknown command 'Equal_Terms'; did you mean 'equal-terms'?"),
+        (["xyz"], "error: unknown command 'xyz'; known: data, train"),
+        (["bench", "decodee"], "error: unknown benchmark 'decodee'; did you mean 'decode'?"),
+        (["bench", "zzz"], "error: unknown benchmark 'zzz'; known: "),
+    ],
+)
+def test_a_misspelt_command_gets_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(message) and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "ending"),
+    [
+        ("v15.2", "did you mean 'v15_2'?"),
+        ("V15-2", "did you mean 'v15_2'?"),
+        (" v15 2 ", "did you mean 'v15_2'?"),
+        ("v15_22", "did you mean 'v15_2'?"),
+        ("v14-dual", "did you mean 'exp08'?"),
+        ("nothing", "known: exp08, v15_2"),
+        (None, "known: exp08, v15_2"),
+    ],
+)
+def test_names_are_forgiven_or_listed(name: str | None, ending: str) -> None:
+    known = ("exp08", "v15_2")
+    message = unknown_name("experiment", name, known, meant={"v14_dual": "exp08"})
+    assert message == f"unknown experiment {name!r}; {ending}"
+
+
+def test_the_console_script_and_the_types_travel_with_the_package() -> None:
+    """Hatchling packs every file under spdlib/."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    script = project["project"]["scripts"]["spdlib"]
+    assert pkgutil.resolve_name(script) is main
+    assert project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] == ["spdlib"]
+    assert (REPOSITORY / "spdlib" / "py.typed").is_file()
