@@ -1,4 +1,4 @@
-"""Files that are whole or not there: a temporary name, a sync, a rename (decisions 9)."""
+"""Files that are whole or not there: a temporary name, a sync, a rename."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pixels, map cells and cameras (decisions 1 and 6).
+"""Pixels, map cells and cameras.
 
 A point is `(u, v)` in pixels, u to the right, v down; integers are pixel centres, so an image of
 width W covers u from -0.5 to W - 0.5. One rule links pixels to the cells of every feature map:
@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spdlib.errors import DataError
+from spdlib.errors import DataError, unknown_name
 
 Size = tuple[int, int]
 """Height and width in pixels or cells."""
@@ -25,8 +25,8 @@ class GridRule(StrEnum):
     """How a pixel finds its place on a feature map.
 
     HALF_PIXEL is the correct rule and the default everywhere. RECORDED is the rule of the recorded
-    v13 and v14 networks (index u * w / W, zeros outside), kept so that its damage can be measured
-    (suspected fault F9).
+    v13 and v14 networks (index u * w / W, zeros outside: fault F9), kept so that what it costs can
+    be measured.
     """
 
     HALF_PIXEL = "half_pixel"
@@ -47,7 +47,7 @@ def pixels_to_cells(
         points: (u, v) in pixels of an image of `image_size`.
         image_size: height, width of the image in pixels.
         map_size: height, width of the feature map in cells.
-        rule: decisions 1.
+        rule: which of the two.
     """
     scale = points.new_tensor([map_size[1] / image_size[1], map_size[0] / image_size[0]])
     if rule is GridRule.RECORDED:
@@ -112,6 +112,62 @@ class Camera:
         if self.width < 1 or self.height < 1:
             raise DataError(f"camera needs an image size of at least 1x1; got {self}")
 
+    @classmethod
+    def from_focal(cls, focal: float, width: int, height: int) -> Camera:
+        """Camera with square pixels whose axis meets the middle of the image.
+
+        Args:
+            focal: focal length in pixels, not in millimetres.
+            width: of the image in pixels.
+            height: of the image in pixels.
+
+        Raises:
+            DataError: a focal length that is not positive, or an empty image.
+        """
+        return cls(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
+
+    @classmethod
+    def from_fov(cls, degrees: float, width: int, height: int, axis: str = "horizontal") -> Camera:
+        """Camera with square pixels and a given field of view, edge to edge of the image.
+
+        Args:
+            degrees: angle of view, above 0 and below 180.
+            width: of the image in pixels.
+            height: of the image in pixels.
+            axis: "horizontal", "vertical" or "diagonal".
+
+        Raises:
+            DataError: an impossible angle, an unknown axis, or an empty image.
+        """
+        sides = {"horizontal": width, "vertical": height, "diagonal": math.hypot(width, height)}
+        if axis not in sides:
+            raise DataError(unknown_name("axis of a field of view", axis, sides))
+        if not 0 < degrees < 180:
+            raise DataError(f"a field of view lies between 0 and 180 degrees; got {degrees}")
+        return cls.from_focal(sides[axis] / 2 / math.tan(math.radians(degrees) / 2), width, height)
+
+    @classmethod
+    def from_matrix(cls, matrix: Any, width: int, height: int) -> Camera:
+        """Camera of an intrinsic matrix K = [[fx, skew, cx], [0, fy, cy], [0, 0, 1]].
+
+        Args:
+            matrix: 3 x 3 numbers: nested lists, an array or a tensor, in pixels. The centre of the
+                upper left pixel is (0, 0); subtract 0.5 from cx and cy if yours is (0.5, 0.5).
+            width: of the image in pixels.
+            height: of the image in pixels.
+
+        Raises:
+            DataError: no such matrix, focal lengths that are not positive, or an empty image.
+        """
+        try:
+            k = torch.as_tensor(matrix, dtype=torch.float64)
+            (fx, skew, cx), (low, fy, cy), last = k.tolist()
+        except (TypeError, ValueError, RuntimeError):
+            raise DataError(f"a camera's matrix is 3 x 3 numbers; got {matrix}") from None
+        if low != 0 or last != [0, 0, 1]:
+            raise DataError(f"a camera's matrix ends in the rows [0, fy, cy], [0, 0, 1]; got {k}")
+        return cls(fx, fy, cx, cy, width, height, skew)
+
     @property
     def focal(self) -> float:
         """Geometric mean of fx and fy, in pixels."""
@@ -129,10 +185,8 @@ class Camera:
     def resized(self, height: int, width: int) -> Camera:
         """Camera of the image resampled to height x width under the half-pixel rule."""
         sx, sy = width / self.width, height / self.height
-        return Camera(
-            fx=self.fx * sx, fy=self.fy * sy, skew=self.skew * sx, width=width, height=height,
-            cx=(self.cx + 0.5) * sx - 0.5, cy=(self.cy + 0.5) * sy - 0.5,
-        )  # fmt: skip
+        cx, cy = (self.cx + 0.5) * sx - 0.5, (self.cy + 0.5) * sy - 0.5
+        return Camera(self.fx * sx, self.fy * sy, cx, cy, width, height, self.skew * sx)
 
     def flipped(self) -> Camera:
         """Camera of the left-right mirrored image; back-projected points have X negated."""
@@ -145,26 +199,36 @@ class Camera:
         `roll(degrees)`; the axis leaves the image centre with the principal point.
         """
         c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        # turn @ [[fx, skew], [0, fy]], then split into (upper triangular) @ (rotation)
         m00, m01 = c * self.fx, c * self.skew + s * self.fy
-        m10, m11 = -s * self.fx, -s * self.skew + c * self.fy
-        fy = math.hypot(m10, m11)
-        r10, r11 = m10 / fy, m11 / fy
+        fy, sine, cosine = self._roll(c, s)
         u0, v0 = (self.width - 1) / 2, (self.height - 1) / 2
         du, dv = self.cx - u0, self.cy - v0
         return replace(
-            self, fx=m00 * r11 - m01 * r10, fy=fy, skew=m00 * r10 + m01 * r11,
-            cx=u0 + c * du + s * dv, cy=v0 - s * du + c * dv,
-        )  # fmt: skip
+            self,
+            fx=m00 * cosine - m01 * sine,
+            fy=fy,
+            cx=u0 + c * du + s * dv,
+            cy=v0 - s * du + c * dv,
+            skew=m00 * sine + m01 * cosine,
+        )
 
     def roll(self, degrees: float) -> Tensor:
         """Rotation [3, 3] (float64) from this camera's points to those of `rotated(degrees)`."""
-        c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        m10, m11 = -s * self.fx, -s * self.skew + c * self.fy
-        norm = math.hypot(m10, m11)
-        r10, r11 = m10 / norm, m11 / norm
-        rows = [[r11, -r10, 0.0], [r10, r11, 0.0], [0.0, 0.0, 1.0]]
+        _, sine, cosine = self._roll(
+            math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        )
+        rows = [[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]]
         return torch.tensor(rows, dtype=torch.float64)
+
+    def _roll(self, c: float, s: float) -> tuple[float, float, float]:
+        """The turn [[c, s], [-s, c]] of [[fx, skew], [0, fy]] is upper triangular times rotation.
+
+        Returns:
+            fy of the triangle, and sine and cosine of the rotation.
+        """
+        m10, m11 = -s * self.fx, -s * self.skew + c * self.fy
+        fy = math.hypot(m10, m11)
+        return fy, m10 / fy, m11 / fy
 
     def back_project(self, points: Tensor, depth: Tensor) -> Tensor:
         """3-D points [..., 3] in metres (x right, y down, z forward) of pixels at given depths.

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as TF
@@ -128,8 +129,8 @@ def test_lattice_points_are_cell_centres(image: tuple[int, int], cells: tuple[in
     assert torch.equal(nearest_cell(points, image, cells), torch.stack([columns, rows], -1))
 
 
-def test_lattice_of_the_sheet_holds_no_pixel_centre() -> None:
-    """Sites are at u = (x + 0.5) 3.5 - 0.5: fractions 0.25 and 0.75 (audit 4.1, cause 5)."""
+def test_lattice_of_v15_holds_no_pixel_centre() -> None:
+    """Sites are at u = (x + 0.5) 3.5 - 0.5, so a dense answer is read between them at any pixel."""
     points = lattice_points((100, 136), (350, 476))
     assert points.shape == (13_600, 2)
     assert set((points % 1).flatten().tolist()) == {0.25, 0.75}
@@ -256,6 +257,56 @@ def test_nyu_camera() -> None:
     assert NYU_CAMERA.size == (480, 640)
     assert NYU_CAMERA.focal == pytest.approx(519.16366, abs=1e-4)
     assert NYU_CAMERA.resized(240, 320).focal == pytest.approx(519.16366 / 2, abs=1e-4)
+
+
+@relaxed
+@given(cameras())
+def test_a_camera_is_its_matrix(camera: Camera) -> None:
+    matrix = [[camera.fx, camera.skew, camera.cx], [0, camera.fy, camera.cy], [0, 0, 1]]
+    for form in (matrix, torch.tensor(matrix, dtype=torch.float64), np.array(matrix)):
+        assert Camera.from_matrix(form, camera.width, camera.height) == camera
+    points, depth = points_in(camera)
+    homogeneous = camera.back_project(points, depth) @ torch.tensor(matrix, dtype=torch.float64).T
+    assert_close(homogeneous[:, :2] / depth[:, None], points)
+
+
+@relaxed
+@given(st.floats(1, 179), st.sampled_from(["horizontal", "vertical", "diagonal"]), sizes)
+def test_field_of_view_spans_the_image_edge_to_edge(
+    angle: float, axis: str, size: tuple[int, int]
+) -> None:
+    height, width = size
+    camera = Camera.from_fov(angle, width, height, axis)
+    assert camera == Camera.from_focal(camera.focal, width, height)
+    edges = torch.tensor([[-0.5, -0.5], [width - 0.5, height - 0.5]], dtype=torch.float64)
+    middle = torch.tensor([[(width - 1) / 2, (height - 1) / 2]], dtype=torch.float64)
+    if axis != "diagonal":
+        other = 1 if axis == "horizontal" else 0
+        edges[:, other] = middle[:, other]
+    first, last = camera.back_project(edges, torch.ones(2, dtype=torch.float64))
+    cosine = first @ last / (first.norm() * last.norm())
+    assert math.degrees(math.acos(cosine.clamp(-1, 1))) == pytest.approx(angle, abs=1e-5)
+    assert_close(camera.project(torch.tensor([[0.0, 0.0, 3.0]], dtype=torch.float64)), middle)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Camera.from_focal(0, 640, 480), "positive focal lengths"),
+        (lambda: Camera.from_focal(500, 0, 480), "image size of at least 1x1"),
+        (lambda: Camera.from_fov(180, 640, 480), "between 0 and 180 degrees; got 180"),
+        (lambda: Camera.from_fov(math.nan, 640, 480), "between 0 and 180 degrees"),
+        (lambda: Camera.from_fov(60, 640, 480, "Vertcal"), "did you mean 'vertical'"),
+        (lambda: Camera.from_matrix([[500, 0], [0, 500]], 640, 480), "3 x 3 numbers"),
+        (lambda: Camera.from_matrix("K", 640, 480), "3 x 3 numbers"),
+        (lambda: Camera.from_matrix(torch.eye(4), 640, 480), "3 x 3 numbers"),
+        (lambda: Camera.from_matrix(2 * torch.eye(3), 640, 480), "ends in the rows"),
+        (lambda: Camera.from_matrix([[0, 0, 9], [0, 0, 9], [0, 0, 1]], 640, 480), "positive focal"),
+    ],
+)
+def test_makers_of_cameras_say_what_is_wrong(make: Callable[[], Camera], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make()
 
 
 @pytest.mark.parametrize(
