@@ -21,9 +21,10 @@ from spdlib.study.generations import EqualTerms, equal_terms, step_seconds
 from spdlib.study.recorded import recorded_best
 from spdlib.study.runs import Run
 from spdlib.view.plots import FAINT, figure, model_colours, recorded_beside, styled
-from spdlib.view.report import TURNED, keep
+from spdlib.view.report import keep
 
 AXES = {"step": "steps", "minutes": "minutes"}
+TURNED = {"better": "worse", "worse": "better", "tie": "tie"}
 COLOURS = {"better": "#029e73", "worse": "#d55e00", "tie": FAINT}
 
 

@@ -54,22 +54,40 @@ def test_scores_without_interval_decide_nothing(
     metrics.loc[dense & (metrics["model"] == "v15_2"), "value"] = 0.9
     table = report.improvements(metrics, frames, "v15_2")
     text = report.verdict(table, history, "v15_2", 20, SCORES)
-    assert "by at least 33.3 %" in text
-    assert "% higher (pooled over all frames: no interval, not judged)" in text
+    assert "**v15_2 beats both image-free baselines by at least 3" in text
+    assert "% higher (pooled over frames: no interval, not judged)" in text
     none = report.improvements(metrics, frames[:0], "v15_2")
-    assert "Nothing follows" in report.verdict(none, history, "v15_2", 20, SCORES)
+    assert "Not judged: no score of v15_2" in report.verdict(none, history, "v15_2", 20, SCORES)
 
 
-def test_the_verdict_says_how_much_better(table: pd.DataFrame, history: pd.DataFrame) -> None:
+def test_the_verdict_is_the_lowest_end_of_the_intervals(
+    table: pd.DataFrame, history: pd.DataFrame
+) -> None:
     text = report.verdict(table, history, "v15_2", 20, SCORES)
-    assert (
-        "under eigen/exact and recorded/exact by at least 33.3 % in AbsRel (asked for: 20 %)"
-        in text
-    )
+    low = np.floor(10 * table["low"].min()) / 10
+    assert low < 33.3
+    assert f"**v15_2 beats both image-free baselines by at least {low:.1f} %: against the" in text
+    assert "Wanted: AbsRel at least 20 % below both baselines. They know typical depths" in text
     assert "0.200 against 0.400 of the best constant, 50.0 % lower (95 % interval 4" in text
-    assert "no interval" in text
     assert "scale bias: one global factor, s* = 1.500" in text
     assert "more steps of the same kind would change little" in text
+    assert "Wanted" not in report.verdict(table, history, "v15_2", 0, SCORES)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (11, 31, "but is not shown to do so by 20 %: against the best per-pixel map"),
+        (11, 19, "but by less than 20 %"),
+    ],
+)
+def test_a_gain_counts_only_where_its_interval_ends(
+    table: pd.DataFrame, history: pd.DataFrame, low: float, high: float, words: str
+) -> None:
+    row = table.index[table["baseline"] == "pixel_map"][0]
+    table.loc[row, ["improvement", "low", "high"]] = (low + high) / 2, low, high
+    text = report.verdict(table, history, "v15_2", 20, SCORES)
+    assert words in text and "at least 2" not in text.splitlines()[0]
 
 
 def test_the_verdict_is_silent_about_short_runs(table: pd.DataFrame, history: pd.DataFrame) -> None:
@@ -79,13 +97,9 @@ def test_the_verdict_is_silent_about_short_runs(table: pd.DataFrame, history: pd
     assert "beats" not in text
 
 
-def test_a_small_gain_is_not_called_enough(table: pd.DataFrame, history: pd.DataFrame) -> None:
-    text = report.verdict(table, history, "v15_2", 40, SCORES)
-    assert "by less than the 40 % asked for: only 33.3 % against the best per-pixel map" in text
-
-
 @pytest.mark.parametrize(
-    ("factor", "words"), [(1.0, "A tie: v15_2 cannot be told apart"), (1.2, "it is worse than")]
+    ("factor", "words"),
+    [(1.0, "v15_2 is not shown to beat both"), (1.2, "v15_2 does not beat both")],
 )
 def test_ties_and_defeats_are_called_so(
     metrics: pd.DataFrame, frames: pd.DataFrame, history: pd.DataFrame, factor: float, words: str
@@ -230,8 +244,8 @@ def test_findings_say_range_bins_and_alarms(history: pd.DataFrame, bins: pd.Data
     )
     text = report.findings(history, bins, inside, "v15_2")
     last = history.dropna(subset="pred_max").iloc[-1]
-    assert f"to {last['pred_max']:.2f} m" in text
-    assert "of it is covered" in text
+    assert f"and {last['pred_max']:.2f} m" in text
+    assert "of the true range" in text
     assert "**Near and far.** AbsRel is" in text
     assert "**Gate.** layer 1 0.25; layer 2 0.5." in text
     assert "Alarm: L2, layer 1: idle: below 1%." in text
