@@ -8,7 +8,7 @@
 #   DEMO_PROFILE=smoke        another profile for the demo
 #   JOBS=4                    networks that `generations` trains at a time
 #   TRAIN_ARGS="--set steps=600 --set points=64 --set evaluate_every=120"
-#                             added to its `train` commands, here for a shorter race than README's
+#                             added to its `train` commands, here for shorter runs than in docs/results.md
 #   GENERATIONS_OUT=/runs     where `generations` keeps and publishes its runs
 
 PYTHON ?= python3
@@ -100,7 +100,7 @@ bench: $(BENCH_READY)  ## the measured comparisons; tables go to results/measure
 	$(PY) -m spdlib bench data
 
 generations: $(RUN_READY)  ## seven networks on equal terms, trained, evaluated, compared: six hours or more
-	@[ -n "$${SPD_DATA:-}" ] && [ -n "$${SPD_WEIGHTS:-}" ] || { echo "generations: set SPD_DATA to a packed store of NYU frames and SPD_WEIGHTS to the encoder's weights (README, Bring NYU Depth V2)"; exit 1; }
+	@[ -n "$${SPD_DATA:-}" ] && [ -n "$${SPD_WEIGHTS:-}" ] || { echo "generations: set SPD_DATA to a packed store of NYU frames and SPD_WEIGHTS to the encoder's weights (README, Bring your data)"; exit 1; }
 	export OMP_NUM_THREADS=$${OMP_NUM_THREADS:-$$(( $(CORES) > $(JOBS) ? $(CORES) / $(JOBS) : 1 ))}; \
 	printf '%s\n' $(GENERATIONS) | xargs -P $(JOBS) -I{} $(SHELL) -euc 'run={}; \
 	    network=$${run%:*} experiment=$${run#*:} folder=$(GENERATIONS_OUT)/runs/$${run%:*}; \

@@ -2,7 +2,8 @@
 
 Every network is built with the sheet's encoder and image size, with random weights. MACs are
 counted while it runs (see `spdlib.models.counting`): of one image, and of one query among 256.
-Nothing is timed. What is printed is README's table, with the published scores on equal terms.
+Nothing is timed. What is printed is the table of docs/networks.md, with the published scores on
+equal terms.
 
     python -m spdlib bench networks
 """
@@ -71,7 +72,7 @@ def recorded_row(name: str) -> dict[str, Any]:
 
 
 def markdown(table: pd.DataFrame, measured: pd.DataFrame) -> str:
-    """README's table.
+    """The table of docs/networks.md.
 
     Args:
         table: a row a network.

@@ -238,11 +238,11 @@ def test_networks_as_built_and_as_recorded(
     assert "32.9 M | 7.5 G | 4.42 M | 0.240 |" in printed
 
 
-def test_readme_shows_the_published_tables(networks: ModuleType, repository: Path) -> None:
+def test_docs_show_the_published_table(networks: ModuleType, repository: Path) -> None:
     table = pd.read_csv(networks.OUTPUT)
     assert list(table["network"]) == list_models()
     shown = networks.markdown(table, networks.EqualTerms.read(networks.COMPARISON).networks)
-    assert shown in (repository / "README.md").read_text()
+    assert shown in (repository / "docs" / "networks.md").read_text()
 
 
 def test_frozen_parameters_are_not_counted_as_trainable(networks: ModuleType) -> None:

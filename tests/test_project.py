@@ -27,6 +27,7 @@ from spdlib.view.workbook import notebook_parameters
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "spdlib"
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 # whom each room of the package may import, besides itself; "" is the package's own __init__
 MAY_IMPORT = {
@@ -169,8 +170,8 @@ FAULT = r"\bF\d{1,2}[a-d]?\b"
 def test_every_fault_that_is_cited_is_explained() -> None:
     explained = re.findall(rf"^\| ({FAULT})", FAULTS.read_text(), re.MULTILINE)
     assert len(explained) == len(set(explained))
-    told = [*PACKAGE.rglob("*.py"), *NOTEBOOKS, REPOSITORY / "README.md"]
-    cited = {code for path in told for code in re.findall(FAULT, path.read_text())}
+    texts = [*PACKAGE.rglob("*.py"), *NOTEBOOKS, *(page for page in PAGES if page != FAULTS)]
+    cited = {code for path in texts for code in re.findall(FAULT, path.read_text())}
     assert len(cited) > 10
     assert cited <= set(explained), sorted(cited - set(explained))
 
@@ -190,6 +191,11 @@ def test_faults_are_off_by_default_and_switched_on_as_described() -> None:
             assert (option, (off, on)) == (same, choices[option]), line
             named.add(option)
     assert len(named) > 10
+
+
+def test_readme_can_be_read_in_a_few_minutes() -> None:
+    words = [word for word in PAGES[0].read_text().split() if re.search(r"\w", word)]
+    assert len(words) <= 1000
 
 
 def test_no_file_is_large() -> None:

@@ -55,7 +55,7 @@ def _equal_terms(args: argparse.Namespace) -> int:
 
 
 def markdown(networks: pd.DataFrame) -> str:
-    """The first protocol's scores as a Markdown table, best first; README shows it.
+    """The first protocol's scores as a Markdown table, best first; docs/results.md shows it.
 
     "At equal minutes" is AbsRel on the selection frames, in the minutes of the fastest network.
 

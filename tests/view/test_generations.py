@@ -99,20 +99,20 @@ def test_published_runs_make_the_published_tables(
     recorded = {path.name for path in folders} - {"v14_plan", "v15_2"}
     assert set(figures) == {"learning", "pairs"} | {f"recorded_{name}" for name in recorded}
     assert all(matplotlib.image.imread(path)[..., :3].std() > 0.01 for path in figures.values())
-    printed, readme = capsys.readouterr().out, (repository / "README.md").read_text()
+    printed, page = capsys.readouterr().out, (repository / "docs" / "results.md").read_text()
     assert str(figures["pairs"]) in printed
     table = markdown(terms.networks)
     assert table in printed
-    assert table in readme
+    assert table in page
 
 
-def test_readme_says_how_far_the_runs_on_a_gpu_came(repository: Path) -> None:
+def test_results_say_how_far_the_runs_on_a_gpu_came(repository: Path) -> None:
     curves = pd.read_csv(repository / "results" / "measured" / "h200" / "equal_terms_curves.csv")
-    readme = " ".join((repository / "README.md").read_text().split())
+    page = " ".join((repository / "docs" / "results.md").read_text().split())
     last = curves.groupby("network").tail(1)
     assert len(last) == 7
     for row in last.to_dict("records"):
-        assert f"{row['sel_abs_rel']:.3f} (`{row['network']}`, {row['step']:,})" in readme
+        assert f"{row['sel_abs_rel']:.3f} (`{row['network']}`, {row['step']:,})" in page
 
 
 def test_a_network_has_one_colour_whoever_it_is_compared_with(terms: EqualTerms) -> None:

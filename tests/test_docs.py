@@ -1,0 +1,68 @@
+"""README and docs/ stay true: links, tables, and every Python block is run."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import spdlib
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+MEASURED = REPOSITORY / "results" / "measured"
+PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+
+
+def blocks(page: str, language: str = "python") -> list[str]:
+    """Fenced blocks of a page, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```", (REPOSITORY / page).read_text(), re.M | re.S)
+
+
+def heading_anchors(text: str) -> set[str]:
+    """What `#...` may point at, by GitHub's rule."""
+    headings = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        name, _, anchor = target.partition("#")
+        found = (page.parent / name) if name else page
+        if not found.exists() or (anchor and anchor not in heading_anchors(found.read_text())):
+            broken.append(target)
+    assert not broken
+
+
+def test_readme_shows_each_trained_network_as_measured() -> None:
+    """A row a network: parameters outside the encoder, MACs a query, minutes, AbsRel."""
+    networks = pd.read_csv(MEASURED / "networks.csv").set_index("network")
+    terms = pd.read_csv(MEASURED / "generations_nyu_labeled.csv")
+    readme = PAGES[0].read_text()
+    for row in terms[terms["protocol"].str.startswith("eigen")].to_dict("records"):
+        once = networks.loc[row["network"]]
+        cells = (
+            f"`{row['network']}`",
+            once["idea"],
+            f"{row['decoder_parameters'] / 1e6:.1f} M",
+            f"{once['macs_per_query'] / 1e6:.2f} M",
+            f"{row['minutes']:.0f}",
+            f"{row['abs_rel']:.3f}",
+        )
+        assert f"| {' | '.join(cells)} |" in readme
+
+
+def test_readme_answers_a_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first block runs as it stands, with a small network where `make demo` leaves one."""
+    monkeypatch.chdir(tmp_path)
+    model = spdlib.create_model("v15_2", "mobilenetv3_small_050", image_size=(96, 128))
+    model.save("results/runs/06_v15_2")
+    Image.fromarray(np.full((480, 640, 3), 128, np.uint8)).save("room.png")
+    names: dict[str, object] = {}
+    exec(blocks("README.md")[0], names)
+    assert np.shape(names["depth"]) == (2,)
