@@ -14,11 +14,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from spdlib.data.frames import Frame
-from spdlib.data.rooms import RoomBatch, Rooms, pack_rooms, render_rooms
-from spdlib.data.rooms_furniture import BALL, BOX, CYLINDER, LABELS, Solid, Style
-from spdlib.data.rooms_layout import FREE_ITEMS, WALL_ITEMS, Light, Pose, Room
-from spdlib.data.rooms_materials import WIDE, Material, seam_cover
-from spdlib.data.rooms_rays import FAR, directions, trace, untiled
+from spdlib.data.rooms import RoomBatch, Rooms, render_rooms
+from spdlib.data.rooms.furniture import BALL, BOX, CYLINDER, LABELS, Solid, Style
+from spdlib.data.rooms.layout import FREE_ITEMS, WALL_ITEMS, Light, Pose, Room
+from spdlib.data.rooms.materials import WIDE, Material, seam_cover
+from spdlib.data.rooms.rays import FAR, directions, trace, untiled
+from spdlib.data.rooms.render import pack_rooms
 from spdlib.errors import DataError
 from spdlib.geometry import NYU_CAMERA, Camera
 

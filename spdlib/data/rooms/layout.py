@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
-from spdlib.data import rooms_furniture as shop
-from spdlib.data import rooms_materials as stuff
-from spdlib.data.rooms_furniture import Item, Solid, Style, Vector, ball, box, moved, post
+from spdlib.data.rooms import furniture as shop
+from spdlib.data.rooms import materials as stuff
+from spdlib.data.rooms.furniture import Item, Solid, Style, Vector, ball, box, moved, post
 
 Maker = Callable[[Style], Item]
 Choices = list[tuple[Maker, float]]

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
-from spdlib.data import rooms_materials as stuff
-from spdlib.data.rooms_materials import Material
+from spdlib.data.rooms import materials as stuff
+from spdlib.data.rooms.materials import Material
 
 Vector = tuple[float, float, float]
 BOX, CYLINDER, BALL = 0, 1, 2

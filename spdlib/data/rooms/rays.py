@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spdlib.data.rooms_furniture import BALL, BOX
-from spdlib.data.rooms_layout import Pose, Room
+from spdlib.data.rooms.furniture import BALL, BOX
+from spdlib.data.rooms.layout import Pose, Room
 from spdlib.geometry import Camera
 
 TILE = 8

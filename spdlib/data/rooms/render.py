@@ -1,7 +1,7 @@
 """Procedural indoor frames with exact depth, rendered in torch in batches.
 
-`rooms_layout` draws a furnished room, `rooms_rays` finds what its pixels see, `rooms_materials`
-colours it; here it is lit, seen by NYU's camera and made a frame.
+`layout` draws a furnished room, `rays` finds what its pixels see, `materials` colours it; here it
+is lit, seen by NYU's camera and made a frame.
 
 Frame i of seed s depends on (s, i) and the size alone: rooms are drawn on the CPU from their own
 generator, whatever the batch or the device.
@@ -22,10 +22,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from spdlib.data.frames import Frame
-from spdlib.data.rooms_furniture import BALL, BOX, CYLINDER, LABELS
-from spdlib.data.rooms_layout import Pose, Room, sample_pose, sample_room
-from spdlib.data.rooms_materials import shade
-from spdlib.data.rooms_rays import (
+from spdlib.data.rooms.furniture import BALL, BOX, CYLINDER, LABELS
+from spdlib.data.rooms.layout import Pose, Room, sample_pose, sample_room
+from spdlib.data.rooms.materials import shade
+from spdlib.data.rooms.rays import (
     TILE,
     View,
     directions,
@@ -39,8 +39,10 @@ from spdlib.errors import DataError
 from spdlib.geometry import NYU_CAMERA, Camera, Size
 
 MEDIAN_DEPTH, MEDIAN_SPREAD, DEPTH_SPREAD = 2.66, 0.36, 0.41
-"""What viewpoints aim at, near NYU's labelled frames: median over the frames of a frame's median
-depth, standard deviation of its logarithm, and that of log depth within a frame."""
+"""What viewpoints aim at: median over the frames of a frame's median depth in metres, standard
+deviation of its logarithm, and that of log depth within a frame. The last lies above NYU's 0.35,
+as the best of ten viewpoints falls short of it; rendered frames come out near NYU. They show fewer
+points beyond 5 m (5.3 % against 8.7 %), so that far depth is learned from fewer examples."""
 POSES = 10
 """Viewpoints tried per room."""
 BARE = [LABELS[name] for name in ("wall", "floor", "ceiling", "door", "window")]
