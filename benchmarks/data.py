@@ -52,7 +52,7 @@ def write_fastdepth(frames: Frames, root: Path, compression: str | None) -> Fast
 
 def write_store(frames: Frames, path: Path, **options: object) -> PackedFrames:
     """The frames as a packed store."""
-    pack(frames, path, "train", {"layout": "benchmark"}, **options)  # type: ignore[arg-type]
+    pack({"train": frames}, path, {"layout": "benchmark"}, **options)  # type: ignore[arg-type]
     return PackedFrames(path)
 
 

@@ -9,45 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from spdlib.data.files import MILLIMETRES
-from spdlib.data.frames import TRUTHS, Frame, Frames
+from spdlib.data.frames import LEAST_TRAINING, TRUTHS, Frames
 from spdlib.data.sources import open_source
 from spdlib.data.store import COMPRESSIONS, info, pack, verify
-
-
-class Joined:
-    """The frames of several splits, one after the other."""
-
-    def __init__(self, splits: Mapping[str, Frames]) -> None:
-        self.splits = dict(splits)
-        self.raw_holes = False
-        self._places = [(name, i) for name, frames in splits.items() for i in range(len(frames))]
-
-    @property
-    def ids(self) -> list[str]:
-        """Frame names in order."""
-        return [name for frames in self.splits.values() for name in frames.ids]
-
-    @property
-    def split_of(self) -> dict[str, str]:
-        """Frame id -> split."""
-        names = (split for split, _ in self._places)
-        return dict(zip(self.ids, names, strict=True))
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, index: int) -> Frame:
-        split, position = self._places[index]
-        frame = self.splits[split][position]
-        self.raw_holes = self.raw_holes or ("raw" in frame.depths and _has_holes(frame))
-        return frame
-
-
-def _has_holes(frame: Frame) -> bool:
-    """Whether the raw depth lacks a pixel inside the frame's valid box."""
-    height, width = frame.image.shape[:2]
-    top, left, bottom, right = frame.valid_box or (0, 0, height - 1, width - 1)
-    return not frame.depths["raw"][top : bottom + 1, left : right + 1].all()
+from spdlib.errors import DataError
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +33,7 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", type=Path, help="folder or labelled .mat; the layout is detected")
     parser.add_argument("out", type=Path, help="the store to write")
     parser.add_argument("--truth", choices=TRUTHS, help="what the source's depth is")
-    parser.add_argument("--split-file", type=Path, help="splits.mat or test list for the .mat")
+    parser.add_argument("--split-file", type=Path, help="other list of test frames for the .mat")
     parser.add_argument("--list-file", type=Path, help="published list of a BTS sync folder")
     parser.add_argument("--labels", type=Path, help="folder of labels_NNNNN.png for a BTS folder")
     scale = f"metres per PNG step of your own folder (default {MILLIMETRES})"
@@ -83,22 +48,16 @@ def _pack(args: argparse.Namespace) -> int:
     names = ("truth", "split_file", "list_file", "labels", "depth_scale")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     splits = open_source(args.source, **options)
-    joined = Joined(splits)
-    counts = ", ".join(f"{name} {len(frames)}" for name, frames in splits.items())
-    print(f"{args.source}: {type(next(iter(splits.values()))).__name__}, {counts}")
-    if "all" in splits:
-        print("note: the source names no split, so every frame is in the split 'all'")
-    pack(
-        joined,
-        args.out,
-        joined.split_of,
-        _described(args.source, splits, options),
-        size=tuple(args.size) if args.size else None,
-        compression=args.compression,
-        progress=True,
-    )
-    assumed_raw = any(getattr(frames, "truth", None) == "raw" for frames in splits.values())
-    if assumed_raw and "truth" not in options and not joined.raw_holes:
+    _check_splits(args.source, splits)
+    first: Any = splits["train"]
+    print(f"{args.source}: read as {first.expects}; {_counts(splits)} frames")
+    if first.split_by:
+        print(f"note: the split is made here: {first.split_by}")
+    described = _described(args.source, first, options)
+    size = tuple(args.size) if args.size else None
+    pack(splits, args.out, described, size, args.compression, progress=True)
+    assumed = "truth" not in options and getattr(first, "truth", None) == "raw"
+    if assumed and "raw" not in info(args.out)["provenance"]["holes"]:
         print(
             "note: this depth, taken for raw, has no holes, so it is probably in-painted; if it "
             "is, pack it again with --truth inpainted"
@@ -106,15 +65,28 @@ def _pack(args: argparse.Namespace) -> int:
     return _info(argparse.Namespace(store=args.out))
 
 
-def _described(
-    source: Path, splits: Mapping[str, Frames], options: Mapping[str, Any]
-) -> dict[str, Any]:
+def _check_splits(source: Path, splits: Mapping[str, Frames]) -> None:
+    """Refuses what a training or its evaluation would refuse later."""
+    for name, least in (("train", LEAST_TRAINING), ("test", 1)):
+        if len(splits.get(name, ())) < least:
+            raise DataError(
+                f"{source}: has {_counts(splits)} frames, but a store needs at least {least} in "
+                f"{name!r}; add frames, or name the splits 'train' and 'test'"
+            )
+
+
+def _counts(splits: Mapping[str, Frames]) -> str:
+    return ", ".join(f"{len(frames)} {name}" for name, frames in splits.items())
+
+
+def _described(source: Path, frames: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     """Provenance of a source: names only, so that no machine's folders travel with the store."""
-    return {
-        "layout": type(next(iter(splits.values()))).__name__,
+    described = {
+        "layout": type(frames).__name__,
         "source": source.resolve().name,
         "options": {k: v.name if isinstance(v, Path) else v for k, v in options.items()},
     }
+    return described | ({"split_by": frames.split_by} if frames.split_by else {})
 
 
 def _verify(args: argparse.Namespace) -> int:

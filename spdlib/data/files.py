@@ -1,14 +1,19 @@
 """Reading single files and judging single frames, with errors that name the file and the remedy.
 
 Every reader and the packed store build on these functions, so bad input reads the same everywhere:
-one `DataError`, never a guess and never a silently repaired frame.
+one `DataError`, never a guess and never a silently repaired frame. `reading` is the only place that
+knows what parsers raise.
 """
 
 from __future__ import annotations
 
+import csv
 import math
 import os
+import tarfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -17,7 +22,7 @@ import numpy as np
 from PIL import Image
 
 from spdlib.data.frames import NYU_VALID_BOX, Frame
-from spdlib.errors import DataError
+from spdlib.errors import DataError, SPDError
 from spdlib.geometry import NYU_CAMERA, Camera
 
 Box = tuple[int, int, int, int]
@@ -31,7 +36,28 @@ MILLIMETRES = 0.001
 LARGEST_READ = 1 << 28
 """Bytes that one read of an HDF5 array may ask for; a frame of 4000x3000 floats has 48 MB."""
 
-_PIL_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+PARSER_ERRORS: tuple[type[Exception], ...] = (
+    *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError),
+    *(SyntaxError, csv.Error, tarfile.TarError),  # Pillow raises SyntaxError for a broken PNG
+    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
+)
+"""What the parsers of images, HDF5, NumPy, CSV and tar files raise at damaged input."""
+
+
+@contextmanager
+def reading(
+    where: str | Path, problem: str = "cannot be read", remedy: str = "copy or download it again"
+) -> Iterator[None]:
+    """Turns what a parser raises into a DataError: "WHERE: PROBLEM (reason); REMEDY"."""
+    try:
+        yield
+    except SPDError:
+        raise
+    except FileNotFoundError as error:
+        missing = f" {error.filename}" if error.filename else ""
+        raise DataError(f"{where}: no such file{missing}; check the path") from error
+    except PARSER_ERRORS as error:
+        raise DataError(f"{where}: {problem} ({error}); {remedy}") from error
 
 
 class LazyHDF5:
@@ -74,16 +100,9 @@ def open_hdf5(source: str | Path | BinaryIO, name: str = "") -> h5py.File:
     Raises:
         DataError: missing, truncated or not HDF5.
     """
-    name = name or str(source)
-    try:
+    remedy = "it is truncated or of another format: download or pack it again"
+    with reading(name or str(source), "not a readable HDF5 file", remedy):
         return h5py.File(source, "r", locking=False)
-    except FileNotFoundError as error:
-        raise DataError(f"{name}: no such file; check the path") from error
-    except OSError as error:
-        raise DataError(
-            f"{name}: not a readable HDF5 file ({error}); it is truncated or of another "
-            "format: download or pack it again"
-        ) from error
 
 
 def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) -> h5py.Dataset:
@@ -125,16 +144,12 @@ def own_group(file: h5py.File, name: str, where: str) -> h5py.Group:
 
 def _own_member(file: h5py.File, name: str, where: str) -> h5py.HLObject:
     node = file
-    try:
+    with reading(where, f"has no readable array {name!r}", "download or pack it again"):
         for part in name.split("/"):
             # `in` and `get` would open what a link leads to before they say what kind it is
             if node.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
                 raise _borrowed(where, name)
             node = node[part]
-    except (AttributeError, KeyError, OSError, RuntimeError, TypeError) as error:
-        raise DataError(
-            f"{where}: has no readable array {name!r} ({error}); download or pack it again"
-        ) from error
     return node
 
 
@@ -184,21 +199,22 @@ def read_depth_png(path: Path) -> np.ndarray:
     return values.astype(np.uint16)
 
 
+def read_labels(path: Path) -> np.ndarray:
+    """Class labels uint8 [H, W] of an image; DataError if it is damaged or of another kind."""
+    labels = np.array(_decoded(path))
+    if labels.dtype != np.uint8 or labels.ndim != 2:
+        raise DataError(f"{path}: labels need 8 bits in one channel; export class numbers")
+    return labels
+
+
 def _decoded(path: Path) -> Image.Image:
     """The whole image in memory; DataError if the file cannot be decoded to its end."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                image.load()
-                return image
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such file; check the path") from error
-    except (*_PIL_ERRORS, Image.DecompressionBombWarning) as error:
-        raise DataError(
-            f"{path}: cannot be decoded ({error}); it is truncated or damaged: "
-            "copy or download it again"
-        ) from error
+    remedy = "it is truncated or damaged: copy or download it again"
+    with reading(path, "cannot be decoded", remedy), warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with Image.open(path) as image:
+            image.load()
+            return image
 
 
 def read_depth_npy(path: Path) -> np.ndarray:
@@ -207,10 +223,8 @@ def read_depth_npy(path: Path) -> np.ndarray:
     Raises:
         DataError: truncated, not an array of floats, or holding pickled objects.
     """
-    try:
+    with reading(path, "not a readable .npy file", "save it again"):
         values = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path}: not a readable .npy file ({error}); save it again") from error
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind != "f":
         raise DataError(f"{path}: needs a float array [H, W] of metres; save it with numpy.save")
     return values.astype(np.float32)

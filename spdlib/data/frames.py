@@ -1,4 +1,4 @@
-"""What every data source yields: an RGB frame with its depth and its camera (decisions 6)."""
+"""What every data source yields: an RGB frame with its depth and its camera."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ NYU_VALID_BOX = (7, 7, 473, 631)
 """Top, left, bottom and right (inclusive) of NYU's 480x640 RGB frames inside their white border."""
 
 SELECTION_BLOCKS = ((100, 120), (300, 320), (500, 520), (700, 720))
-"""Positions of the selection set among the 795 sorted training frames (decisions 6)."""
-SELECTION_GUARD = 2
-"""Frames dropped on each side of a selection block, as neighbours often show the same scene."""
+"""Positions of the selection set among NYU's 795 sorted training frames."""
+GUARD = 2
+"""Frames left out on each side of a block, as neighbours often show the same scene."""
+LEAST_TRAINING = 4
+"""Frames that can be divided into some to train and one to select by."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,17 @@ class Frame:
         depth = self.depths[self.truth_name(kind)]
         if self.valid_box is None:
             return depth
-        top, left, bottom, right = self.valid_box
         inside = np.zeros_like(depth)
-        inside[top : bottom + 1, left : right + 1] = depth[top : bottom + 1, left : right + 1]
+        inside[self.valid] = depth[self.valid]
         return inside
+
+    @property
+    def valid(self) -> tuple[slice, slice]:
+        """Rows and columns of `valid_box`."""
+        if self.valid_box is None:
+            return slice(None), slice(None)
+        top, left, bottom, right = self.valid_box
+        return slice(top, bottom + 1), slice(left, right + 1)
 
 
 class Frames(Protocol):
@@ -104,22 +113,32 @@ def spread(count: int, wanted: int) -> list[int]:
     return [int(i) for i in np.linspace(0, count - 1, min(count, wanted))]
 
 
+def hold_out(
+    count: int, blocks: Sequence[tuple[int, int]] | None = None
+) -> tuple[list[int], list[int]]:
+    """Positions of (kept, held out) frames among `count` sorted frames.
+
+    Neighbouring frames often show the same scene, so whole blocks (start, stop) are held out, the
+    last tenth if none are given, and of 40 frames or more two on each side of a block are left out.
+    """
+    blocks = blocks or ((count - max(1, count // 10), count),)
+    held = [i for start, stop in blocks for i in range(start, stop)]
+    guard = GUARD if count >= 40 else 0
+    near = {i for start, stop in blocks for i in range(start - guard, stop + guard)}
+    return [i for i in range(count) if i not in near], held
+
+
 def selection_split(count: int) -> tuple[list[int], list[int]]:
     """Positions of (training, selection) frames among `count` sorted training frames.
 
-    With NYU's 795 frames the selection blocks are those of decisions 6. Other counts hold out
-    their last tenth. Two frames are dropped on each side of a block.
+    NYU's 795 frames give up four blocks of 20, other counts their last tenth (`hold_out`).
 
     Raises:
         DataError: fewer than four frames.
     """
-    if count < 4:
-        raise DataError(f"{count} training frames are too few to hold out a selection set; need 4")
-    if count == 795:
-        blocks: Sequence[tuple[int, int]] = SELECTION_BLOCKS
-    else:
-        blocks = ((count - max(1, count // 10), count),)
-    selection = [i for start, stop in blocks for i in range(start, stop)]
-    guard = SELECTION_GUARD if count >= 40 else 0
-    near = {i for start, stop in blocks for i in range(start - guard, stop + guard)}
-    return [i for i in range(count) if i not in near], selection
+    if count < LEAST_TRAINING:
+        raise DataError(
+            f"{count} training frames are too few to hold out a selection set; "
+            f"bring at least {LEAST_TRAINING}"
+        )
+    return hold_out(count, SELECTION_BLOCKS if count == 795 else None)

@@ -1,4 +1,4 @@
-"""The packed store: one HDF5 file, written once, read fast by many workers (decisions 6).
+"""The packed store: one HDF5 file, written once, read fast by many workers.
 
 Layout, for N frames of one size H x W (images, depth and labels have one frame per chunk):
 
@@ -22,7 +22,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,7 @@ from spdlib.data.files import (
     open_hdf5,
     own_array,
     own_group,
+    reading,
     scaled_box,
 )
 from spdlib.data.frames import Frame, Frames
@@ -61,21 +62,20 @@ _ARRAYS = ("image", "camera", "valid_box", "id", "split", "checksum")
 
 
 def pack(
-    source: Frames,
+    splits: Mapping[str, Frames],
     path: str | Path,
-    split_of: str | Mapping[str, str] | Callable[[str], str],
     provenance: Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
     compression: str = "none",
     progress: bool = False,
 ) -> None:
-    """Writes every frame of `source` into one HDF5 file.
+    """Writes every frame into one HDF5 file.
 
     Args:
-        source: the frames; all of one size unless `size` is given, all with the same truths.
+        splits: the frames by split; all of one size unless `size` is given, all with the same
+            truths.
         path: the store to write; an existing one is replaced only when the new one is complete.
-        split_of: the split of all frames, or of each frame by its id.
-        provenance: what the source was; counts, date and version are added.
+        provenance: what the source was; counts, truths with holes, date and version are added.
         size: height, width to resize to (`resize_frame`); None keeps the frames as they are.
         compression: "none" (fastest to train from), "lzf" or "gzip" (smallest).
         progress: show a progress bar.
@@ -87,35 +87,21 @@ def pack(
     path = Path(path)
     if compression not in COMPRESSIONS:
         raise ConfigError(f"compression is {compression!r}; choose one of {COMPRESSIONS}")
-    if len(source) == 0:
+    places = [(split, frames, i) for split, frames in splits.items() for i in range(len(frames))]
+    if not places:
         raise DataError(f"{path}: nothing to pack, the source is empty")
     with replacing(path, DataError) as temporary, _created(temporary) as (file, disk):
-        writer = _Writer(file, len(source), compression)
-        for index in tqdm(range(len(source)), desc="packing", disable=not progress, mininterval=2):
-            frame = _read(source, index)
-            frame = frame if size is None else resize_frame(frame, size)
-            writer.add(frame, _split(split_of, frame.id))
+        writer = _Writer(file, len(places), compression)
+        for split, frames, i in tqdm(places, "packing", disable=not progress, mininterval=2):
+            # a source that cannot be read must not pass for a store that cannot be written
+            with reading(f"frame {i} of {split!r}", remedy="restore its file, then pack again"):
+                frame = frames[i]
+            writer.add(frame if size is None else resize_frame(frame, size), split)
             disk.check()
-            if index == 0 and compression == "none":
-                _check_space(path, writer.frame_bytes * len(source))
-        file.attrs["provenance"] = json.dumps(_provenance(file, provenance, size, compression))
-
-
-def _read(source: Frames, index: int) -> Frame:
-    """One frame of the source, whose failures must not pass for failures to write the store."""
-    try:
-        return source[index]
-    except OSError as error:
-        raise DataError(
-            f"frame {source.ids[index]!r} of the source cannot be read ({error}); restore its "
-            "file, then pack again"
-        ) from error
-
-
-def _split(split_of: str | Mapping[str, str] | Callable[[str], str], name: str) -> str:
-    if isinstance(split_of, str):
-        return split_of
-    return split_of.get(name, "") if isinstance(split_of, Mapping) else split_of(name)
+            if len(writer.ids) == 1 and compression == "none":
+                _check_space(path, writer.frame_bytes * len(places))
+        made = _provenance(file, provenance, size, compression)
+        file.attrs["provenance"] = json.dumps(made | {"holes": sorted(writer.holes)})
 
 
 @contextmanager
@@ -147,24 +133,24 @@ class _Writer:
             self.filters = {"compression": compression, "shuffle": True}
         if compression == "gzip":
             self.filters["compression_opts"] = 4
-        self.seen: set[str] = set()
+        self.ids: set[str] = set()
+        self.holes: set[str] = set()
         self.frame_bytes = 0
 
     def add(self, frame: Frame, split: str) -> None:
         """Writes one frame; DataError if it is bad, a duplicate, or of another kind."""
         check_frame(frame, f"frame {frame.id!r}")
-        if frame.id in self.seen:
+        if frame.id in self.ids:
             raise DataError(f"frame id {frame.id!r} occurs twice; ids in a store are unique")
-        if not split:
-            raise DataError(f"frame {frame.id!r} has no split; name one, for example 'train'")
         arrays = _arrays(frame, split)
-        if self.seen:
+        if self.ids:
             self._check_like_first(frame, arrays)
         for name, value in arrays.items():
             stored = self._depth(name, value) if name.startswith("depth/") else value
             data = self.file[name] if name in self.file else self._create(name, stored)
-            data[len(self.seen)] = stored
-        self.seen.add(frame.id)
+            data[len(self.ids)] = stored
+        self.ids.add(frame.id)
+        self.holes |= {kind for kind, d in frame.depths.items() if not d[frame.valid].all()}
 
     def _check_like_first(self, frame: Frame, arrays: Mapping[str, Any]) -> None:
         expected = self.file["image"].shape[1:3]
@@ -196,7 +182,7 @@ class _Writer:
         self.file.move(name, "millimetres")
         old = self.file["millimetres"]
         new = self._create(name, like)
-        for index in range(len(self.seen)):
+        for index in range(len(self.ids)):
             new[index] = millimetres_to_metres(old[index])
         del self.file["millimetres"]
 
@@ -328,6 +314,8 @@ class PackedFrames:
         DataError: not a store, truncated, or without frames of this split or one of `truths`.
     """
 
+    expects = "a packed store"
+
     def __init__(
         self,
         path: str | Path,
@@ -351,7 +339,21 @@ class PackedFrames:
             self.truths = _chosen_truths(sorted(file["depth"]), truths, self.path)
             self.has_labels = labels and "labels" in file
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
+        self.split_by = self.provenance.get("split_by", "")
         self._file = LazyHDF5(self.path)
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether the file is an HDF5 file that says it is a packed store."""
+        if not path.is_file() or not h5py.is_hdf5(path):
+            return False
+        with open_hdf5(path) as file:
+            return bool(file.attrs.get("format") == FORMAT)
+
+    @classmethod
+    def open_splits(cls, path: Path) -> Mapping[str, Frames]:
+        """Every split of the store."""
+        return {split: cls(path, split) for split in info(path)["splits"]}
 
     @property
     def ids(self) -> list[str]:
@@ -366,18 +368,13 @@ class PackedFrames:
         return Camera.from_tensor(self._cameras[self._rows[index]])
 
     def __getitem__(self, index: int) -> Frame:
-        row = int(self._rows[index])
-        file = self._file.get()
-        try:
+        row, file = int(self._rows[index]), self._file.get()
+        where = f"{self.path}: frame {self._ids[index]!r}"
+        with reading(where, remedy="run data verify and pack it again"):
             image = self._array(file, "image")[row]
             stored = {kind: self._array(file, f"depth/{kind}")[row] for kind in self.truths}
             depths = {kind: _metres(values) for kind, values in stored.items()}
             labels = self._array(file, "labels")[row] if self.has_labels else None
-        except OSError as error:
-            raise DataError(
-                f"{self.path}: frame {self._ids[index]!r} cannot be read ({error}); run data "
-                "verify and pack it again"
-            ) from error
         return Frame(self._ids[index], image, depths, self.camera(index), labels, self._box(row))
 
     def _array(self, file: h5py.File, name: str) -> h5py.Dataset:
@@ -421,14 +418,6 @@ def _counts(file: h5py.File, where: str) -> dict[str, int]:
     }
 
 
-def is_store(path: str | Path) -> bool:
-    """Whether the file is an HDF5 file that says it is a packed store."""
-    if not h5py.is_hdf5(path):
-        return False
-    with open_hdf5(path) as file:
-        return bool(file.attrs.get("format") == FORMAT)
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[h5py.File]:
     """A store open for reading; DataError if it is not one, or not a complete one."""
@@ -446,7 +435,8 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             raise DataError(
                 f"{path}: incomplete store (missing {missing}, counts {counts}); pack it again"
             )
-        yield file
+        with reading(path, "damaged store", "pack it again"):
+            yield file
 
 
 # -------------------- inspecting

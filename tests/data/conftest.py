@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import tarfile
@@ -18,12 +17,6 @@ COUNT = 6
 SIZE = (48, 64)
 TRAIN, TEST = (0, 2, 3), (1, 4, 5)
 """Split of the six frames, counted from 0."""
-
-# Written by scipy.io.savemat: trainNdxs = [[1], [3], [4]], testNdxs = [[2], [5], [6]].
-SPLITS_MAT = b"MATLAB 5.0 MAT-file".ljust(124) + b"\x00\x01IM" + base64.b64decode(
-    "DwAAADkAAAB4nONjYGCIAGI2IOaA0iDACuUzAzEjFHMCcUlRYmaeX0pFMVQdSEyCAQY+2ENoDgcILeAAAPJKBjkPAAAA"
-    "NAAAAHic42NgYAgAYjYg5oDSIMAK5TMDMSMUg/glqcUlfikVxZxAtgQDHDhAKBEoLeEAALEcBPc="
-)  # fmt: skip
 
 
 def smooth_image(generator: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
@@ -58,9 +51,14 @@ class Layouts:
         Image.fromarray(self.images[index]).save(folder / f"rgb_{number:05d}.jpg", quality=95)
         Image.fromarray(self.raw[index]).save(folder / f"sync_depth_{number:05d}.png")
 
-    def bts(self) -> Path:
-        """What BTS's `extract_official_train_test_set_from_mat.py` writes."""
+    def bts(self, more: int = 0) -> Path:
+        """What BTS's `extract_official_train_test_set_from_mat.py` writes.
+
+        `more` training frames follow the three, as a store that is packed to train needs four.
+        """
         root = self.root / "bts"
+        for number in range(COUNT, COUNT + more):
+            self._pair(root / "official_splits" / "train" / "kitchen", 0, number)
         for split, indices in (("train", TRAIN), ("test", TEST)):
             for index in indices:
                 scene = "kitchen" if index % 2 else "home_office"
@@ -98,7 +96,6 @@ class Layouts:
             scenes[:] = scene.ref
         with path.open("r+b") as stream:
             stream.write(b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM")
-        (self.root / "splits.mat").write_bytes(SPLITS_MAT)
         lines = [f"kitchen/rgb_{i:05d}.jpg kitchen/sync_depth_{i:05d}.png 518.8579" for i in TEST]
         (self.root / "nyudepthv2_test_files_with_gt.txt").write_text("\n".join(lines))
         return path
@@ -134,21 +131,22 @@ class Layouts:
                 add_member(archive, f"{split}/{name}", self._h5(index))
         return root.parent
 
-    def plain(self, suffix: str = ".png") -> Path:
+    def plain(self, suffix: str = ".png", count: int = COUNT) -> Path:
         """A user's own folder with another camera and a split column."""
         root = self.root / f"own{suffix}"
         for folder in ("rgb", "depth"):
             (root / folder).mkdir(parents=True)
         rows: list[list[object]] = [["frame", "fx", "fy", "cx", "cy", "split"]]
-        for index, image in enumerate(self.images):
-            Image.fromarray(image).save(root / "rgb" / f"view {index}.png")
-            depth = root / "depth" / f"view {index}{suffix}"
+        for number in range(count):
+            index = number % COUNT
+            Image.fromarray(self.images[index]).save(root / "rgb" / f"view {number}.png")
+            depth = root / "depth" / f"view {number}{suffix}"
             if suffix == ".npy":
                 np.save(depth, self.raw[index] / 1000.0)
             else:
                 Image.fromarray(self.raw[index]).save(depth)
             split = "train" if index in TRAIN else "test"
-            rows.append([f"view {index}", 60.5, 61.0, 31.0 + index, 23.5, split])
+            rows.append([f"view {number}", 60.5, 61.0, 31.0 + number, 23.5, split])
         with (root / "cameras.csv").open("w", newline="") as stream:
             csv.writer(stream).writerows(rows)
         return root

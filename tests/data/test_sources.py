@@ -21,7 +21,6 @@ from PIL import Image
 
 from spdlib.data.files import check_depth, nyu_box, scaled_box
 from spdlib.data.frames import NYU_VALID_BOX, Frame
-from spdlib.data.mat5 import read_mat5
 from spdlib.data.sources import (
     BTSFolder,
     FastDepthFolder,
@@ -114,16 +113,18 @@ def test_bts_labels(layouts: Layouts) -> None:
     frame = open_source(root, labels=labels)["test"][1]
     assert frame.labels is not None and set(frame.labels.flat) == {5}
     (labels / "labels_00000.png").unlink()
-    with pytest.raises(DataError, match=r"labels_00000.png: cannot be read"):
+    with pytest.raises(DataError, match=r"labels_00000.png: no such file"):
         BTSFolder(root, "train", labels=labels)[0]
 
 
 # -------------------- the labelled file
 
 
-@pytest.mark.parametrize("split_file", ["splits.mat", "nyudepthv2_test_files_with_gt.txt"])
-def test_mat_with_split(layouts: Layouts, split_file: str) -> None:
-    splits = open_source(layouts.mat(), split_file=layouts.root / split_file)
+TEST_LIST = "nyudepthv2_test_files_with_gt.txt"
+
+
+def test_mat_with_a_list_of_test_frames(layouts: Layouts) -> None:
+    splits = open_source(layouts.mat(), split_file=layouts.root / TEST_LIST)
     assert {name: frames.ids for name, frames in splits.items()} == {
         "train": [f"{i:05d}" for i in TRAIN],
         "test": [f"{i:05d}" for i in TEST],
@@ -134,15 +135,33 @@ def test_mat_with_split(layouts: Layouts, split_file: str) -> None:
     np.testing.assert_array_equal(frame.depths["raw"], metres(layouts.raw[4]))
 
 
-def test_mat_without_split_is_all(layouts: Layouts) -> None:
-    splits = open_source(layouts.mat())
-    assert list(splits) == ["all"] and len(splits["all"]) == 6
-    with pytest.raises(DataError, match="has no split 'train'; give split_file="):
-        LabelledMat(layouts.root / "nyu_depth_v2_labeled.mat", "train")
+def test_mat_has_the_official_split(tmp_path: Path) -> None:
+    """NYU's splits.mat counts from 1: its test frames begin 1, 2, 9, 14 and end with 1449."""
+    path = tmp_path / "nyu_depth_v2_labeled.mat"
+    with h5py.File(path, "w") as file:
+        for name, shape, dtype in (
+            ("images", (1449, 3, 4, 3), np.uint8),
+            ("depths", (1449, 4, 3), np.float32),
+            ("rawDepths", (1449, 4, 3), np.float32),
+        ):
+            file.create_dataset(name, shape, dtype)
+    splits = open_source(path)
+    train, test = splits["train"].ids, splits["test"].ids
+    assert (len(train), len(test)) == (795, 654)
+    assert test[:4] == ["00000", "00001", "00008", "00013"] and test[-1] == "01448"
+    assert sorted(train + test) == [f"{i:05d}" for i in range(1449)]
+    assert train == sorted(train) and test == sorted(test)
+
+
+def test_mat_of_another_length_needs_a_list(layouts: Layouts) -> None:
+    with pytest.raises(DataError, match="has 6 frames, the official split is of 1449; give --spl"):
+        open_source(layouts.mat())
+    with pytest.raises(ConfigError, match="split is 'val'"):
+        LabelledMat(layouts.root / "nyu_depth_v2_labeled.mat", "val")
 
 
 def test_mat_agrees_with_bts(layouts: Layouts) -> None:
-    mat = LabelledMat(layouts.mat(), "train", layouts.root / "splits.mat")
+    mat = LabelledMat(layouts.mat(), "train", layouts.root / TEST_LIST)
     bts = BTSFolder(layouts.bts(), "train")
     assert mat.ids == bts.ids
     np.testing.assert_array_equal(mat[2].depths["raw"], bts[2].depths["raw"])
@@ -174,8 +193,11 @@ def test_mat_refuses_other_files(layouts: Layouts) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kitchen/rgb_00009.jpg", "names frames up to 9, the data have 6"),
-        ("a/rgb_00001.jpg\nb/rgb_00001.jpg", "'00001' occurs twice, in test and in test"),
+        ("kitchen/rgb_00009.jpg", "line 1: names frame 9, the data have 6"),
+        (
+            "a/rgb_00001.jpg\nb/rgb_00001.jpg",
+            r"'00001' occurs twice, in .*, line 1 and in",
+        ),
         ("00001", "expected a name rgb_NNNNN"),
         ("\n".join(f"rgb_{i:05d}.jpg" for i in range(6)), "no frames found"),
     ],
@@ -186,33 +208,9 @@ def test_mat_refuses_bad_test_lists(layouts: Layouts, text: str, message: str) -
         open_source(layouts.mat(), split_file=layouts.root / "list.txt")
 
 
-def test_mat5_refuses_damage(layouts: Layouts) -> None:
-    path = layouts.mat()
-    with pytest.raises(DataError, match="not a MATLAB 5 file"):
-        read_mat5(layouts.root / "nyudepthv2_test_files_with_gt.txt")
-    splits = layouts.root / "splits.mat"
-    splits.write_bytes(splits.read_bytes()[:-20])
-    with pytest.raises(DataError, match=r"splits.mat: damaged MATLAB file"):
-        LabelledMat(path, "train", splits)
-    with pytest.raises(DataError, match="cannot be read"):
-        LabelledMat(path, "train", layouts.root / "absent.mat")
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=400), st.integers(128, 250), st.booleans())
-def test_mat5_never_fails_otherwise(noise: bytes, cut: int, deflated: bool) -> None:
-    """Damaged files end in DataError or in arrays, in no other exception."""
-    import zlib
-
-    body = zlib.compress(noise) if deflated else noise
-    tag = (15).to_bytes(4, "little") + len(body).to_bytes(4, "little")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "splits.mat"
-        path.write_bytes((b" " * 124 + b"\x00\x01IM" + tag + body)[: cut + len(noise)])
-        try:
-            assert isinstance(read_mat5(path), dict)
-        except DataError as error:
-            assert "splits.mat" in str(error)
+def test_mat_refuses_a_list_that_is_not_there(layouts: Layouts) -> None:
+    with pytest.raises(DataError, match=r"absent.txt: no such file"):
+        LabelledMat(layouts.mat(), "train", layouts.root / "absent.txt")
 
 
 # -------------------- FastDepth files and shards
@@ -418,7 +416,7 @@ def set_cell(row: int, column: int, value: str) -> Callable[[list[list[str]]], N
         (set_cell(1, 1, "-5"), "finite, positive focal"),
         (set_cell(0, 3, "centre"), r"lacks the columns \['cx'\]"),
         (set_cell(1, 0, "../view 0"), r"rgb has no file '../view 0'"),
-        (set_cell(1, 0, "view 1"), "cameras.csv: frame id 'view 1' .*in line 2 and in line 3"),
+        (set_cell(1, 0, "view 1"), "cameras.csv: frame id 'view 1' .*line 2 and in .*line 3"),
         (lambda rows: rows.pop(1), "view 0.png: has no row in cameras.csv"),
         (lambda rows: rows.__delitem__(slice(1, None)), "has no row in cameras.csv"),
     ],
@@ -430,6 +428,37 @@ def test_plain_refuses_bad_tables(
     rewrite_cameras(root, change)
     with pytest.raises(DataError, match=message):
         PlainFolder(root)[0]
+
+
+def drop_splits(rows: list[list[str]]) -> None:
+    """Takes the column split out of the table."""
+    for row in rows:
+        del row[5:]
+
+
+def test_plain_folder_without_splits_is_divided_by_blocks(layouts: Layouts) -> None:
+    root = layouts.plain(count=60)
+    rewrite_cameras(root, drop_splits)
+    splits = open_source(root)
+    names = [f"view {i}" for i in range(60)]  # 2 before 10, as in a recording
+    assert splits["train"].ids == names[:52] and splits["test"].ids == names[54:]
+    assert PlainFolder(root).ids == names
+    said = "of 60 sorted frames the first 52 train, the last 6 test, 2 between them are left out"
+    assert [frames.split_by for frames in splits.values()] == [said, said]  # type: ignore[attr-defined]
+
+
+def test_plain_folder_too_small_to_divide(layouts: Layouts) -> None:
+    root = layouts.plain(count=4)
+    rewrite_cameras(root, drop_splits)
+    with pytest.raises(DataError, match=r"own.png: 4 frames are too few .* bring at least 5"):
+        open_source(root)
+
+
+def test_plain_folder_with_a_split_for_some(layouts: Layouts) -> None:
+    root = layouts.plain()
+    rewrite_cameras(root, set_cell(3, 5, ""))
+    with pytest.raises(DataError, match=r"cameras.csv, line 4: only some frames name a split"):
+        open_source(root)
 
 
 # -------------------- detection
@@ -444,14 +473,15 @@ def test_open_source_finds_the_layout(layouts: Layouts) -> None:
         (layouts.shards(), TarShards),
         (layouts.plain(), PlainFolder),
     ):
-        assert {type(frames) for frames in open_source(path).values()} == {reader}
+        options = {"split_file": layouts.root / TEST_LIST} if reader is LabelledMat else {}
+        assert {type(frames) for frames in open_source(path, **options).values()} == {reader}
     store = layouts.root / "store.h5"
-    pack(BTSFolder(layouts.bts(), "train"), store, "train")
+    pack({"train": BTSFolder(layouts.bts(), "train")}, store)
     assert isinstance(open_source(store)["train"], PackedFrames)
 
 
 def test_open_source_names_what_it_expects(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no layout that SPD knows; expected a BTS folder"):
+    with pytest.raises(DataError, match=r"holds no layout that SPD knows; expected .* BTS folder"):
         open_source(tmp_path)
     with pytest.raises(DataError, match="does not exist"):
         open_source(tmp_path / "absent")
@@ -459,7 +489,7 @@ def test_open_source_names_what_it_expects(tmp_path: Path) -> None:
 
 def test_open_source_refuses_options_of_other_layouts(layouts: Layouts) -> None:
     with pytest.raises(ConfigError, match="has no option split_file"):
-        open_source(layouts.bts(), split_file="splits.mat")
+        open_source(layouts.bts(), split_file="list.txt")
 
 
 # -------------------- bad input
@@ -604,7 +634,7 @@ def test_duplicate_id(layouts: Layouts) -> None:
     with pytest.raises(DataError, match="frame id '00002' occurs twice") as caught:
         first(layouts)
     for folder in (source, other):
-        assert f"in {folder / 'rgb_00002.jpg'}" in str(caught.value)
+        assert f"in {folder / 'sync_depth_00002.png'}" in str(caught.value)
 
 
 def test_duplicate_id_in_shards(layouts: Layouts) -> None:
@@ -671,7 +701,7 @@ def test_bts_round_trip(data: st.DataObject) -> None:
         Image.fromarray(image).save(scene / "rgb_00007.png")
         Image.fromarray(depth).save(scene / "sync_depth_00007.png")
         frames = BTSFolder(folder, "train")
-        pack(frames, Path(folder) / "store.h5", "train")
+        pack({"train": frames}, Path(folder) / "store.h5")
         stored = PackedFrames(Path(folder) / "store.h5")
         for frame in (frames[0], stored[0]):
             np.testing.assert_array_equal(frame.image, image)

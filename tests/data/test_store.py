@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 import stat
 import subprocess
 import sys
@@ -83,10 +84,8 @@ def types(path: Path) -> dict[str, str]:
 @pytest.fixture
 def packed(layouts: Layouts) -> Path:
     """Three training and three test frames."""
-    splits = open_source(layouts.bts())
     path = layouts.root / "store.h5"
-    frames = cli.Joined(splits)
-    pack(frames, path, frames.split_of, {"layout": "BTSFolder"})
+    pack(open_source(layouts.bts()), path, {"layout": "BTSFolder"})
     return path
 
 
@@ -102,7 +101,7 @@ def test_frames_come_back_exactly(layouts: Layouts, compression: str) -> None:
         ("own", PlainFolder(layouts.plain(".npy"))),
     ):
         path = layouts.root / f"{name}.h5"
-        pack(source, path, "train", compression=compression)
+        pack({"train": source}, path, compression=compression)
         stored = PackedFrames(path)
         assert stored.ids == source.ids
         for index in range(len(source)):
@@ -117,7 +116,7 @@ def test_labels_box_and_several_truths(tmp_path: Path) -> None:
         frame("a", labels=labels, depths=depths, valid_box=(1, 1, 4, 6)),
         frame("b", labels=labels, depths=depths),
     ]
-    pack(ListFrames(frames), tmp_path / "s.h5", "train")
+    pack({"train": ListFrames(frames)}, tmp_path / "s.h5")
     stored = PackedFrames(tmp_path / "s.h5")
     for index, original in enumerate(frames):
         assert_same(stored[index], original)
@@ -127,7 +126,7 @@ def test_labels_box_and_several_truths(tmp_path: Path) -> None:
 def test_only_what_is_asked_is_read(tmp_path: Path) -> None:
     depths = {"raw": irregular(), "inpainted": irregular(1)}
     whole = frame(depths=depths, labels=np.ones((6, 8), np.uint8))
-    pack(ListFrames([whole]), tmp_path / "s.h5", "train")
+    pack({"train": ListFrames([whole])}, tmp_path / "s.h5")
     chosen = PackedFrames(tmp_path / "s.h5", "train", ["raw"], labels=False)
     assert_same(chosen[0], replace(whole, depths={"raw": depths["raw"]}, labels=None))
     assert_same(PackedFrames(tmp_path / "s.h5")[0], whole)
@@ -138,9 +137,9 @@ def test_only_what_is_asked_is_read(tmp_path: Path) -> None:
 def test_depth_type_is_chosen_without_loss(tmp_path: Path) -> None:
     """Whole millimetres take two bytes; the first frame that needs more makes all float32."""
     regular, other = frame("a"), frame("c", irregular())
-    pack(ListFrames([regular, frame("b")]), tmp_path / "mm.h5", "train")
+    pack({"train": ListFrames([regular, frame("b")])}, tmp_path / "mm.h5")
     assert types(tmp_path / "mm.h5") == {"raw": "uint16"}
-    pack(ListFrames([regular, frame("b"), other, frame("d")]), tmp_path / "m.h5", "train")
+    pack({"train": ListFrames([regular, frame("b"), other, frame("d")])}, tmp_path / "m.h5")
     assert types(tmp_path / "m.h5") == {"raw": "float32"}
     stored = PackedFrames(tmp_path / "m.h5")
     for index, original in enumerate([regular, frame("b"), other, frame("d")]):
@@ -184,8 +183,8 @@ def test_info_and_provenance(packed: Path) -> None:
 def test_equal_frames_have_equal_fingerprints(layouts: Layouts) -> None:
     source = BTSFolder(layouts.bts(), "train")
     for name, compression in (("a", "none"), ("b", "gzip")):
-        pack(source, layouts.root / f"{name}.h5", "train", compression=compression)
-    pack(source, layouts.root / "c.h5", "test")
+        pack({"train": source}, layouts.root / f"{name}.h5", compression=compression)
+    pack({"test": source}, layouts.root / "c.h5")
     a, b, c = (info(layouts.root / f"{name}.h5")["fingerprint"] for name in "abc")
     assert a == b != c
 
@@ -306,7 +305,7 @@ def test_bad_frames_leave_the_previous_store(
 ) -> None:
     before = packed.read_bytes()
     with pytest.raises(DataError, match=message):
-        pack(ListFrames(frames), packed, "train")
+        pack({"train": ListFrames(frames)}, packed)
     assert_untouched(packed, before)
 
 
@@ -317,11 +316,9 @@ def assert_untouched(path: Path, before: bytes) -> None:
     verify(path)
 
 
-def test_unnamed_split_and_compression(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="frame 'a' has no split"):
-        pack(ListFrames([frame("a")]), tmp_path / "s.h5", {"b": "train"})
+def test_unknown_compression(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="compression is 'zip'"):
-        pack(ListFrames([frame("a")]), tmp_path / "s.h5", "train", compression="zip")
+        pack({"train": ListFrames([frame("a")])}, tmp_path / "s.h5", compression="zip")
 
 
 class Interrupted(ListFrames):
@@ -343,12 +340,12 @@ def test_a_source_that_cannot_be_read_is_not_called_a_failure_to_write(
     before = packed.read_bytes()
     frames = TarShards(layouts.shards(), "test")
     (layouts.root / "hub" / "data" / "val-000000.tar").unlink()
-    with pytest.raises(DataError, match=r"^\S*val-000000.tar \(official/00002\): cannot be read"):
-        pack(frames, packed, "test")
+    with pytest.raises(DataError, match=r"^\S*val-000000.tar \(val/official/00002.h5\): no such"):
+        pack({"test": frames}, packed)
     assert_untouched(packed, before)
     lost = FileNotFoundError(errno.ENOENT, "No such file or directory", "view.jpg")
-    with pytest.raises(DataError, match=r"^frame 'c' of the source .*view.jpg.*pack again$"):
-        pack(Interrupted([frame(n) for n in "abcd"], lost), packed, "train")
+    with pytest.raises(DataError, match=r"^frame 2 of 'train': no such file view.jpg"):
+        pack({"train": Interrupted([frame(n) for n in "abcd"], lost)}, packed)
     assert_untouched(packed, before)
 
 
@@ -356,7 +353,7 @@ def test_a_source_that_cannot_be_read_is_not_called_a_failure_to_write(
 def test_interruption_leaves_the_previous_store(packed: Path, error: BaseException) -> None:
     before = packed.read_bytes()
     with pytest.raises(type(error)):
-        pack(Interrupted([frame(n) for n in "abcd"], error), packed, "train")
+        pack({"train": Interrupted([frame(n) for n in "abcd"], error)}, packed)
     assert_untouched(packed, before)
 
 
@@ -364,13 +361,13 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     source = ListFrames([frame()])
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match=r"cannot write .*file/s\.h5.*choose another folder"):
-        pack(source, tmp_path / "file" / "s.h5", "train")
+        pack({"train": source}, tmp_path / "file" / "s.h5")
     closed = tmp_path / "closed"
     closed.mkdir()
     closed.chmod(stat.S_IRUSR | stat.S_IXUSR)
     if not os.access(closed, os.W_OK):  # the superuser may write anywhere
         with pytest.raises(DataError, match=r"cannot write .*closed/s\.h5"):
-            pack(source, closed / "s.h5", "train")
+            pack({"train": source}, closed / "s.h5")
     closed.chmod(stat.S_IRWXU)
 
 
@@ -391,7 +388,7 @@ def test_full_disk(
 
     monkeypatch.setattr(hdf5_disk.os, "pwrite", limited)
     with pytest.raises(DataError, match=r"store.h5: .*No space left on device.*is kept"):
-        pack(BTSFolder(layouts.bts(), "test"), packed, "test")
+        pack({"test": BTSFolder(layouts.bts(), "test")}, packed)
     assert written == room
     monkeypatch.undo()
     assert_untouched(packed, before)
@@ -404,7 +401,7 @@ from spdlib.data.store import pack
 from spdlib.errors import DataError
 resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
 try:
-    pack(BTSFolder(sys.argv[1], "test"), sys.argv[2], "test")
+    pack({"test": BTSFolder(sys.argv[1], "test")}, sys.argv[2])
 except DataError as error:
     print(error)
 """
@@ -427,7 +424,7 @@ def test_too_little_space_is_seen_at_once(
     usage = type("Usage", (), {"free": 20_000})
     monkeypatch.setattr(store.shutil, "disk_usage", lambda path: usage)
     with pytest.raises(DataError, match=r"needs 0.0 GB but its disk has 0.0 GB free"):
-        pack(BTSFolder(layouts.bts(), "train"), packed, "train")
+        pack({"train": BTSFolder(layouts.bts(), "train")}, packed)
 
 
 def test_new_store_is_readable_by_others(packed: Path) -> None:
@@ -522,13 +519,13 @@ def test_same_size_changes_nothing(tmp_path: Path) -> None:
 def test_pack_resized(layouts: Layouts) -> None:
     source = BTSFolder(layouts.bts(), "train")
     path = layouts.root / "small.h5"
-    pack(source, path, "train", size=(24, 32))
+    pack({"train": source}, path, size=(24, 32))
     stored = PackedFrames(path)[0]
     assert stored.image.shape == (24, 32, 3) and stored.camera == source[0].camera.resized(24, 32)
     assert stored.valid_box == (1, 1, 22, 30)
     assert types(path) == {"raw": "uint16"} and verify(path)["provenance"]["resized_to"] == [24, 32]
     with pytest.raises(ConfigError, match="size is 0x4"):
-        pack(source, path, "train", size=(0, 4))
+        pack({"train": source}, path, size=(0, 4))
 
 
 # -------------------- command line
@@ -536,32 +533,26 @@ def test_pack_resized(layouts: Layouts) -> None:
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
-    cli.add_parser(parser.add_subparsers())
-    parsed = parser.parse_args(arguments)
+    cli.add_data(parser)
+    parsed = parser.parse_args(arguments[1:])
     return int(parsed.command(parsed))
 
 
 def test_command_line(layouts: Layouts, capsys: pytest.CaptureFixture[str]) -> None:
-    source, out = layouts.bts(), layouts.root / "nyu.h5"
+    source, out = layouts.bts(more=1), layouts.root / "nyu.h5"
     arguments = ["--truth", "inpainted", "--size", "24", "32", "--compression", "gzip"]
     assert main(["data", "pack", str(source), str(out), *arguments]) == 0
-    assert "BTSFolder, train 3, test 3" in capsys.readouterr().out
+    assert "read as a BTS folder (official_splits/ or sync/); 4 train, 3 test frames" in (
+        capsys.readouterr().out
+    )
     assert main(["data", "verify", str(out)]) == 0
-    assert "all 6 frames agree with their checksums" in capsys.readouterr().out
+    assert "all 7 frames agree with their checksums" in capsys.readouterr().out
     assert main(["data", "info", str(out)]) == 0
     assert "'inpainted': 'uint16'" in capsys.readouterr().out
     provenance = info(out)["provenance"]
     assert provenance["source"] == "bts" and provenance["options"] == {"truth": "inpainted"}
+    assert provenance["holes"] == ["inpainted"]
     assert str(layouts.root) not in json.dumps(provenance)
-
-
-def test_command_line_says_that_a_source_has_no_split(
-    layouts: Layouts, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = layouts.root / "all.h5"
-    assert main(["data", "pack", str(layouts.mat()), str(out)]) == 0
-    assert "every frame is in the split 'all'" in capsys.readouterr().out
-    assert info(out)["splits"] == {"all": 6}
 
 
 @pytest.mark.parametrize(
@@ -577,7 +568,7 @@ def test_command_line_doubts_raw_depth_without_holes(
 ) -> None:
     layouts.raw = layouts.raw if holes else layouts.inpainted
     out = layouts.root / "nyu.h5"
-    assert main(["data", "pack", str(layouts.bts()), str(out), *options]) == 0
+    assert main(["data", "pack", str(layouts.bts(more=1)), str(out), *options]) == 0
     assert ("probably in-painted" in capsys.readouterr().out) == noted
     again = layouts.root / "again.h5"
     assert main(["data", "pack", str(out), str(again), "--size", "24", "32"]) == 0
@@ -585,10 +576,26 @@ def test_command_line_doubts_raw_depth_without_holes(
 
 
 def test_command_line_refuses_bad_data(layouts: Layouts) -> None:
-    path = layouts.bts() / "official_splits/train/home_office/sync_depth_00000.png"
+    path = layouts.bts(more=1) / "official_splits/train/home_office/sync_depth_00000.png"
     Image.fromarray(np.full((48, 64), 3, np.uint16)).save(path)
     with pytest.raises(DataError, match=r"sync_depth_00000.png .*metres read as millimetres"):
         main(["data", "pack", str(layouts.root / "bts"), str(layouts.root / "x.h5")])
+    assert not (layouts.root / "x.h5").exists()
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [("train", "has 3 train, 3 test frames, but .* at least 4 in 'train'"),
+     ("test", "has 4 train frames, but a store needs at least 1 in 'test'")],
+)  # fmt: skip
+def test_command_line_refuses_splits_that_cannot_be_trained_with(
+    layouts: Layouts, split: str, message: str
+) -> None:
+    root = layouts.bts(more=split == "test")
+    if split == "test":
+        shutil.rmtree(root / "official_splits" / "test")
+    with pytest.raises(DataError, match=rf"bts: {message}; add frames"):
+        main(["data", "pack", str(root), str(layouts.root / "x.h5")])
     assert not (layouts.root / "x.h5").exists()
 
 
@@ -598,7 +605,7 @@ def test_command_line_refuses_bad_data(layouts: Layouts) -> None:
 def test_real_nyu_packs_and_verifies(nyu_dir: Path, tmp_path: Path) -> None:
     source: Frames = open_source(nyu_dir, truth="inpainted")["train"]
     frames = ListFrames([source[index] for index in (0, 400, 794)])
-    pack(frames, tmp_path / "nyu.h5", "train")
+    pack({"train": frames}, tmp_path / "nyu.h5")
     report = verify(tmp_path / "nyu.h5")
     assert report["size"] == (480, 640) and report["truths"] == {"inpainted": "uint16"}
     stored = PackedFrames(tmp_path / "nyu.h5", "train")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spdlib.data.frames import Frame, Frames
+from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.data.rooms import Rooms
 from spdlib.data.store import pack
 from spdlib.errors import DataError, RunError
@@ -40,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve training and three test frames."""
     path = tmp_path_factory.mktemp("datasets") / "store.h5"
     frames = Measured(15)
-    pack(frames, path, {name: "train" if i < 12 else "test" for i, name in enumerate(frames.ids)})
+    pack({"train": Subset(frames, range(12)), "test": Subset(frames, range(12, 15))}, path)
     return path
 
 
@@ -84,7 +84,7 @@ def test_what_a_store_lacks_is_named(store: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="has no 'exact' depth but"):
         opened(store, "exact")
     frames: Frames = Measured(4)
-    pack(frames, tmp_path / "train.h5", "train")
+    pack({"train": frames}, tmp_path / "train.h5")
     with pytest.raises(DataError, match="no frames in split 'test'"):
         opened(tmp_path / "train.h5", None)
 

@@ -85,7 +85,7 @@ def test_record_grows_and_damage_is_named(tmp_path: Path) -> None:
 
 def test_frames_are_described_by_content_not_by_path(tmp_path: Path, rooms: Frames) -> None:
     store = tmp_path / "store.h5"
-    pack(Subset(rooms, [0, 1, 2]), store, "train", {"source": "rooms"})
+    pack({"train": Subset(rooms, [0, 1, 2])}, store, {"source": "rooms"})
     described = describe_frames(Subset(PackedFrames(store, "train"), [0, 1]))
     assert described["frames"] == 2
     assert len(described["fingerprint"]) == 64

@@ -1,0 +1,167 @@
+"""FastDepth's .h5 frames, in folders or in tar shards."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, NamedTuple
+
+import h5py
+import numpy as np
+
+from spdlib.data.files import open_hdf5, own_array, reading
+from spdlib.data.frames import Frame, Frames
+from spdlib.data.sources.base import Source, first_found, known_truth, nyu_frame
+from spdlib.errors import DataError
+
+
+class _H5Frames(Source):
+    """Frames of `rgb` (3, H, W) uint8 and `depth` (H, W) float metres in .h5 files."""
+
+    patterns: ClassVar[Sequence[str]]
+    """Where the files of a split lie, with {} for its name."""
+
+    def __init__(self, path: str | Path, split: str, truth: str = "inpainted") -> None:
+        self.truth = known_truth(truth)
+        items = [item for file in self._files(Path(path), split) for item in self._listed(file)]
+        super().__init__(items, f"{path} (split {split!r})")
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether "train" or "test" has files."""
+        return any(cls._files(path, split) for split in ("train", "test"))
+
+    @classmethod
+    def open_splits(cls, path: Path, truth: str = "inpainted") -> Mapping[str, Frames]:
+        """Frames of "train" and "test", as far as they have files."""
+        splits = [split for split in ("train", "test") if cls._files(path, split)]
+        return {split: cls(path, split, truth) for split in splits}
+
+    @classmethod
+    def _files(cls, path: Path, split: str) -> list[Path]:
+        names = ("test", "val") if split == "test" else (split,)
+        return first_found(path, [p.format(name) for name in names for p in cls.patterns])
+
+    def _listed(self, file: Path) -> Iterable[Any]:
+        """The items in one file."""
+        raise NotImplementedError
+
+    def _frame(self, file: h5py.File, item: Any) -> Frame:
+        rgb, depth = (np.asarray(own_array(file, n, item.where)) for n in ("rgb", "depth"))
+        if rgb.ndim != 3 or rgb.shape[0] != 3 or rgb.dtype != np.uint8:
+            raise DataError(
+                f"{item.where}: 'rgb' is {rgb.dtype} {list(rgb.shape)}, not uint8 [3, H, W]"
+            )
+        if depth.dtype.kind != "f":
+            raise DataError(f"{item.where}: 'depth' is {depth.dtype}, not floating-point metres")
+        image = np.ascontiguousarray(rgb.transpose(1, 2, 0))
+        return nyu_frame(item, image, {str(self.truth): depth.astype(np.float32)})
+
+
+class _H5File(NamedTuple):
+    """One .h5 frame on disk."""
+
+    id: str
+    path: Path
+
+    @property
+    def where(self) -> str:
+        return str(self.path)
+
+
+class FastDepthFolder(_H5Frames):
+    """`<split>/<scene>/NNNNN.h5`: the layout of sparse-to-dense and FastDepth.
+
+    Its authors in-painted the depth with NYU's toolbox. Ids are "scene/NNNNN". The split "test"
+    reads the folder `val` (the official test frames) where there is no `test`.
+
+    Args:
+        path: the folder of the splits.
+        split: "train" or "test".
+        truth: what the depth is.
+
+    Raises:
+        DataError: missing or empty split.
+    """
+
+    expects = "FastDepth folders (train/<scene>/*.h5)"
+    patterns = ("{}/*/*.h5",)
+
+    @property
+    def files(self) -> list[Path]:
+        """The .h5 file of each frame."""
+        return [item.path for item in self._items]
+
+    def _listed(self, file: Path) -> Iterable[_H5File]:
+        return [_H5File(f"{file.parent.name}/{file.stem}", file)]
+
+    def _read(self, item: _H5File) -> Frame:
+        with open_hdf5(item.path) as file:
+            return self._frame(file, item)
+
+
+class _Member(NamedTuple):
+    """Where the bytes of one .h5 frame lie inside a shard, and its name there."""
+
+    id: str
+    name: str
+    shard: Path
+    offset: int
+    size: int
+
+    @property
+    def where(self) -> str:
+        return f"{self.shard} ({self.name})"
+
+
+class TarShards(_H5Frames):
+    """`<split>-NNNNNN.tar` shards of FastDepth's .h5 files, as on the Hugging Face hub.
+
+    Members are read where they lie: nothing is unpacked to disk. Shards whose members could
+    escape a folder when unpacked (absolute names, "..", links, devices) are refused as a whole.
+    Ids are "scene/NNNNN". The split "test" reads `val-*.tar` where there is no `test-*.tar`.
+
+    Args:
+        path: the folder of the shards, or the one above `data`.
+        split: "train" or "test".
+        truth: what the depth is.
+
+    Raises:
+        DataError: no shards, unsafe or damaged shard, duplicate id.
+    """
+
+    expects = "tar shards (train-000000.tar)"
+    patterns = ("data/{}-*.tar", "{}-*.tar")
+
+    def _listed(self, file: Path) -> Iterable[_Member]:
+        """The .h5 members of an uncompressed shard; DataError on the first unsafe one."""
+        with (
+            reading(file, "not a complete, uncompressed tar file"),
+            tarfile.open(file, "r:") as tar,
+        ):
+            for member in tar:
+                _refuse_unsafe(member, file)
+                name = PurePosixPath(member.name)
+                if member.isfile() and name.suffix == ".h5":
+                    frame = "/".join(name.with_suffix("").parts[-2:])
+                    yield _Member(frame, member.name, file, member.offset_data, member.size)
+
+    def _read(self, item: _Member) -> Frame:
+        with item.shard.open("rb") as shard:
+            shard.seek(item.offset)
+            content = io.BytesIO(shard.read(item.size))
+        with open_hdf5(content, item.where) as file:
+            return self._frame(file, item)
+
+
+def _refuse_unsafe(member: tarfile.TarInfo, shard: Path) -> None:
+    name = PurePosixPath(member.name)
+    escapes = name.is_absolute() or ".." in name.parts or "\\" in member.name
+    plain = (member.isfile() and not member.issparse()) or member.isdir()
+    if escapes or not plain:
+        raise DataError(
+            f"{shard}: member {member.name!r} is not a plain file below the shard's folder; "
+            "do not trust this file, download it from its publisher"
+        )

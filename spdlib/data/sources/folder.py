@@ -1,0 +1,176 @@
+"""A user's own frames."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from spdlib.data.files import (
+    MILLIMETRES,
+    millimetres_to_metres,
+    read_depth_npy,
+    read_depth_png,
+    read_image,
+    reading,
+)
+from spdlib.data.frames import LEAST_TRAINING, Frame, Frames, hold_out
+from spdlib.data.sources.base import IMAGE_SUFFIXES, Source, known_truth, refuse_duplicates
+from spdlib.errors import ConfigError, DataError
+from spdlib.geometry import Camera
+
+_COLUMNS = ("frame", "fx", "fy", "cx", "cy")
+
+
+class _Own(NamedTuple):
+    """Files, intrinsics (fx, fy, cx, cy) and split of one frame; split "" if none is named."""
+
+    id: str
+    image: Path
+    depth: Path
+    intrinsics: tuple[float, float, float, float]
+    split: str
+
+    @property
+    def where(self) -> str:
+        return str(self.depth)
+
+
+class PlainFolder(Source):
+    """A user's own frames: `rgb/NAME.jpg|png`, `depth/NAME.png|npy` and `cameras.csv`.
+
+    `cameras.csv` has the columns frame, fx, fy, cx, cy (pixels, integers are pixel centres) and
+    optionally split; each row's `frame` is a NAME, and every file needs a row. Frames are sorted by
+    name, numbers by their value. Without a split column their last tenth tests (`hold_out`).
+
+    Args:
+        path: the folder.
+        split: the frames to read; None for all.
+        truth: what the depth is.
+        depth_scale: metres per step of a depth PNG.
+
+    Raises:
+        DataError: missing pair or row, bad number, duplicate frame, empty split, too few frames to
+            divide.
+    """
+
+    expects = "a folder with rgb/, depth/ and cameras.csv"
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str | None = None,
+        truth: str = "raw",
+        depth_scale: float = MILLIMETRES,
+    ) -> None:
+        self.truth = known_truth(truth)
+        if not 0 < depth_scale < 1:
+            raise ConfigError(f"depth_scale is {depth_scale}; give metres per PNG step, e.g. 0.001")
+        self.depth_scale = depth_scale
+        items = sorted(_own_frames(Path(path)), key=_natural_order)
+        if split is not None and items and not items[0].split:
+            items = self._divided(items, str(path))
+        self.splits = sorted({item.split for item in items} - {""})
+        chosen = [item for item in items if split in (None, item.split)]
+        super().__init__(chosen, f"{path} (split {split!r} of {self.splits})")
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether there is a table of cameras."""
+        return (path / "cameras.csv").is_file()
+
+    @classmethod
+    def open_splits(
+        cls, path: Path, truth: str = "raw", depth_scale: float = MILLIMETRES
+    ) -> Mapping[str, Frames]:
+        """The splits that the table names, or else "train" and "test"."""
+        splits = cls(path, None, truth, depth_scale).splits or ["train", "test"]
+        return {split: cls(path, split, truth, depth_scale) for split in splits}
+
+    def _divided(self, items: list[_Own], where: str) -> list[_Own]:
+        """The frames that train and test where the table names no split."""
+        count = len(items)
+        if count <= LEAST_TRAINING:
+            raise DataError(
+                f"{where}: {count} frames are too few to set some apart for testing; bring at "
+                f"least {LEAST_TRAINING + 1}"
+            )
+        train, test = hold_out(count)
+        self.split_by = (
+            f"of {count} sorted frames the first {len(train)} train, the last {len(test)} test, "
+            f"{count - len(train) - len(test)} between them are left out"
+        )
+        split = dict.fromkeys(train, "train") | dict.fromkeys(test, "test")
+        return [items[i]._replace(split=name) for i, name in split.items()]
+
+    def _read(self, item: _Own) -> Frame:
+        image = read_image(item.image)
+        camera = Camera(*item.intrinsics, image.shape[1], image.shape[0])
+        return Frame(item.id, image, {str(self.truth): self._depth(item.depth)}, camera)
+
+    def _depth(self, path: Path) -> np.ndarray:
+        if path.suffix == ".npy":
+            return read_depth_npy(path)
+        values = read_depth_png(path)
+        if self.depth_scale == MILLIMETRES:
+            return millimetres_to_metres(values)
+        return values.astype(np.float32) * np.float32(self.depth_scale)
+
+
+def _natural_order(item: _Own) -> str:
+    """Sorts "view 2" before "view 10", so that neighbours in a recording stay neighbours."""
+    return re.sub(r"\d+", lambda number: number.group().zfill(20), item.id)
+
+
+def _own_frames(root: Path) -> list[_Own]:
+    """Rows of cameras.csv joined with the files of `rgb` and `depth`."""
+    table = root / "cameras.csv"
+    rows = _camera_rows(table)
+    refuse_duplicates(((row["frame"], where) for where, row in rows.items()), str(table))
+    images = _by_stem(root / "rgb", IMAGE_SUFFIXES)
+    depths = _by_stem(root / "depth", (".png", ".npy"))
+    items = []
+    for where, row in rows.items():
+        name = row["frame"]
+        for folder, files in (("rgb", images), ("depth", depths)):
+            if name not in files:
+                raise DataError(f"{where}: {folder} has no file {name!r}; add it or drop the row")
+        fx, fy, cx, cy = (_number(row, key, where) for key in _COLUMNS[1:])
+        split = row.get("split") or ""
+        items.append(_Own(name, images[name], depths[name], (fx, fy, cx, cy), split))
+        if bool(split) != bool(items[0].split):
+            raise DataError(f"{where}: only some frames name a split; fill the column or drop it")
+    for files in (images, depths):
+        for name in sorted(set(files) - {item.id for item in items}):
+            raise DataError(f"{files[name]}: has no row in {table.name}; add one or remove it")
+    return items
+
+
+def _camera_rows(table: Path) -> dict[str, dict[str, str]]:
+    """Rows of the table by "FILE, line N"."""
+    with (
+        reading(table, remedy="write it as CSV in UTF-8"),
+        table.open(newline="", encoding="utf-8-sig") as stream,
+    ):
+        reader = csv.DictReader(stream)
+        rows, columns = list(reader), reader.fieldnames or []
+    missing = [name for name in _COLUMNS if name not in columns]
+    if missing:
+        raise DataError(f"{table}: lacks the columns {missing}; it needs frame,fx,fy,cx,cy[,split]")
+    return {f"{table}, line {number}": row for number, row in enumerate(rows, 2)}
+
+
+def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
+    """File name without suffix -> path."""
+    files = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in suffixes]
+    refuse_duplicates(((path.stem, path) for path in files), str(folder))
+    return {path.stem: path for path in files}
+
+
+def _number(row: Mapping[str, str | None], key: str, where: str) -> float:
+    with reading(where, f"{key} is {row[key]!r}, not a number of pixels", "correct it"):
+        return float(row[key] or "")

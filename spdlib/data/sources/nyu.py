@@ -1,0 +1,331 @@
+"""NYU Depth V2 as BTS's scripts extract it, and as its authors publish it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+import h5py
+import numpy as np
+
+from spdlib.data.files import (
+    LazyHDF5,
+    millimetres_to_metres,
+    own_array,
+    read_depth_png,
+    read_image,
+    read_labels,
+    reading,
+)
+from spdlib.data.frames import Frame, Frames
+from spdlib.data.sources.base import (
+    IMAGE_SUFFIXES,
+    Source,
+    has,
+    known_truth,
+    nyu_frame,
+    refuse_duplicates,
+)
+from spdlib.errors import ConfigError, DataError
+from spdlib.geometry import NYU_CAMERA
+
+LABELLED_FRAMES = 1449
+_FOCAL_TOLERANCE = 0.02
+_SCENES = {
+    "train": ("official_splits/train", "train"),
+    "test": ("official_splits/test", "test"),
+    "sync": ("sync", "."),
+}
+"""Folders below a BTS folder that may hold the scenes of each split."""
+
+
+class _Pair(NamedTuple):
+    """Files of one frame."""
+
+    id: str
+    image: Path
+    depth: Path
+
+    @property
+    def where(self) -> str:
+        return str(self.depth)
+
+
+class BTSFolder(Source):
+    """JPEG and PNG pairs as BTS's extraction scripts write them.
+
+    `split` "train" and "test" read `official_splits/<split>/<scene>/rgb_NNNNN.jpg` with
+    `sync_depth_NNNNN.png` (uint16 millimetres); ids are NNNNN, the 0-based index in the labelled
+    file. `split` "sync" reads the raw training video, `sync/<scene>/...`; ids are "scene/NNNNN".
+
+    Args:
+        path: the folder that holds `official_splits` and `sync`, or one of these two.
+        split: "train", "test" or "sync".
+        truth: what the depth is; BTS extracts "raw".
+        list_file: published list with lines "rgb depth focal"; only its frames are read, in its
+            order.
+        labels: folder of `labels_NNNNN.png` (uint8) to read with the frames.
+
+    Raises:
+        DataError: missing folder, missing pair, duplicate id, empty split, or bad list.
+    """
+
+    expects = "a BTS folder (official_splits/ or sync/)"
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str,
+        truth: str = "raw",
+        list_file: str | Path | None = None,
+        labels: str | Path | None = None,
+    ) -> None:
+        self.truth = known_truth(truth)
+        self.labels = Path(labels) if labels is not None else None
+        root, scenes_in_id = _bts_scenes(Path(path), split), split == "sync"
+        if root is None:
+            raise DataError(
+                f"{path}: split {split!r} is empty; expected {_SCENES[split][0]}/<scene>/"
+                "rgb_NNNNN.jpg with sync_depth_NNNNN.png"
+            )
+        if list_file is None:
+            pairs = _bts_pairs(root, scenes_in_id)
+        else:
+            pairs = _bts_listed(root, Path(list_file), scenes_in_id)
+        super().__init__(pairs, f"{root} (split {split!r})")
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether any split has images."""
+        return any(_bts_scenes(path, split) for split in _SCENES)
+
+    @classmethod
+    def open_splits(
+        cls,
+        path: Path,
+        truth: str = "raw",
+        list_file: str | Path | None = None,
+        labels: str | Path | None = None,
+    ) -> Mapping[str, Frames]:
+        """The official splits; a listed `sync`, or one alone, takes the place of "train"."""
+        held = {split for split in _SCENES if _bts_scenes(path, split)}
+        frames: dict[str, Frames] = {}
+        if list_file is not None or ("sync" in held and "train" not in held):
+            frames["train"] = cls(path, "sync", truth, list_file)
+        elif "train" in held:
+            frames["train"] = cls(path, "train", truth, labels=labels)
+        if "test" in held:
+            frames["test"] = cls(path, "test", truth, labels=labels)
+        return frames
+
+    def _read(self, item: _Pair) -> Frame:
+        depth = millimetres_to_metres(read_depth_png(item.depth))
+        labels = None
+        if self.labels is not None:
+            labels = read_labels(self.labels / f"labels_{_index_of(item.image)}.png")
+        return nyu_frame(item, read_image(item.image), {str(self.truth): depth}, labels)
+
+
+def _bts_scenes(path: Path, split: str) -> Path | None:
+    """The folder of the scenes of a split; None if there is none."""
+    if split not in _SCENES:
+        raise ConfigError(f"split is {split!r}; a BTS folder has {', '.join(_SCENES)}")
+    folders = (path / name for name in _SCENES[split])
+    return next((folder for folder in folders if has(folder, "*/rgb_*")), None)
+
+
+def _index_of(path: Path) -> str:
+    return path.stem.rsplit("_", 1)[-1]
+
+
+def _bts_id(image: Path, scenes_in_id: bool) -> str:
+    index = _index_of(image)
+    return f"{image.parent.name}/{index}" if scenes_in_id else index
+
+
+def _bts_pairs(root: Path, scenes_in_id: bool) -> list[_Pair]:
+    """Every image with its depth, sorted by id; DataError if one lacks the other."""
+    pairs = []
+    depths = set(root.glob("*/sync_depth_*.png"))
+    for image in root.glob("*/rgb_*"):
+        if image.suffix.lower() not in IMAGE_SUFFIXES:
+            continue
+        depth = image.with_name(f"sync_depth_{_index_of(image)}.png")
+        if depth not in depths:
+            raise DataError(f"{image}: no {depth.name} beside it; copy the pair or remove the rgb")
+        pairs.append(_Pair(_bts_id(image, scenes_in_id), image, depth))
+    orphans = depths - {pair.depth for pair in pairs}
+    if orphans:
+        orphan = min(orphans)
+        raise DataError(f"{orphan}: no rgb_{_index_of(orphan)}.jpg beside it; copy or remove it")
+    return sorted(pairs)
+
+
+def _bts_listed(root: Path, list_file: Path, scenes_in_id: bool) -> list[_Pair]:
+    """Pairs named by a published list; paths are relative to `root` and stay in it."""
+    pairs = []
+    for where, line in _lines(list_file):
+        fields = line.split()
+        if len(fields) < 2:
+            raise DataError(f"{where}: expected 'rgb depth focal', got {line!r}")
+        _check_focal(fields[2:], where)
+        image, depth = (_inside(root, field, where) for field in fields[:2])
+        for path in (image, depth):
+            if not path.is_file():
+                raise DataError(f"{where}: {path} is missing; copy it or remove the line")
+        pairs.append(_Pair(_bts_id(image, scenes_in_id), image, depth))
+    return pairs
+
+
+def _lines(path: Path) -> Iterable[tuple[str, str]]:
+    """("FILE, line N", line) of every line of a text list that is not empty."""
+    with reading(path, "cannot be read as a text list"):
+        lines = path.read_text("utf-8").splitlines()
+    return [(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def _check_focal(fields: list[str], where: str) -> None:
+    """A listed focal length must be that of NYU's camera, which the reader attaches."""
+    with reading(where, "the focal length is not a number", "fix the list"):
+        focal = float(fields[0]) if fields else NYU_CAMERA.fx
+    if abs(focal / NYU_CAMERA.fx - 1) > _FOCAL_TOLERANCE:
+        raise DataError(
+            f"{where}: focal length {focal:g} is not NYU's {NYU_CAMERA.fx:g}; bring other cameras "
+            "as a plain folder with cameras.csv"
+        )
+
+
+def _inside(root: Path, name: str, where: str) -> Path:
+    """`root`/`name`, refused if it leads out of `root`; lists start their paths with '/'."""
+    parts = PurePosixPath(name.lstrip("/")).parts
+    if ".." in parts:
+        raise DataError(f"{where}: path {name!r} leaves the data folder; fix the list")
+    return root.joinpath(*parts)
+
+
+class _Row(NamedTuple):
+    """One frame of the labelled file."""
+
+    path: Path
+    row: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.row:05d}"
+
+    @property
+    def where(self) -> str:
+        return f"{self.path} (frame {self.id})"
+
+
+class LabelledMat(Source):
+    """`nyu_depth_v2_labeled.mat`: MATLAB 7.3, which is HDF5 with every axis reversed.
+
+    `images` (N, 3, W, H) uint8, `depths` (in-painted) and `rawDepths` (N, W, H) float32 metres.
+    Frames have both truths. Ids are the 0-based index as NNNNN, as in BTS folders. The file's 894
+    object classes do not fit the workbook's 8-bit labels and are not read.
+
+    Args:
+        path: the .mat file.
+        split: "train" or "test" of the official split; None for all frames.
+        split_file: a text list of other test frames (lines that name rgb_NNNNN, as BTS's published
+            list); all other frames are then training frames.
+
+    Raises:
+        DataError: truncated or unexpected file, bad split file, empty split.
+    """
+
+    expects = "nyu_depth_v2_labeled.mat"
+
+    def __init__(
+        self, path: str | Path, split: str | None = None, split_file: str | Path | None = None
+    ) -> None:
+        path = Path(path)
+        self._file = LazyHDF5(path)
+        count = _checked_mat(self._file.get(), path)
+        self._file.close()
+        chosen = list(range(count))
+        if split is not None:
+            chosen = _mat_split(path, count, split, split_file)
+        super().__init__([_Row(path, index) for index in chosen], f"{path} (split {split!r})")
+
+    @classmethod
+    def recognises(cls, path: Path) -> bool:
+        """Whether it is a MATLAB file."""
+        return path.is_file() and path.suffix.lower() == ".mat"
+
+    @classmethod
+    def open_splits(cls, path: Path, split_file: str | Path | None = None) -> Mapping[str, Frames]:
+        """The official "train" and "test", or those of a list of test frames."""
+        return {split: cls(path, split, split_file) for split in ("train", "test")}
+
+    def _read(self, item: _Row) -> Frame:
+        image, raw, inpainted = (
+            np.ascontiguousarray(
+                own_array(self._file.get(), name, item.where, by_frame=True)[item.row].T
+            )
+            for name in ("images", "rawDepths", "depths")
+        )
+        return nyu_frame(item, image, {"inpainted": inpainted, "raw": raw})
+
+
+def _checked_mat(file: h5py.File, path: Path) -> int:
+    """Number of frames; DataError if the arrays are not those of the labelled file."""
+    shapes = {}
+    for name, dtype in (("images", np.uint8), ("depths", np.float32), ("rawDepths", np.float32)):
+        data = own_array(file, name, str(path), by_frame=True)
+        if data.dtype != dtype:
+            raise DataError(
+                f"{path}: has no {np.dtype(dtype).name} array {name!r}; give the official "
+                "nyu_depth_v2_labeled.mat"
+            )
+        shapes[name] = data.shape
+    count, channels, *size = shapes["images"]
+    if channels != 3 or any(shapes[name] != (count, *size) for name in ("depths", "rawDepths")):
+        raise DataError(
+            f"{path}: sizes do not match ({shapes}); expected images (N, 3, W, H) and depth "
+            "(N, W, H)"
+        )
+    return int(count)
+
+
+def official_test_indices() -> list[int]:
+    """Sorted 0-based positions of NYU's 654 test frames among its 1,449 labelled frames."""
+    text = resources.files("spdlib.data").joinpath("nyu_test_indices.txt").read_text("utf-8")
+    return [int(word) for word in text.split()]
+
+
+def _mat_split(path: Path, count: int, split: str, split_file: str | Path | None) -> list[int]:
+    """Sorted positions of one split among `count` frames; those that are not tested train."""
+    if split not in ("train", "test"):
+        raise ConfigError(f"split is {split!r}; the labelled file has 'train' and 'test'")
+    if split_file is not None:
+        test = _listed_test(Path(split_file), count)
+    elif count == LABELLED_FRAMES:
+        test = official_test_indices()
+    else:
+        raise DataError(
+            f"{path}: has {count} frames, the official split is of {LABELLED_FRAMES}; give "
+            "--split-file with the list of its test frames, or the official file"
+        )
+    return test if split == "test" else sorted(set(range(count)) - set(test))
+
+
+def _listed_test(path: Path, count: int) -> list[int]:
+    """Sorted indices that a list of test frames names."""
+    found = []
+    for where, line in _lines(path):
+        match = re.search(r"rgb_(\d+)", line)
+        if match is None:
+            raise DataError(f"{where}: expected a name rgb_NNNNN, got {line!r}")
+        if int(match.group(1)) >= count:
+            raise DataError(
+                f"{where}: names frame {int(match.group(1))}, the data have {count}; give the "
+                "list of this data set"
+            )
+        found.append((match.group(1), where))
+    refuse_duplicates(found, str(path))
+    return sorted(int(index) for index, _ in found)
