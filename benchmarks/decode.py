@@ -1,9 +1,8 @@
-"""Latency of encoding and of queries, in the fast form of every network and in the sheet's words.
+"""Latency of encoding and of queries, in the fast and in the reference form of every network.
 
-v15_2 (encoding, folded and plain queries, the dense path) stands beside DAv2-S, the networks of v13
-and v14 beside their own literal form. Left out is v13_plan, whose decoder is that of v13_log_depth
-behind a ViT at 518x518. All weights are random, the same in both forms of a network; both forms
-must give the same answers.
+v15_2 (encoding, queries, the dense path) stands beside DAv2-S as well. Left out is v13_plan, whose
+decoder is that of v13_log_depth behind a ViT at 518x518. All weights are random, the same in both
+forms of a network; both forms must give the same answers.
 
 Operations take turns, so that a busy moment of the machine does not count against one of them;
 medians over the rounds are shown, also as multiples of their floor (see `_timing`).
@@ -17,6 +16,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
 from math import nan
@@ -31,22 +31,23 @@ from benchmarks._timing import PRODUCT, Operation, floors, measure, timings
 from spdlib.errors import ConfigError, ModelError, SPDError
 from spdlib.geometry import Size
 from spdlib.machine import code_version, machine
-from spdlib.models import CONVNEXT_V2_TINY, DepthModel, create_model, network_class
+from spdlib.models import CONVNEXT_V2_TINY, create_model
+from spdlib.models.base import EXECUTIONS
 from spdlib.models.counting import counted_macs, gathered_bytes
 from spdlib.scene import Scene
 from spdlib.study.runs import write_json, write_table
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "measured" / "bench_decode.csv"
 DAV2 = "DAv2-S (Hugging Face)"
-COMPANY = 256
+TOGETHER = 256
 """Queries asked right after encoding, as an application would."""
 
-FASTER = {"plain": "folded", "literal": "fast", "literal reads": "fast reads"}
-"""The faster form of each form in the sheet's words; v14's `reads` are its deformable layers alone,
-whose form is all that differs."""
-AIMS = {"v13": "literal", "v14": "literal reads"}
+FASTER = {"reference": "fast", "reference reads": "fast reads"}
+"""The faster form of each reference; v14's `reads` are its deformable layers alone, whose form is
+all that differs."""
+AIMS = {"v13": "reference", "v14": "reference reads"}
 """What of a generation should be faster by `LEAST`."""
-LEAST = {"literal": 3, "literal reads": 2}
+LEAST = {"reference": 3, "reference reads": 2}
 TOLERANCE = 1e-3
 """Largest relative difference between two forms in float32, where a query may be routed to either
 of two cells that it looks at alike."""
@@ -54,21 +55,21 @@ of two cells that it looks at alike."""
 WIDTH, HIDDEN, HEAD = 64, 256, 128
 TOKENS, BLOCKS, BLOCK, HEADS = 75, 3, 36, 4
 BILINEAR = 4
-"""MACs that one bilinearly interpolated value counts, as in the sheet."""
+"""MACs that one bilinearly interpolated value counts, as in the formulas below."""
 PER_QUERY = 2 * (2 * WIDTH * WIDTH + 2 * WIDTH * HIDDEN) + WIDTH * HEAD + HEAD
 """Query and output projections and feed-forwards of both stages, and the head: 90,240."""
 
 
-def plain_query_macs() -> int:
-    """MACs of one plain query of v15_2: 733,440 (sheet v15 section 4, audit 3.1).
+def reference_query_macs() -> int:
+    """MACs of one query of v15_2 in the reference form: 733,440.
 
     Keys and values of 75 tokens, both attention products, and the bilinear reads of the tokens.
     """
     return PER_QUERY + 2 * TOKENS * WIDTH * WIDTH + 2 * TOKENS * WIDTH + BILINEAR * TOKENS * WIDTH
 
 
-def folded_query_macs() -> int:
-    """MACs of one folded query of v15_2: 171,232 (audit 5.1, S2).
+def fast_query_macs() -> int:
+    """MACs of one query of v15_2 in the fast form: 171,232.
 
     Both projections folded in each of two stages; scores and sums over three blocks of 36 cells;
     their interpolation for 4 heads; the tokens' codes, positions and sources apart; s8 at the
@@ -82,7 +83,7 @@ def folded_query_macs() -> int:
 
 
 def dense_macs(lattice: Size, image: Size) -> int:
-    """MACs of v15_2's dense path: 1,543.0 M for 100x136 sites in a 350x476 image (audit 5.1).
+    """MACs of v15_2's dense path: 1,543.0 M for 100x136 sites in a 350x476 image.
 
     Keys and values of s8 and L2 at their own size, four times fewer cells, then upsampled together
     with s8; attention over 75 tokens a site; the resize to the image.
@@ -120,7 +121,7 @@ OLDER = ("v13_calibrated", "v13_log_depth", "v13_1", "v14_dual", "v14_triple", "
 FULL = (
     Subject("v15_2", "vit_small_patch14_dinov2", (350, 476), (1, 16, 64, 256, 1024, 4096)),
     Subject("v15_2", "mobilenetv2_100", (240, 320), (1, 16, 64, 256, 1024, 4096)),
-    *(Subject(name, CONVNEXT_V2_TINY, (256, 320), (1, 64, COMPANY, 1024)) for name in OLDER),
+    *(Subject(name, CONVNEXT_V2_TINY, (256, 320), (1, 64, TOGETHER, 1024)) for name in OLDER),
 )
 QUICK = (
     Subject("v15_2", "vit_tiny_patch16_224", (64, 96), (1, 16)),
@@ -128,41 +129,40 @@ QUICK = (
     *(Subject(name, "mobilenetv3_small_050", (192, 256), (1, 16)) for name in OLDER),
 )
 DAV2_INPUT = f"DAv2-S at {FULL[0].size[0]}x{FULL[0].size[1]}"
-"""It stays at the sheet's size, whatever the size of the network beside it."""
+"""It stays at v15_2's size, whatever the size of the network beside it."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One image encoded by both forms of a network, with the same weights.
+    """One image encoded by both forms of a network.
 
     Attributes:
         subject: the network.
         image: [1, 3, H, W].
-        forms: names of the faster and the reference form.
-        model: in the faster form.
-        fast: scene of the faster form.
-        reference: scene of the other; forms project different maps.
+        scenes: of the form "fast" and of "reference", by name; each has a network of its own, with
+            the same weights, for the forms may read different maps.
     """
 
     subject: Subject
     image: Tensor
-    forms: Sequence[str]
-    model: DepthModel
-    fast: Scene
-    reference: Scene
+    scenes: Mapping[str, Scene]
 
     @classmethod
     def of(cls, subject: Subject, device: torch.device) -> Pair:
         """A network with random weights, and a random image."""
-        name, forms = subject.network, network_class(subject.network).choices["sparse"]
-        fast, reference = (
-            create_model(name, subject.encoder, image_size=subject.size, sparse=form).to(device)
-            for form in forms
-        )
-        reference.load_state_dict(fast.state_dict())
+        model = create_model(subject.network, subject.encoder, image_size=subject.size)
         image = torch.rand(1, 3, *subject.size, device=device)
-        scenes = (model.eval().encode(image) for model in (fast, reference))
-        return cls(subject, image, forms, fast, *scenes)
+        scenes = {}
+        for form in EXECUTIONS:
+            own = deepcopy(model).to(device).eval()
+            own.execution = form
+            scenes[form] = own.encode(image)
+        return cls(subject, image, scenes)
+
+    @property
+    def model(self) -> Any:
+        """The network in its fast form."""
+        return self.scenes["fast"].model
 
     def points(self, k: int) -> Tensor:
         """K points [K, 2] anywhere in the image."""
@@ -175,11 +175,11 @@ class Pair:
         Raises:
             ModelError: they do not agree.
         """
-        expected = self.reference.depth_at(points)
-        found = ((self.fast.depth_at(points) - expected).abs() / expected).max().item()
+        fast, expected = (self.scenes[form].depth_at(points) for form in EXECUTIONS)
+        found = ((fast - expected).abs() / expected).max().item()
         if not found <= TOLERANCE:
             raise ModelError(
-                f"{self.subject.label}: the {' and the '.join(self.forms)} form differ by "
+                f"{self.subject.label}: the {' and the '.join(EXECUTIONS)} form differ by "
                 f"{found:.1e}, more than {TOLERANCE:g}; their times cannot be compared"
             )
         return found
@@ -193,61 +193,65 @@ def operations_of(subject: Subject, device: torch.device) -> list[Operation]:
 
 def encoding(pair: Pair) -> Operation:
     """Encoding the image in the faster form."""
-    model: Any = pair.fast.model
+    model = pair.model
     macs = counted_macs(lambda: model.maps(model.pad(pair.image)))
     return Operation(pair.subject.label, "encode", 0, lambda: model.encode(pair.image), macs)
 
 
 def asking(pair: Pair, form: str, points: Tensor, macs: int | None = None) -> Operation:
     """Queries of one form; their MACs are counted if they are not given."""
-    scene = pair.fast if form == pair.forms[0] else pair.reference
+    scene = pair.scenes[form]
 
     def run() -> Tensor:
         return scene.depth_at(points)
 
     counted = counted_macs(run) if macs is None else macs
-    difference = None if form == pair.forms[0] else pair.difference(points)
+    difference = None if form == "fast" else pair.difference(points)
     label, k = pair.subject.label, len(points)
     return Operation(label, form, k, run, counted, gathered_bytes(run), difference)
 
 
 def v15_operations(pair: Pair) -> list[Operation]:
     """Encoding, queries in both forms and the dense path of v15_2."""
-    subject, scene, model = pair.subject, pair.fast, pair.model
-    encode, company = encoding(pair), pair.points(COMPANY)
+    subject, scene, model = pair.subject, pair.scenes["fast"], pair.model
+    encode, many = encoding(pair), pair.points(TOGETHER)
     lattice = (scene.maps["L1"].shape[1], scene.maps["L1"].shape[2])
-    together = encode.macs + COMPANY * folded_query_macs()
+    together = encode.macs + TOGETHER * fast_query_macs()
     asked = [pair.points(k) for k in subject.ks]
     return [
         encode,
         Operation(
-            subject.label, "encode + queries", COMPANY,
-            lambda: model.encode(pair.image).depth_at(company), together,
+            subject.label, "encode + queries", TOGETHER,
+            lambda: model.encode(pair.image).depth_at(many), together,
         ),
         Operation(subject.label, "dense", 0, scene.dense, dense_macs(lattice, subject.size)),
-        *(asking(pair, "plain", points, len(points) * plain_query_macs()) for points in asked),
-        *(asking(pair, "folded", points, len(points) * folded_query_macs()) for points in asked),
+        *(asking(pair, "reference", p, len(p) * reference_query_macs()) for p in asked),
+        *(asking(pair, "fast", p, len(p) * fast_query_macs()) for p in asked),
     ]  # fmt: skip
 
 
 def older_operations(pair: Pair) -> list[Operation]:
-    """Encoding, fast queries, and literal ones as many as are compared, of v13 and v14."""
+    """Encoding, fast queries, and as many in the reference form as are compared, of v13 and v14."""
     asked = {k: pair.points(k) for k in pair.subject.ks}
     most = asked[compared(pair.subject)]
     return [
         encoding(pair),
-        asking(pair, "literal", most),
+        asking(pair, "reference", most),
         *(asking(pair, "fast", points) for points in asked.values()),
-        *(reading(pair, form, most) for form in ("literal", "fast") if hasattr(pair.model, "msda")),
+        *(
+            reading(pair, form, most)
+            for form in ("reference", "fast")
+            if hasattr(pair.model, "msda")
+        ),
     ]
 
 
 def reading(pair: Pair, form: str, points: Tensor) -> Operation:
     """The deformable layers of a v14 alone, all fed the same queries."""
-    scene = pair.fast if form == pair.forms[0] else pair.reference
+    scene = pair.scenes[form]
     model: Any = scene.model
     with torch.no_grad():
-        h, known = model._ask(scene.maps, points[None], scene.padded)
+        h, known = model.seeded(scene.maps, points[None], scene.padded)
 
     @torch.no_grad()
     def run() -> list[Tensor]:
@@ -259,7 +263,7 @@ def reading(pair: Pair, form: str, points: Tensor) -> Operation:
 
 def compared(subject: Subject) -> int:
     """How many queries both forms are compared at."""
-    wanted = 1024 if subject.network == "v15_2" else COMPANY
+    wanted = 1024 if subject.network == "v15_2" else TOGETHER
     return wanted if wanted in subject.ks else max(subject.ks)
 
 
@@ -289,7 +293,7 @@ def depth_anything(quick: bool = False) -> Any:
 
 
 def depth_anything_operation(device: torch.device, quick: bool) -> Operation:
-    """One dense map of DAv2-S at the sheet's input size."""
+    """One dense map of DAv2-S at v15_2's input size."""
     size = (70, 98) if quick else FULL[0].size
     model, image = depth_anything(quick).to(device), torch.rand(1, 3, *size, device=device)
 
@@ -335,20 +339,20 @@ Ratio = tuple[str, float, str]
 def v15_ratios(table: pd.DataFrame, subject: Subject) -> list[Ratio]:
     """What is measured, its value and its aim, for v15_2."""
     own, k = known(table, "milliseconds"), compared(subject)
-    label, asked = subject.label, own[subject.label, "encode + queries", COMPANY]
-    faster = own[label, "plain", k] / own[label, "folded", k]
+    label, asked = subject.label, own[subject.label, "encode + queries", TOGETHER]
+    faster = own[label, "reference", k] / own[label, "fast", k]
     return [
-        (f"plain / folded at K = {k}", faster, ">= 3"),
-        ("folded at K = 1, ms", own[label, "folded", 1], "< 2"),
-        (f"(encode + {COMPANY} queries) / encode", asked / own[label, "encode", 0], "<= 1.10"),
-        (f"{DAV2_INPUT} / (encode + {COMPANY} queries)", own[DAV2, "dense", 0] / asked, ""),
+        (f"reference / fast at K = {k}", faster, ">= 3"),
+        ("fast at K = 1, ms", own[label, "fast", 1], "< 2"),
+        (f"(encode + {TOGETHER} queries) / encode", asked / own[label, "encode", 0], "<= 1.10"),
+        (f"{DAV2_INPUT} / (encode + {TOGETHER} queries)", own[DAV2, "dense", 0] / asked, ""),
     ]
 
 
 def older_ratios(table: pd.DataFrame, subject: Subject) -> list[Ratio]:
     """What is measured, its value and its aim, for v13 and v14."""
     own, k, label = known(table, "milliseconds"), compared(subject), subject.label
-    difference = known(table, "difference")[label, "literal", k]
+    difference = known(table, "difference")[label, "reference", k]
     aim = AIMS[subject.network.partition("_")[0]]
     rows = [
         (

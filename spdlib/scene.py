@@ -1,4 +1,4 @@
-"""Scene: an encoded image that answers depth queries (house.md, decisions 4 and 6)."""
+"""Scene: an encoded image that answers depth queries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
 import safetensors.torch
@@ -23,10 +23,20 @@ Maps = Mapping[str, Tensor]
 """Feature maps by name, channels-last [B, h, w, C]."""
 
 GROUP = 256
-"""Queries that networks with dependent queries answer together (decisions 7)."""
+"""Queries that networks with dependent queries answer together: as many as they train with."""
 
 CHUNK = {"cpu": 1024, "cuda": 16_384}
 """Queries decoded at a time: few enough for a CPU's cache, enough to fill a GPU."""
+
+
+class Answer(NamedTuple):
+    """What a network answers at K points of B images.
+
+    Attributes:
+        depth: [B, K] in metres.
+    """
+
+    depth: Tensor
 
 
 class Decoder(Protocol):
@@ -35,8 +45,17 @@ class Decoder(Protocol):
     has_dense: ClassVar[bool]
     queries_are_independent: ClassVar[bool]
 
-    def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
-        """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
+    @property
+    def execution(self) -> str:
+        """The form in which it computes: "fast" or "reference"."""
+        ...
+
+    def encoded(self, images: Tensor) -> Maps:
+        """Maps of padded images [B, 3, H, W] in evaluation mode."""
+        ...
+
+    def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
+        """The answer at points [B, K, 2] in pixels of the padded image."""
         ...
 
     def decode_lattice(self, maps: Maps) -> Tensor:
@@ -47,14 +66,13 @@ class Decoder(Protocol):
         """Hash of configuration and weights."""
         ...
 
-    def version(self) -> object:
-        """Configuration and weights as they are now, cheap to take and to compare."""
-        ...
-
 
 @dataclass(frozen=True, repr=False)
 class Scene:
     """One encoded image, or a batch of equal size. Immutable.
+
+    It belongs to the weights that encoded it. Nothing watches them: when they have changed, encode
+    the image again. Only `save` looks, for a file must name the weights that it belongs to.
 
     Attributes:
         model: the network that encoded it and answers.
@@ -64,7 +82,9 @@ class Scene:
         padded: height, width after padding right and bottom; what the maps cover.
         camera: the caller's camera, if given.
         camera_assumed: what was assumed about the camera, if it was not given.
-        version: of the network when it encoded the image; None if that is not known.
+        execution: the form whose maps these are; None where both forms read the same.
+        images: what the network was shown, [B, 3, *padded]; None in a scene from a file.
+        fingerprint: of the network that encoded a scene from a file; None in others.
     """
 
     model: Decoder
@@ -74,7 +94,9 @@ class Scene:
     padded: Size
     camera: Camera | None = None
     camera_assumed: str | None = None
-    version: object = field(default=None, repr=False)
+    execution: str | None = None
+    images: Tensor | None = field(default=None, repr=False)
+    fingerprint: str | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
         height, width = self.image_size
@@ -115,7 +137,7 @@ class Scene:
         chunk = chunk or CHUNK.get(inside.device.type, CHUNK["cpu"])
         together = group or (chunk if self.model.queries_are_independent else GROUP)
         groups = inside.split(together, 1)
-        parts = [self.model.decode(self.maps, part, self.padded) for part in groups]
+        parts = [self.model.decode(self.maps, part, self.padded).depth for part in groups]
         return torch.cat(parts, 1).view(asked.shape[:-1])
 
     def points_3d(self, points: Any, chunk: int | None = None, group: int | None = None) -> Tensor:
@@ -176,6 +198,7 @@ class Scene:
         rows, columns = torch.arange(0, height, stride), torch.arange(0, width, stride)
         if not self.model.has_dense:
             return self._dense_by_queries(rows, columns)
+        self._check_form()
         lattice = self.model.decode_lattice(self.maps)
         size = (lattice.shape[1], lattice.shape[2])
         y = _cells(rows.to(lattice), height, self.resized[0], self.padded[0], size[0])
@@ -197,18 +220,29 @@ class Scene:
             QueryError: the network has changed since it encoded the image, or the file cannot be
                 written.
         """
-        if self.version is not None and self.version != self.model.version():
-            raise QueryError(
-                f"cannot write {path}: the network's weights or configuration changed after it "
-                "encoded this scene; encode the image again"
-            )
         record = {
-            "image_size": self.image_size, "resized": self.resized, "padded": self.padded,
+            "image_size": self.image_size,
+            "resized": self.resized,
+            "padded": self.padded,
             "camera": self.camera.to_dict() if self.camera else None,
-            "camera_assumed": self.camera_assumed, "model": self.model.fingerprint(),
-        }  # fmt: skip
+            "camera_assumed": self.camera_assumed,
+            "execution": self.execution,
+            "model": self.fingerprint or self._own_fingerprint(path),
+        }
         maps = {name: tensor.contiguous().cpu() for name, tensor in self.maps.items()}
         write_bytes(path, safetensors.torch.save(maps, {"scene": json.dumps(record)}), QueryError)
+
+    def _own_fingerprint(self, path: str | Path) -> str:
+        """The network's, if it still makes these maps of the image; else the file would lie."""
+        if self.images is not None:
+            self._check_form()
+            again = self.model.encoded(self.images)
+            if not all(_alike(again[name], level) for name, level in self.maps.items()):
+                raise QueryError(
+                    f"cannot write {path}: the network's weights or precision changed after it "
+                    "encoded this scene; encode the image again"
+                )
+        return self.model.fingerprint()
 
     @classmethod
     def load(cls, path: str | Path, model: Any) -> Scene:
@@ -222,6 +256,7 @@ class Scene:
                 record = json.loads((file.metadata() or {})["scene"])
                 maps = {name: file.get_tensor(name).to(model.device) for name in file.keys()}  # noqa: SIM118
             encoder, assumed = record["model"], record["camera_assumed"]
+            form = record.get("execution")  # not in files from before it was recorded
             image_size, resized, padded = (
                 _size(record[name]) for name in ("image_size", "resized", "padded")
             )
@@ -236,10 +271,20 @@ class Scene:
                 f"{path} was encoded by another network or other weights "
                 f"({encoder[:12]}, not {own[:12]}); encode the image again"
             )
-        return cls(model, maps, image_size, resized, padded, camera, assumed, model.version())
+        return cls(model, maps, image_size, resized, padded, camera, assumed, form, None, own)
+
+    def _check_form(self) -> None:
+        """QueryError if the network now runs in a form that reads other maps than these."""
+        if self.execution not in (None, self.model.execution):
+            raise QueryError(
+                f"this scene was encoded with execution={self.execution!r}, the network now runs "
+                f"{self.model.execution!r}, which reads other maps: encode the image again, or set "
+                f"model.execution = {self.execution!r}"
+            )
 
     def _check(self, points: Any) -> Tensor:
         """Points as a tensor like the maps, [K, 2] or [B, K, 2], all finite and inside."""
+        self._check_form()
         like = next(iter(self.maps.values()))
         try:
             asked = points if isinstance(points, Tensor) else torch.from_numpy(np.array(points))
@@ -284,6 +329,13 @@ def refuse_outside(points: Tensor, image_size: Size) -> None:
             f"point ({u:g}, {v:g}) lies outside the {height}x{width} image: "
             f"u in [-0.5, {width - 0.5}], v in [-0.5, {height - 0.5}]"
         )
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    """Whether two maps are the same but for rounding."""
+    return a.dtype == b.dtype and torch.allclose(
+        a.to(b.device), b, rtol=0, atol=1e-5 * max(1.0, b.abs().max().item())
+    )
 
 
 def _size(values: Sequence[int]) -> Size:

@@ -64,8 +64,8 @@ def macs(decode: ModuleType, run: Callable[[], object]) -> int:
 
 def test_formulas_are_the_sheets(decode: ModuleType) -> None:
     assert decode.PER_QUERY == 90_240
-    assert decode.plain_query_macs() == 733_440
-    assert decode.folded_query_macs() == 171_232
+    assert decode.reference_query_macs() == 733_440
+    assert decode.fast_query_macs() == 171_232
     assert decode.dense_macs(LATTICE, IMAGE) == 1_543_015_200
 
 
@@ -130,20 +130,20 @@ def test_quick_run_of_decode(
     decode.main(["--quick", "--threads", "1", "--out", str(tmp_path / "bench_decode.csv")])
     table = pd.read_csv(tmp_path / "bench_decode.csv")
     assert set(table["operation"]) == {
-        "float32", "encode", "encode + queries", "plain", "folded", "literal", "fast", "dense",
-        "literal reads", "fast reads",
+        "float32", "encode", "encode + queries", "reference", "fast", "dense",
+        "reference reads", "fast reads",
     }  # fmt: skip
     assert (table["milliseconds"] > 0).all()
     assert list(table.loc[:1, "times_floor"]) == pytest.approx([1, 1])
-    assert set(table.loc[table["operation"] == "folded", "k"]) == {1, 16}
+    assert set(table.loc[table["operation"] == "fast", "k"]) == {1, 16}
     rows = table.set_index(["network", "operation", "k"])
     for subject in decode.QUICK[2:]:
         found = rows.loc[subject.label]
-        literal, fast = found.loc["literal", 16], found.loc["fast", 16]
-        ratio = literal["milliseconds"] / fast["milliseconds"]
-        assert literal["times_faster"] == pytest.approx(ratio, rel=1e-3)
-        assert 0 <= literal["difference"] < decode.TOLERANCE
-        assert literal["macs"] > fast["macs"] > 16 * 1e6
+        reference, fast = found.loc["reference", 16], found.loc["fast", 16]
+        ratio = reference["milliseconds"] / fast["milliseconds"]
+        assert reference["times_faster"] == pytest.approx(ratio, rel=1e-3)
+        assert 0 <= reference["difference"] < decode.TOLERANCE
+        assert reference["macs"] > fast["macs"] > 16 * 1e6
         assert fast["gathered_bytes"] == 16 * found.loc["fast", 1]["gathered_bytes"]
         assert found.loc["encode", 0]["macs"] > 0
     record = json.loads((tmp_path / "bench_decode.json").read_text())
@@ -156,12 +156,11 @@ def test_quick_run_of_decode(
         if "/" in row["what"]
     }
     assert aims == {
-        **{(name, "literal"): ">= 3" if "v13" in name else "" for name in decode.OLDER},
-        **{(name, "literal reads"): ">= 2" for name in decode.OLDER if "v14" in name},
+        **{(name, "reference"): ">= 3" if "v13" in name else "" for name in decode.OLDER},
+        **{(name, "reference reads"): ">= 2" for name in decode.OLDER if "v14" in name},
     }
     printed = capsys.readouterr().out
-    assert "plain / folded at K = 16" in printed
-    assert "literal / fast at K = 16" in printed
+    assert "reference / fast at K = 16" in printed
 
 
 def test_the_published_ratios_of_older_networks_reach_their_aims(repository: Path) -> None:
@@ -181,8 +180,8 @@ def test_forms_that_disagree_are_not_compared(decode: ModuleType) -> None:
     points = pair.points(5)
     assert pair.difference(points) < 1e-5
     with torch.no_grad():
-        pair.reference.model.local_path.head[-1].bias.add_(1)
-    with pytest.raises(ModelError, match=r"folded and the plain form differ by .* cannot be"):
+        pair.scenes["reference"].model.local_path.head[-1].bias.add_(1)
+    with pytest.raises(ModelError, match=r"fast and the reference form differ by .* cannot be"):
         pair.difference(points)
 
 

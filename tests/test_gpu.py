@@ -13,7 +13,14 @@ from torch import Tensor
 
 import spdlib
 from spdlib.data.rooms import render_rooms
-from spdlib.models import DepthModel, EncoderConfig, create_model, list_models, network_class
+from spdlib.models import (
+    DepthModel,
+    EncoderConfig,
+    counts,
+    create_model,
+    list_models,
+    network_class,
+)
 
 pytestmark = pytest.mark.gpu
 
@@ -35,7 +42,7 @@ def model(request: pytest.FixtureRequest) -> DepthModel:
     """A small one of every network, fresh, evaluation mode; queries are routed to four cells."""
     name = request.param
     encoder = "vit_tiny_patch16_224" if name == "v13_plan" else "test_convnext"
-    routing: dict[str, Any] = dict.fromkeys(network_class(name).counts, 4)
+    routing: dict[str, Any] = dict.fromkeys(counts(network_class(name).Options), 4)
     return create_model(name, encoder, image_size=SIZE, focal=120.0, **routing).eval()
 
 

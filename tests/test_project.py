@@ -18,7 +18,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from spdlib.models import list_models, network_class
+from spdlib.models import list_models, network_class, words
 from spdlib.models.encoders import INPUT_NORMS
 from spdlib.study.config import TRAIN_SUBSETS, VALIDATIONS
 from spdlib.study.losses import AUXILIARY_TARGETS
@@ -182,7 +182,9 @@ def test_faults_are_off_by_default_and_switched_on_as_described() -> None:
         "validation": VALIDATIONS,
     }  # fmt: skip
     for name in list_models():
-        choices |= {option: tuple(found) for option, found in network_class(name).choices.items()}
+        choices |= {
+            option: tuple(found) for option, found in words(network_class(name).Options).items()
+        }
     named = set()
     for line in re.findall(rf"^\| {FAULT}.*", FAULTS.read_text(), re.MULTILINE):
         *_, right, wrong, _ = line.split("|")

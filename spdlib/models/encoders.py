@@ -34,6 +34,8 @@ PADDINGS = {"same": 0.5, "symmetric": -0.5, "patch": 0.0}
 """Name of a padding -> displacement of a level in units of its stride less 1."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INPUT_NORMS = ("weights", "none")
+CONVNEXT_V2_TINY = "convnextv2_tiny.fcmae_ft_in22k_in1k"
+"""The encoder of the networks before v15."""
 _PAD_TYPE_FAMILIES = ("mobilenet", "efficientnet", "tf_", "mnasnet", "fbnet", "tinynet", "lcnet")
 _HEAD_PREFIXES = (
     "head.", "classifier.", "fc.", "conv_head.", "bn2.", "norm_head.", "norm.", "mask_token",

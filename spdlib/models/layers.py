@@ -1,10 +1,9 @@
-"""Blocks that the networks share: normalisation, convolution, attention, position codes."""
+"""Small parts that the networks share: norms, convolutions, heads, position codes."""
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +11,8 @@ from torch.nn import functional as F
 
 from spdlib.geometry import Size
 
-HEAD_BIAS = {"zero": 0.0, "median": math.log(2.5)}
-"""First bias of a log-depth head by name: 1 m, or 2.5 m, near the median of NYU (F17c)."""
+MEDIAN_DEPTH = 2.5
+"""Metres that untrained heads answer, near the median of NYU."""
 
 
 class ChannelLayerNorm(nn.LayerNorm):
@@ -28,7 +27,7 @@ class ChannelLayerNorm(nn.LayerNorm):
 
 
 class ResidualConvUnit(nn.Module):
-    """x + Conv3x3(GELU(Conv3x3(GELU x))), DPT's RCU with GELU (sheet v15): 73,856 at width 64."""
+    """x + Conv3x3(GELU(Conv3x3(GELU x))), DPT's RCU with GELU: 73,856 at width 64."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -48,198 +47,16 @@ class FeedForward(nn.Sequential):
         super().__init__(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
 
 
-class Attention(nn.Module):
-    """Multi-head attention with biased projections; the caller normalises its inputs.
-
-    Args:
-        width: channels of queries and of the result.
-        heads: each has width / heads channels; scores are scaled by the root of that.
-        tokens: channels of the tokens that `forward` projects; None if keys and values always come
-            projected, to `read`.
-        dropout: on the attention weights, in training.
-    """
-
-    def __init__(
-        self, width: int, heads: int, tokens: int | None = None, dropout: float = 0.0
-    ) -> None:
-        super().__init__()
-        self.heads, self.dropout = heads, dropout
-        self.query = nn.Linear(width, width)
-        if tokens is not None:
-            self.key = nn.Linear(tokens, width)
-            self.value = nn.Linear(tokens, width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """Queries [..., Q, C] read tokens [..., T, D] -> [..., Q, C]."""
-        return self.read(x, self.key(tokens), self.value(tokens))
-
-    def read(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        """Queries [..., Q, C] read projected keys and values [..., T, C] -> [..., Q, C]."""
-        asked, keys, values = (self._split(t) for t in (self.query(x), keys, values))
-        dropout = self.dropout if self.training else 0.0
-        found = F.scaled_dot_product_attention(asked, keys, values, dropout_p=dropout)
-        return self.out(found.transpose(-3, -2).flatten(-2))
-
-    def weights(self, x: Tensor, keys: Tensor) -> Tensor:
-        """Attention weights [..., heads, Q, T] of queries [..., Q, C] on keys [..., T, C].
-
-        They are computed in at least float32: routing by bfloat16 weights would meet many ties.
-        """
-        asked, no_autocast = full_precision(self._split(self.query(x)))
-        with no_autocast:
-            scores = asked @ self._split(keys).to(asked.dtype).mT / math.sqrt(asked.shape[-1])
-            return scores.softmax(-1)
-
-    def read_weighted(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """`read`, and its weights [..., heads, Q, T] before dropout, which routing needs."""
-        weights = self.weights(x, keys)
-        kept = F.dropout(weights, self.dropout, self.training).to(values.dtype)
-        found = kept @ self._split(values)
-        return self.out(found.transpose(-3, -2).flatten(-2)), weights
-
-    def read_own(
-        self, x: Tensor, tokens: Sequence[Tensor], norm: nn.LayerNorm
-    ) -> tuple[Tensor, Tensor]:
-        """Every query reads tokens of its own, none of which is projected (audit 5.5).
-
-        The key projection goes into the query, the value projection behind the weighted sum, and
-        into both what the norm does to standardised tokens: with n = norm(all tokens) it is
-        `read_weighted(x.unsqueeze(-2), key(n), value(n))` in fewer products.
-
-        Args:
-            x: queries [..., C].
-            tokens: `standardised` [..., T_i, D], T in sum; nothing is gained by joining them.
-            norm: of the tokens.
-
-        Returns:
-            [..., C] and the weights [..., heads, T] before dropout.
-        """
-        key, key_bias = self._behind(norm, self.key)
-        value, value_bias = self._behind(norm, self.value)
-        asked = self._per_head(self.query(x))
-        asked = asked / math.sqrt(asked.shape[-1])
-        constant = (asked * key_bias).sum(-1, keepdim=True)
-        folded = torch.einsum("...hd,hdc->...hc", asked, key)
-        scores = torch.cat([folded @ part.mT for part in tokens], -1)
-        weights = (scores + constant).softmax(-1)
-        kept = F.dropout(weights, self.dropout, self.training)
-        shares = kept.split([part.shape[-2] for part in tokens], -1)
-        sums = [share @ part for share, part in zip(shares, tokens, strict=True)]
-        found = torch.einsum("...hc,hdc->...hd", torch.stack(sums).sum(0), value)
-        # dropped weights do not sum to one
-        found = found + kept.sum(-1, keepdim=True) * value_bias
-        return self.out(found.flatten(-2)), weights
-
-    def _behind(self, norm: nn.LayerNorm, layer: nn.Linear) -> tuple[Tensor, Tensor]:
-        """Weight [heads, C / heads, D] and bias [heads, C / heads] of a norm's end and a layer."""
-        weight, bias = layer.weight * norm.weight, layer.bias + layer.weight @ norm.bias
-        return weight.unflatten(0, (self.heads, -1)), self._per_head(bias)
-
-    def _per_head(self, x: Tensor) -> Tensor:
-        """[..., C] -> [..., heads, C / heads]."""
-        return x.unflatten(-1, (self.heads, -1))
-
-    def _split(self, x: Tensor) -> Tensor:
-        """[..., N, C] -> [..., heads, N, C / heads]."""
-        return self._per_head(x).transpose(-3, -2)
+def start_at_zero(*layers: nn.Module) -> None:
+    """Set all parameters of fresh layers to zero: what adds their result changes nothing yet."""
+    for layer in layers:
+        for parameter in layer.parameters():
+            nn.init.zeros_(parameter)
 
 
-def head_count(channels: int) -> int:
-    """Heads of an attention over an encoder's own channels: 64 wide if that divides them, else 32.
-
-    That is decisions 3; widths that neither divides (48 in mobilenetv2_050) take the largest
-    smaller power of two that does.
-    """
-    return channels // next(width for width in (64, 32, 16, 8, 4, 2, 1) if channels % width == 0)
-
-
-class SelfAttention(nn.Module):
-    """x += attention(LN x); x += FFN(LN x) over all cells of a map (v13_1 section 2).
-
-    Args:
-        channels: of the map.
-        heads: of the attention.
-        zero: start as the identity, so that what follows keeps its trained input (F13).
-        dropout: on the attention weights, in training.
-    """
-
-    def __init__(self, channels: int, heads: int, zero: bool = False, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.attention = Attention(channels, heads, tokens=channels, dropout=dropout)
-        self.norm_ffn = nn.LayerNorm(channels)
-        self.ffn = FeedForward(channels)
-        if zero:
-            for last in (*self.attention.out.parameters(), *self.ffn[-1].parameters()):
-                nn.init.zeros_(last)
-
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Map [B, C, h, w] -> [B, C, h, w]; positions [h w, C] join queries and keys only."""
-        size = x.shape[-2:]
-        tokens = x.flatten(2).mT
-        inside = self.norm(tokens)
-        placed = inside if positions is None else inside + positions
-        keys, values = self.attention.key(placed), self.attention.value(inside)
-        tokens = tokens + self.attention.read(placed, keys, values)
-        tokens = tokens + self.ffn(self.norm_ffn(tokens))
-        return tokens.mT.unflatten(-1, size)
-
-
-class MapAttention(nn.ModuleList):
-    """Self-attention layers on one map.
-
-    Args:
-        channels: of the map.
-        heads: of the attention.
-        positions: cells tell their place to the attention (F11).
-        layers: how many.
-        zero: see `SelfAttention`.
-        dropout: see `SelfAttention`.
-    """
-
-    def __init__(
-        self, channels: int, heads: int, *, positions: bool, layers: int = 2, zero: bool = False,
-        dropout: float = 0.1,
-    ) -> None:  # fmt: skip
-        super().__init__(SelfAttention(channels, heads, zero, dropout) for _ in range(layers))
-        self.positions = positions
-
-    def forward(self, level: Tensor) -> Tensor:
-        """Map [B, C, h, w] -> [B, C, h, w]."""
-        channels, *size = level.shape[1:]
-        table = position_table((size[0], size[1]), channels, level) if self.positions else None
-        for layer in self:
-            level = layer(level, table)
-        return level
-
-
-class GlobalTokens(nn.Module):
-    """Keys and values of all cells of a map for the layers that read them, once per image.
-
-    148,224 parameters for two layers of width 192 from 192 channels, 295,680 from 384.
-
-    Args:
-        channels: of the map.
-        width: of the layers that read it.
-        positions: keys tell the place of their cell (F11).
-        layers: how many read it.
-    """
-
-    def __init__(self, channels: int, width: int, *, positions: bool, layers: int = 2) -> None:
-        super().__init__()
-        self.positions = positions
-        self.keys = nn.Linear(channels, layers * width)
-        self.values = nn.Linear(channels, layers * width)
-
-    def forward(self, level: Tensor, name: str) -> dict[str, Tensor]:
-        """Map [B, h, w, C] -> maps "<name>_keys", "<name>_values", the layers' side by side."""
-        placed = level
-        if self.positions:
-            height, width, channels = level.shape[1:]
-            table = position_table((height, width), channels, level)
-            placed = level + table.view(height, width, channels)
-        return {f"{name}_keys": self.keys(placed), f"{name}_values": self.values(level)}
+def start_at(last: nn.Linear, depth: float) -> None:
+    """Set the bias of a fresh log-depth head so that it answers about `depth` metres (F17c)."""
+    nn.init.constant_(last.bias, math.log(depth))
 
 
 class NumberHead(nn.Sequential):
@@ -249,14 +66,11 @@ class NumberHead(nn.Sequential):
 
     Args:
         channels: of the queries.
-        bias: of the last layer at the start; None leaves it to PyTorch.
         low: round the number to bfloat16, as recorded (F7).
     """
 
-    def __init__(self, channels: int, bias: float | None, low: bool) -> None:
+    def __init__(self, channels: int, low: bool) -> None:
         last = nn.Linear(2 * channels, 1)
-        if bias is not None:
-            nn.init.constant_(last.bias, bias)
         super().__init__(nn.Linear(channels, 2 * channels), nn.GELU(), last)
         self.low = low
 
@@ -308,6 +122,6 @@ def resize(x: Tensor, size: Size) -> Tensor:
 
 
 def full_precision(x: Tensor) -> tuple[Tensor, contextlib.AbstractContextManager[None]]:
-    """The tensor in at least float32 and a context without autocast (decisions 2, depth heads)."""
+    """The tensor in at least float32 and a context without autocast, for depth heads."""
     wide = x if x.dtype == torch.float64 else x.float()
     return wide, torch.autocast(x.device.type, enabled=False)

@@ -1,12 +1,14 @@
-"""Necks: the four encoder levels -> the widths and sizes a decoder wants (sheet v15)."""
+"""Necks: the four encoder levels -> the widths and sizes a decoder wants."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from spdlib.models.layers import ChannelLayerNorm
+from spdlib.errors import ModelError
+from spdlib.models.layers import ChannelLayerNorm, resize
 
 
 def project(in_channels: int, width: int) -> nn.Sequential:
@@ -52,3 +54,41 @@ class ViTNeck(nn.Module):
         """Four taps [B, C, h, w] -> [B, width, 4h, 4w], [2h, 2w], [h, w], [ceil h/2, ceil w/2]."""
         projected = [layer(level) for layer, level in zip(self.project, levels, strict=True)]
         return [layer(level) for layer, level in zip(self.resize, projected, strict=True)]
+
+
+class PlanNeck(nn.Module):
+    """Taps of a ViT x4, x2, x1 and x1/2, each through Conv1x1 + LN (v13_plan; 297,216).
+
+    The design resizes first. A 1x1 convolution commutes with the bilinear resize (its weights sum
+    to one), so it runs before, on a sixteenth of L1's cells. L4 averages the patches under each of
+    its cells, 2x2 of an even grid; of an odd one, as 37x37, 2 or 3 a side that may overlap, so that
+    its cells stay centred on what they cover.
+
+    Args:
+        channels: of the taps.
+        widths: of the levels behind the neck.
+    """
+
+    def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
+        super().__init__()
+        pairs = list(zip(channels, widths, strict=True))
+        self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in pairs)
+        self.norm = nn.ModuleList(ChannelLayerNorm(width) for width in widths)
+
+    def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
+        """Four taps [B, C, h, w] -> [B, 64, 4h, 4w], [128, 2h, 2w], [192, h, w], [384, h/2, w/2].
+
+        Raises:
+            ModelError: fewer than 2x2 patches.
+        """
+        height, width = taps[0].shape[-2:]
+        if min(height, width) < 2:
+            raise ModelError(
+                f"v13_plan's L4 averages 2x2 patches; this image has {height}x{width}. Use larger "
+                "images"
+            )
+        halved = F.adaptive_avg_pool2d(taps[3], (height // 2, width // 2))
+        levels = [layer(x) for layer, x in zip(self.project, [*taps[:3], halved], strict=True)]
+        levels[0] = resize(levels[0], (4 * height, 4 * width))
+        levels[1] = resize(levels[1], (2 * height, 2 * width))
+        return [norm(level) for norm, level in zip(self.norm, levels, strict=True)]

@@ -1,6 +1,6 @@
 """Reading maps at points: bilinear points, neighbourhoods, 6x6 blocks, deformable reads.
 
-Decisions 1 and 4, audit 5. Maps are channels-last, [B, h, w, C], so that one cell is one contiguous
+Maps are channels-last, [B, h, w, C], so that one cell is one contiguous
 row of C numbers. Reads outside a map return its border unless they are asked to return zero. Every
 gather is an `index_select` on rows or a `weighted_rows`, whose backward is deterministic.
 """
@@ -73,7 +73,7 @@ def _bordered(maps: Tensor) -> Tensor:
 
 
 def grid_sampled(maps: Tensor, cells: Tensor, zeros: bool = False) -> Tensor:
-    """`bilinear_cells` by PyTorch's `grid_sample`: its literal form, in the type of the cells."""
+    """`bilinear_cells` by PyTorch's `grid_sample`: its reference form, in the type of the cells."""
     size = cells.new_tensor([maps.shape[2], maps.shape[1]])
     grid = ((2 * cells + 1) / size - 1).reshape(len(maps), 1, -1, 2)
     level, padding = maps.permute(0, 3, 1, 2).to(cells.dtype), "zeros" if zeros else "border"
@@ -116,7 +116,7 @@ def block(maps: Tensor, points: Tensor, image_size: Size, size: int = 5) -> tupl
     """The integer cells under a bilinear size x size neighbourhood, and the fractions between them.
 
     All size**2 bilinear reads of a neighbourhood share one sub-cell fraction, so they touch only
-    (size + 1)**2 cells: 36 rows instead of 100 for 5x5 (audit 5.1 b).
+    (size + 1)**2 cells: 36 rows instead of 100 for 5x5.
 
     Returns:
         rows [B, K, (size + 1)**2, C] and fractions [B, K, 2] (x, y).
@@ -245,7 +245,7 @@ def deformable_read(level: Tensor, cells: Tensor, weights: Tensor, zeros: bool =
     """Weighted sums of bilinear reads where every head reads its own channels only.
 
     Bilinear and attention weights are merged, and a head fetches C / H numbers a corner instead of
-    C (audit 5.2).
+    C.
 
     Args:
         level: map [B, h, w, C].
@@ -269,10 +269,10 @@ def deformable_read(level: Tensor, cells: Tensor, weights: Tensor, zeros: bool =
     return read.view(batch, -1, channels)
 
 
-def literal_deformable_read(
+def reference_deformable_read(
     level: Tensor, cells: Tensor, weights: Tensor, zeros: bool = False
 ) -> Tensor:
-    """`deformable_read` in the documents' words: read all channels, keep the head's own, weigh."""
+    """`deformable_read` as papers write it: read all channels, keep the head's own, weigh."""
     read = grid_sampled(level, cells, zeros)  # [B, K, H, P, C]
     own = read.unflatten(-1, (cells.shape[2], -1)).diagonal(dim1=2, dim2=4)  # [B, K, P, C / H, H]
     return torch.einsum("bkpch,bkhp->bkhc", own, weights.to(own.dtype)).flatten(2)

@@ -1,9 +1,9 @@
-"""v13.1: attention inside the encoder, routing on L3 and L4, a short list of tokens (sheet v13_1).
+"""v13.1: attention inside the encoder, routing on L3 and L4, a short list of tokens.
 
 Two self-attention layers stand between stages 3 and 4 of the encoder. B1 and B2 are v13's. B3a
 reads all cells of L3 and routes the query to 20 of them, B3b reads L4 and routes it to 10. There is
 no B4: B5 attends to those cells and to L2, L3 and L4 at the query itself, 33 tokens. Experiments 5
-to 7 ran this; the document differs in what the sheet's section 1 lists.
+to 7 ran this.
 
 A scene's maps: v13's "L1".."L4"; "b3a_keys", "b3a_values", "b3b_keys", "b3b_values", both layers
 of a block side by side; "g3", "g4", what B5 sees of routed cells, and "V2".."V4", what it sees of
@@ -12,30 +12,41 @@ the query's own place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from spdlib.geometry import GridRule
-from spdlib.models import v13
-from spdlib.models.base import ModelConfig
-from spdlib.models.layers import GlobalTokens, MapAttention, head_count
+from spdlib.models import v13_blocks
+from spdlib.models.attention import GlobalTokens, MapAttention, head_count
+from spdlib.models.config import ModelConfig
+from spdlib.models.encoders import CONVNEXT_V2_TINY
+from spdlib.models.layers import MEDIAN_DEPTH, standardised, start_at
+from spdlib.models.options import Count
+from spdlib.models.registry import register
 from spdlib.models.sampling import gather_rows
-from spdlib.models.v13 import (
-    B3,
-    CHANNELS,
-    SPREADS,
-    V13,
-    WIDTH,
-    Answer,
-    Asked,
-    OwnTokens,
-    value_layers,
-    value_maps,
-)
+from spdlib.models.v13 import V13, Trace, V13Options
+from spdlib.models.v13_blocks import B3, CHANNELS, SPREADS, WIDTH, Queries, value_layers, value_maps
 from spdlib.scene import Maps
+
+
+@dataclass(frozen=True)
+class V131Options(V13Options):
+    """Options of v13.1: those of `V13Options`, and these.
+
+    Attributes:
+        inserted_attention: the attention on L3 starts as the identity ("zero"), so that stage 4
+            keeps its trained input, or at "random" (F13).
+        head_bias: the head starts at the "median" depth of NYU, as run, or at "zero", 1 m (F17c).
+        routed_l3, routed_l4: cells of L3 and L4 that a query is routed to.
+    """
+
+    inserted_attention: Literal["zero", "random"] = "zero"
+    head_bias: Literal["median", "zero"] = "median"
+    routed_l3: Count = 20
+    routed_l4: Count = 10
 
 
 class Precompute(nn.Module):
@@ -64,86 +75,78 @@ class Precompute(nn.Module):
         }
 
 
-class B1(v13.B1):
+class B1(v13_blocks.B1):
     """v13's B1, and the type codes of the tokens at the query itself (140,048)."""
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        super().__init__(options)
+    def __init__(self, unit: int) -> None:
+        super().__init__(unit)
         self.central_code = nn.Parameter(torch.zeros(len(SPREADS), WIDTH))
 
-    def central(self, asked: Asked) -> Tensor:
+    def central(self, queries: Queries) -> Tensor:
         """Tokens [B, K, 3, 192]: L2, L3 and L4 at the query."""
-        found = [asked.read(name, self._place(asked, name).unsqueeze(2)) for name in SPREADS]
+        found = [queries.read(name, self._place(queries, name).unsqueeze(2)) for name in SPREADS]
         return torch.cat(found, 2) + self.central_code
 
     @staticmethod
-    def _place(asked: Asked, name: str) -> Tensor:
-        """Pixels [B, K, 2]: the query, which the recorded rule seeks on L1's grid (sheet 8).
+    def _place(queries: Queries, name: str) -> Tensor:
+        """Pixels [B, K, 2]: the query, which the recorded rule seeks on L1's grid.
 
         That grid runs from the first cell's centre to the last one's, on every map.
         """
-        if asked.rule is GridRule.HALF_PIXEL:
-            return asked.points
-        own, fine = (asked.extent() - asked.stride(level) for level in (name, "L1"))
-        return asked.points * (own / fine)
+        if queries.rule is GridRule.HALF_PIXEL:
+            return queries.points
+        own, fine = (queries.extent() - queries.stride(level) for level in (name, "L1"))
+        return queries.points * (own / fine)
 
 
-class B5(OwnTokens):
-    """Three layers over the 33 tokens, and the type codes of routed cells (1,336,128)."""
+class B5(v13_blocks.B5):
+    """v13's B5 over the 33 tokens, and the type codes of routed cells (1,336,128)."""
 
-    def __init__(self, fast: bool) -> None:
-        super().__init__(3, 3, dropout=0.0, fast=fast)
+    def __init__(self) -> None:
+        super().__init__(norms=3, dropout=0.0)
         self.routed_code = nn.Parameter(torch.zeros(2, WIDTH))
 
 
+@register("v13_1", encoder=CONVNEXT_V2_TINY, image_size=(256, 320))
 class V131(V13):
-    """v13.1 as experiments 5 to 7 ran it (sheet section 2); 39,978,897.
+    """v13.1 as experiments 5 to 7 ran it; 39,978,897."""
 
-    Options: those of `V13`, and
-        inserted_attention: the attention on L3 starts as the identity ("zero"), so that stage 4
-            keeps its trained input, or at "random" (F13).
-        head_bias: "median", as run, or "zero", see `layers.HEAD_BIAS`.
-        routed_l3, routed_l4: cells of L3 and L4 that a query is routed to, 20 and 10.
-    """
-
+    Options = V131Options
     idea = "attention inside the encoder; routed to cells of L3 and L4: 33 tokens instead of 123"
-    choices: ClassVar[Mapping[str, Sequence[str]]] = {
-        **V13.choices, "inserted_attention": ("zero", "random"), "head_bias": ("median", "zero"),
-    }  # fmt: skip
-    counts: ClassVar[Mapping[str, int]] = {"routed_l3": 20, "routed_l4": 10}
     first_block = B1
     b1: B1
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        channels, zero = self.encoder.channels[2], self.options["inserted_attention"] == "zero"
-        self.level3_attention = MapAttention(
-            channels, head_count(channels), positions=self.coded, zero=zero
-        )
+        channels = self.encoder.channels[2]
+        self.level3_attention = MapAttention(channels, head_count(channels), positions=self.coded)
         self.encoder.insert(self.level3_attention)
         self.precompute = Precompute(self.coded)
         self.b3a, self.b3b = B3("b3a", self.dropout), B3("b3b", self.dropout)
-        self.b5 = B5(self.fast)
+        self.b5 = B5()
+        if self.options.inserted_attention == "zero":
+            self.level3_attention.start_as_identity()
+        start_at(self.head[-1], MEDIAN_DEPTH if self.options.head_bias == "median" else 1.0)
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """Keys and values of B3a and B3b, and the maps of B5's tokens."""
         projected: dict[str, Tensor] = self.precompute(levels)
         return projected
 
-    def answer(self, asked: Asked) -> Answer:
-        """B1, B2, B3a, B3b, B5, and the answer as depth."""
-        h, _, notes = self._local(asked)
-        h, weights = self.b3a(h, asked.maps)
-        routed3, of_l3 = self._route(weights, "l3", asked)
-        h, weights = self.b3b(h, asked.maps)
-        routed4, of_l4 = self._route(weights, "l4", asked)
+    def run(self, queries: Queries) -> Trace:
+        """B1, B2, B3a, B3b, B5, and the head's number as depth."""
+        h, _, notes = self._local(queries)
+        h, weights = self.b3a(h, queries.maps)
+        routed3, of_l3 = self._route(weights, "l3", queries)
+        h, weights = self.b3b(h, queries.maps)
+        routed4, of_l4 = self._route(weights, "l4", queries)
         code3, code4 = self.b5.routed_code
         tokens = [
-            self.b1.central(asked),
-            cells_of(asked.maps["g3"], routed3) + code3,
-            cells_of(asked.maps["g4"], routed4) + code4,
+            self.b1.central(queries),
+            cells_of(queries.maps["g3"], routed3) + code3,
+            cells_of(queries.maps["g4"], routed4) + code4,
         ]
-        h, fused = self.b5(h, self.own([torch.cat(tokens, 2)]))
+        h, fused = self.b5(h, [standardised(torch.cat(tokens, 2))], queries.fast)
         depth = self.head(h).squeeze(-1).exp()
         return {"depth": depth, **notes, **of_l3, **of_l4, "fused_weights": fused}
 

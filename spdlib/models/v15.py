@@ -1,20 +1,21 @@
-"""v15: a DPT decoder split into a dense global path and a per-query local path (sheet v15).
+"""v15: a DPT decoder split into a dense global path and a per-query local path.
 
 The global path fuses the two coarse levels into the map s8 once per image. The local path of v15.2
 starts a query as s8's value there and lets it read 5x5 neighbourhoods by cross-attention: first of
 s8 and L2 (50 tokens), then of L1 (25 tokens). It exists in three forms of one function:
 
-* `plain`: tokens are read, keys and values projected, per query. The reference.
+* `plain`: tokens are read, keys and values projected, per query. `execution = "reference"`.
 * `folded`: the key projection moves into the query and the value projection behind the weighted
-  sum, and each neighbourhood is read as one block of 6x6 cells. The default.
+  sum, and each neighbourhood is read as one block of 6x6 cells. `execution = "fast"`.
 * `lattice`: all sites of L1's grid at once, keys and values projected at the maps' own size.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,9 +23,12 @@ from torch.nn import functional as F
 
 from spdlib.errors import ModelError
 from spdlib.geometry import Size
-from spdlib.models.base import DepthModel, ModelConfig
-from spdlib.models.layers import FeedForward, ResidualConvUnit, full_precision, resize
+from spdlib.models.base import DepthModel
+from spdlib.models.config import ModelConfig
+from spdlib.models.layers import MEDIAN_DEPTH, FeedForward, ResidualConvUnit, full_precision, resize
 from spdlib.models.necks import PyramidNeck, ViTNeck
+from spdlib.models.options import Options
+from spdlib.models.registry import register
 from spdlib.models.sampling import (
     bilinear_points,
     block,
@@ -32,17 +36,15 @@ from spdlib.models.sampling import (
     neighbourhood,
     spread_block,
 )
-from spdlib.scene import Maps
+from spdlib.scene import Answer, Maps
 
 WIDTH, HEADS, SIDE = 64, 4, 5
-INITIAL_DEPTH = 2.5
-"""Metres that an untrained head answers: softplus(2.414) = 2.5, near the median of NYU."""
 
 
 class GlobalPath(nn.Module):
-    """DPT fusion of L4 and L3 into the map s8 at L2's size (sheet v15 section 1; 229,888).
+    """DPT fusion of L4 and L3 into the map s8 at L2's size (229,888 parameters).
 
-    The sheet puts each 1x1 convolution after the upsampling. The two commute (bilinear weights sum
+    DPT puts each 1x1 convolution after the upsampling. The two commute (bilinear weights sum
     to one), so it runs before, on a quarter of the cells.
     """
 
@@ -159,12 +161,11 @@ class LocalPath(nn.Module):
     It reads two maps: "s8_L2", [B, h2, w2, 2 C], s8 and L2 side by side, so that one read fetches
     both, and "L1", [B, 2 h2, 2 w2, C].
 
-    Args:
-        init: "default": embeddings N(0, 0.02^2) and a head that starts at 2.5 m (decisions 3);
-            "recorded": embeddings N(0, 1) and PyTorch's own head bias, as in the branch's code.
+    Fresh embeddings are N(0, 1) and the head has PyTorch's bias, as in the code on record; see
+    `start_near`.
     """
 
-    def __init__(self, width: int = WIDTH, init: str = "default") -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
         last = nn.Linear(128, 1)
         self.source_code = nn.Parameter(torch.empty(3, width))
@@ -172,11 +173,18 @@ class LocalPath(nn.Module):
         self.coarse = CrossAttention(width)
         self.fine = CrossAttention(width)
         self.head = nn.Sequential(nn.Linear(width, 128), nn.ReLU(), last)
-        std = 0.02 if init == "default" else 1.0
-        nn.init.normal_(self.source_code, std=std)
-        nn.init.normal_(self.position_code, std=std)
-        if init == "default":
-            nn.init.constant_(last.bias, math.log(math.expm1(INITIAL_DEPTH)))
+        nn.init.normal_(self.source_code)
+        nn.init.normal_(self.position_code)
+
+    @torch.no_grad()
+    def start_near(self, depth: float) -> None:
+        """Fresh embeddings shrink to N(0, 0.02^2), so that tokens tell more than their places do.
+
+        The head then starts at `depth` metres.
+        """
+        self.source_code.mul_(0.02)
+        self.position_code.mul_(0.02)
+        nn.init.constant_(self.head[-1].bias, math.log(math.expm1(depth)))
 
     def codes(self) -> tuple[Tensor, Tensor]:
         """Embeddings of the coarse tokens [50, C] (s8 and L2 of each cell) and the fine [25, C]."""
@@ -216,32 +224,40 @@ class LocalPath(nn.Module):
         return self.depth(self.fine.lattice(x, maps["L1"], 1, fine_codes))
 
 
-class V152(DepthModel):
-    """v15.2: encoder, neck, global path, cross-attention local path (sheet v15 section 4, A).
+@dataclass(frozen=True)
+class V152Options(Options):
+    """Options of v15.2.
 
-    Options:
-        init: see `LocalPath`.
-        sparse: the form that answers queries.
+    Attributes:
+        init: how the local path starts: near 2.5 m with small embeddings, or as in the code on
+            record, see `LocalPath.start_near`.
     """
 
+    init: Literal["default", "recorded"] = "default"
+
+
+@register("v15_2", encoder="vit_small_patch14_dinov2", image_size=(350, 476))
+class V152(DepthModel):
+    """v15.2: encoder, neck, global path, local path of two cross-attention stages."""
+
+    Options = V152Options
     idea = "coarse levels fused once per image; a query attends to 75 tokens around it"
     has_dense = True
-    choices: ClassVar[Mapping[str, Sequence[str]]] = {
-        "init": ("default", "recorded"), "sparse": ("folded", "plain"),
-    }  # fmt: skip
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         neck = ViTNeck if self.encoder.is_vit else PyramidNeck
         self.neck = neck(self.encoder.channels, WIDTH)
         self.global_path = GlobalPath(WIDTH)
-        self.local_path = LocalPath(WIDTH, self.options["init"])
+        self.local_path = LocalPath(WIDTH)
+        if self.options.init == "default":
+            self.local_path.start_near(MEDIAN_DEPTH)
 
     def maps(self, images: Tensor) -> Maps:
         """Padded images [B, 3, H, W] -> "s8_L2" and "L1", channels-last (see `LocalPath`).
 
         Raises:
-            ModelError: L1 is not exactly twice L2 (decisions 4); `pad` guarantees that it is.
+            ModelError: L1 is not exactly twice L2, as the dense path needs; `pad` makes it so.
         """
         level1, level2, level3, level4 = self.neck(self.encoder(images))
         if _size(level1) != (2 * level2.shape[-2], 2 * level2.shape[-1]):
@@ -252,12 +268,11 @@ class V152(DepthModel):
         s8 = self.global_path(level2, level3, level4)
         return {"s8_L2": _channels_last(torch.cat([s8, level2], 1)), "L1": _channels_last(level1)}
 
-    def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
+    def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
-        form = (
-            self.local_path.folded if self.options["sparse"] == "folded" else self.local_path.plain
-        )
-        return form(maps, points, image_size)
+        local = self.local_path
+        form = local.folded if self.execution == "fast" else local.plain
+        return Answer(form(maps, points, image_size))
 
     def decode_lattice(self, maps: Maps) -> Tensor:
         """Depth [B, h1, w1] at all sites of L1's grid."""

@@ -442,7 +442,7 @@ def selection_scores(
         batch = depth[None], sample.truth[None].to(depth), sample.valid[None]
         eigen.update(*batch, [index])
         pooled.update(_clamped(depth)[None], *batch[1:])
-        if "routed_l3" in model.options:
+        if hasattr(model.options, "routed_l3"):
             seen = scene.explain(sample.points[:GROUP])
             unique.append(seen["l3_routed"].unique().numel())
     scores = merge_processes(eigen, processes).compute()

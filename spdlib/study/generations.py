@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from spdlib.errors import RunError
-from spdlib.models import network_class, network_options
+from spdlib.models import network_class, network_options, words
 from spdlib.study.evaluation import compare_frames
 from spdlib.study.runs import Run, write_table
 
@@ -169,7 +169,7 @@ def _require_own_options(run: Run) -> None:
     """RunError names an option that is not the network's own, a fault that is switched on."""
     network, given = str(run.config["network"]), run.config["options"]
     own = network_options(network)
-    for name in network_class(network).choices:
+    for name in words(network_class(network).Options):
         if given.get(name, own[name]) != own[name]:
             raise RunError(
                 f"not on equal terms: {network} has {name}={given[name]!r} in {run.folder}, "

@@ -23,7 +23,7 @@ from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, did_you_mean
 from spdlib.geometry import Size
-from spdlib.models import CONVNEXT_V2_TINY, list_models, network_class, network_options
+from spdlib.models import CONVNEXT_V2_TINY, counts, list_models, network_class, network_options
 from spdlib.study.config import RunConfig, augment_config, check_types, plain, tuples
 from spdlib.study.experiments import EXPERIMENTS, FIXED, Experiment
 
@@ -219,7 +219,8 @@ def _routing(network: str, image_size: Size) -> dict[str, int]:
     """Cells that a query is routed to: as large a share of small images as of the recorded ones."""
     share = math.prod(image_size) / math.prod(RECORDED_SIZE)
     return {
-        name: max(1, round(share * count)) for name, count in network_class(network).counts.items()
+        name: max(1, round(share * count))
+        for name, count in counts(network_class(network).Options).items()
     }
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spdlib.errors import ModelError
 from spdlib.geometry import Size
-from spdlib.models import DepthModel
+from spdlib.models import DepthModel, counts
 from spdlib.models.base import count_parameters, evaluating
 from spdlib.models.v13 import V13, V13Calibrated, V13LogDepth, V13Plan
 from spdlib.models.v13_1 import V131
@@ -201,13 +201,13 @@ def _v13_chain(model: V13) -> list[Said]:
     ]
     if isinstance(model, V131):
         chain += [
-            ("B3a: read all of L3", f"route to {options['routed_l3']} cells\n{_count(model.b3a)}"),
-            ("B3b: read all of L4", f"route to {options['routed_l4']} cells\n{_count(model.b3b)}"),
+            ("B3a: read all of L3", f"route to {options.routed_l3} cells\n{_count(model.b3a)}"),
+            ("B3b: read all of L4", f"route to {options.routed_l4} cells\n{_count(model.b3b)}"),
             ("B5: read all finds", f"{_tokens(model)} tokens, 3 layers\n{_count(model.b5)}"),
         ]
     elif isinstance(model, V13LogDepth):
         chain += [
-            ("B3: read all of L4", f"route to {options['routed_l4']} cells\n{_count(model.b3)}"),
+            ("B3: read all of L4", f"route to {options.routed_l4} cells\n{_count(model.b3)}"),
             ("B4: read around them", f"6 heads, 3 maps, 4 places\n{_count(model.b4)}"),
             ("B5: read everything", f"{_tokens(model)} tokens, 3 layers\n{_count(model.b5)}"),
         ]
@@ -220,7 +220,7 @@ def _v13_chain(model: V13) -> list[Said]:
 
 def _tokens(model: V13) -> str:
     """Tokens of B5: v13.1 keeps three of its own, v13 all of B1's."""
-    routed = [model.options[name] for name in model.counts]
+    routed = [getattr(model.options, name) for name in counts(model.Options)]
     own = 3 if isinstance(model, V131) else 91
     return " + ".join(map(str, [own, *routed]))
 

@@ -18,7 +18,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from spdlib.errors import RunError
-from spdlib.models.v13 import SPREADS
+from spdlib.models.v13_blocks import SPREADS
 from spdlib.scene import Scene
 from spdlib.view.plots import WIDTH, figure, styled
 

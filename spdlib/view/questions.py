@@ -185,7 +185,7 @@ def sparse_and_dense(model: DepthModel, frames: Frames, limit: int = 8) -> pd.Da
             lattice = model.decode_lattice(scene.maps)
             size = (lattice.shape[1], lattice.shape[2])
             sites = lattice_points(size, scene.padded, dtype=lattice.dtype, device=lattice.device)
-            sparse = model.decode(scene.maps, sites[None], scene.padded)
+            sparse = model.decode(scene.maps, sites[None], scene.padded).depth
         parts.append(_pairs("lattice sites", sparse, lattice))
         points = evaluation_points(torch.from_numpy(frame.truth()), frame.id).points
         u, v = points.long().unbind(-1)

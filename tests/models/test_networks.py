@@ -22,10 +22,12 @@ from spdlib.geometry import lattice_points
 from spdlib.models import (
     DepthModel,
     Encoder,
+    counts,
     create_model,
     list_models,
     load,
     network_class,
+    words,
 )
 from spdlib.models.base import count_parameters
 from spdlib.scene import Scene
@@ -82,8 +84,6 @@ DEAD: Names = {
 Q2Q's are a third of `in_proj_bias`, whose other thirds learn.
 """
 
-FORMS = {"sparse"}
-"""Options that choose between forms of one function."""
 STARTS = {"init", "msda_init", "head_bias", "inserted_attention", "smooth_init"}
 """Options of a fresh network's weights. All others change what the same weights answer."""
 
@@ -94,7 +94,7 @@ only_dense = pytest.mark.parametrize(
 )
 only_inserted = pytest.mark.parametrize(
     "name",
-    [n for n in list_models() if "inserted_attention" in network_class(n).choices],
+    [n for n in list_models() if "inserted_attention" in words(network_class(n).Options)],
     indirect=True,
 )
 
@@ -105,7 +105,7 @@ def small(name: str, **options: Any) -> DepthModel:
     L4 has 6 cells then: queries are routed to 4 of them.
     """
     encoder = ENCODERS.get(name, (HIERARCHICAL,))[0]
-    settings = {**dict.fromkeys(network_class(name).counts, 4), **options}
+    settings = {**dict.fromkeys(counts(network_class(name).Options), 4), **options}
     return create_model(name, encoder, image_size=SIZE, focal=70.0, **settings).eval()
 
 
@@ -360,7 +360,7 @@ def test_dense_is_sparse_at_the_networks_own_sites(
     maps = exact_model.maps(images.double())
     dense = exact_model.decode_lattice(maps)
     sites = lattice_points((dense.shape[1], dense.shape[2]), SIZE, dtype=torch.float64)
-    equal(dense.flatten(1), exact_model.decode(maps, sites.expand(2, -1, -1), SIZE))
+    equal(dense.flatten(1), exact_model.decode(maps, sites.expand(2, -1, -1), SIZE).depth)
 
 
 @pytest.mark.parametrize("count", [1, 1024])
@@ -390,7 +390,7 @@ def test_maps_are_channels_last_and_stay_as_they_are(
     """Canvases among them are made anew in every call."""
     maps = model.maps(images)
     before = {key: level.clone() for key, level in maps.items()}
-    first, second = (model.decode(maps, few.float(), SIZE) for _ in range(2))
+    first, second = (model.decode(maps, few.float(), SIZE).depth for _ in range(2))
     assert torch.equal(first, second)
     for key, level in maps.items():
         assert (level.dim(), len(level)) == (4, 2)
@@ -403,7 +403,7 @@ def test_maps_are_channels_last_and_stay_as_they_are(
 
 def test_a_saved_network_comes_back_whole(name: str, images: Tensor, tmp_path: Path) -> None:
     """Settings that are not the default included."""
-    chosen = {option: values[-1] for option, values in network_class(name).choices.items()}
+    chosen = {option: values[-1] for option, values in words(network_class(name).Options).items()}
     network = small(name, **chosen)
     network.save(tmp_path)
     again = load(tmp_path)
@@ -439,29 +439,26 @@ def test_copies_answer_by_themselves(exact_model: DepthModel, images: Tensor, fe
 def test_options_change_what_they_say(
     name: str, exact_model: DepthModel, images: Tensor, few: Tensor, equal: Equal
 ) -> None:
-    """The same weights under each option: a fault changes answers, a form or a start does not."""
+    """The same weights under each option: a fault changes answers, a start does not."""
     points = torch.cat([few, few], 1)  # some share a cell
     expected = exact_model(images.double(), points).depth
-    for option, values in exact_model.choices.items():
+    for option, values in words(exact_model.Options).items():
         other = small(name, **{option: values[1]}).double()
         other.load_state_dict(exact_model.state_dict())
         found = other(images.double(), points).depth
-        if option in FORMS:
-            equal(found, expected)
-        else:
-            assert torch.equal(found, expected) == (option in STARTS), option
+        assert torch.equal(found, expected) == (option in STARTS), option
 
 
 def test_impossible_options_are_refused(name: str) -> None:
-    network = network_class(name)
-    with pytest.raises(ConfigError, match=f"{name} has no option 'colour'.*it takes .*sparse"):
+    options = network_class(name).Options
+    with pytest.raises(ConfigError, match=f"{name} has no option 'colour'.*it takes \\w+"):
         small(name, colour="red")
-    for option, values in network.choices.items():
+    for option, values in words(options).items():
         for wrong in ("wrong", True):
             message = f"{name} option {option}={wrong!r} is not one of {', '.join(values)}"
             with pytest.raises(ConfigError, match=message):
                 small(name, **{option: wrong})
-    for option in network.counts:
+    for option in counts(options):
         for number in (0, 2.0, True):
             with pytest.raises(ConfigError, match=f"{option}={number!r} is not a whole number"):
                 small(name, **{option: number})
@@ -514,3 +511,37 @@ def test_sizes_off_the_multiple_are_refused(model: DepthModel, size: tuple[int, 
     with pytest.raises(ModelError, match=rf"multiples of .*got {size[0]}x{size[1]}.*pad"):
         model(images, points)
     assert model(model.pad(images), points).depth.isfinite().all()
+
+
+# forms of execution
+
+
+@torch.no_grad()
+def test_execution_changes_no_answer_and_no_identity(
+    exact_model: DepthModel, images: Tensor, few: Tensor, equal: Equal
+) -> None:
+    network = deepcopy(exact_model)
+    before = network.fingerprint(), network.config
+    expected = network(images.double(), few).depth
+    network.execution = "reference"
+    equal(network(images.double(), few).depth, expected)
+    assert (network.fingerprint(), network.config) == before
+    with pytest.raises(ConfigError, match=r"execution='quick' is unknown.*fast.*reference"):
+        network.execution = "quick"
+
+
+def test_a_scene_is_asked_in_the_form_of_its_maps(model: DepthModel, tmp_path: Path) -> None:
+    """A scene whose maps both forms read may be asked in either."""
+    network, points = deepcopy(model), anywhere(5)[0]
+    scene = network.encode(torch.rand(3, *SIZE))
+    scene.save(tmp_path / "scene.safetensors")
+    expected = scene.depth_at(points)
+    network.execution = "reference"
+    for asked in (scene, Scene.load(tmp_path / "scene.safetensors", network)):
+        if not network.maps_depend_on_execution:
+            assert (asked.depth_at(points) / expected - 1).abs().max() < 1e-3
+            continue
+        with pytest.raises(QueryError, match=r"execution='fast'.*encode the image again, or set"):
+            asked.depth_at(points)
+    network.execution = "fast"
+    assert torch.equal(scene.depth_at(points), expected)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from spdlib.data.rooms import Rooms
-from spdlib.models import create_model, list_models, network_class
+from spdlib.models import counts, create_model, list_models, network_class
 from spdlib.study.losses import silog
 
 FRAMES, SIZE, POINTS, RATE = 8, (96, 128), 64, 1e-3
@@ -40,7 +40,7 @@ def questions(depth: Tensor) -> tuple[Tensor, Tensor]:
 def test_eight_frames_are_learnt_by_heart(name: str, frames: tuple[Tensor, Tensor]) -> None:
     """Judged at pixels that are drawn anew, in evaluation mode."""
     images, depth = frames
-    routed: dict[str, Any] = dict.fromkeys(network_class(name).counts, 4)
+    routed: dict[str, Any] = dict.fromkeys(counts(network_class(name).Options), 4)
     encoder = ENCODERS.get(name, "mobilenetv2_035")
     network = create_model(name, encoder, image_size=SIZE, focal=100.0, **routed).train()
     steps = STEPS[name]

@@ -15,11 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from spdlib.errors import ConfigError, ModelError
 from spdlib.models import DepthModel, create_model
-from spdlib.models.base import count_parameters
-from spdlib.models.layers import Attention, fourier_code, position_table
+from spdlib.models.attention import Attention
+from spdlib.models.base import EXECUTIONS, count_parameters
+from spdlib.models.layers import fourier_code, position_table, standardised
+from spdlib.models.necks import PlanNeck
 from spdlib.models.sampling import gather_rows
-from spdlib.models.v13 import V13, Asked, PlanNeck, V13Calibrated, V13LogDepth, V13Plan
+from spdlib.models.v13 import V13, V13Calibrated, V13LogDepth, V13Plan
 from spdlib.models.v13_1 import V131
+from spdlib.models.v13_blocks import Queries
 from spdlib.scene import Maps
 
 SIZE = (64, 96)
@@ -36,14 +39,15 @@ Equal = Callable[[Tensor, Tensor], None]
 
 all_networks = pytest.mark.parametrize("name", ROUTES)
 all_rules = pytest.mark.parametrize("rule", ["half_pixel", "recorded"])
-both_forms = pytest.mark.parametrize("sparse", ["fast", "literal"])
+both_forms = pytest.mark.parametrize("execution", EXECUTIONS)
 
 
-def build(name: str, **options: Any) -> V13:
+def build(name: str, execution: str = "fast", **options: Any) -> V13:
     """A network for 64x96 images, float32, random weights, evaluation mode."""
     encoder = TINY_VIT if name == "v13_plan" else TINY
     network = create_model(name, encoder, image_size=SIZE, **{**ROUTES[name], **options})
     assert isinstance(network, V13)
+    network.execution = execution
     return network.eval()
 
 
@@ -58,7 +62,7 @@ def exact(name: str, **options: Any) -> Any:
 
 
 def twin(network: V13, **options: Any) -> V13:
-    """The same weights under other options."""
+    """The same weights under other options, or in another form."""
     other = build(network.config.network, **{**network.config.options, **options})
     other.to(network.dtype).load_state_dict(network.state_dict())
     return other
@@ -301,7 +305,7 @@ def sheet_v13(network: Any, levels: list[Tensor], points: Tensor, rule: str, uni
     h = sheet_own(network.b2, h, local)
     h, weights = sheet_b3(network.b3, network.precompute.b3_tokens, h, levels[3])
     if isinstance(network, V13LogDepth):
-        routed = weights.topk(network.options["routed_l4"]).indices.unflatten(0, points.shape[:2])
+        routed = weights.topk(network.options.routed_l4).indices.unflatten(0, points.shape[:2])
         own = h[:, 0].unflatten(0, points.shape[:2])
         more = sheet_b4(network, levels, own, routed, points, rule).flatten(0, 1)
         h = sheet_own(network.b5, h, torch.cat([local, more], 1))
@@ -335,8 +339,8 @@ def sheet_v131(network: Any, levels: list[Tensor], points: Tensor, rule: str, un
     tokens = [x.flatten(0, 1)[:, None] for x in sheet_central(network, levels, points, rule)]
     queries = torch.arange(len(points)).repeat_interleave(points.shape[1])[:, None]
     blocks = [
-        (network.b3a, once.b3a_tokens, levels[2], once.g3, network.options["routed_l3"]),
-        (network.b3b, once.b3b_tokens, levels[3], once.g4, network.options["routed_l4"]),
+        (network.b3a, once.b3a_tokens, levels[2], once.g3, network.options.routed_l3),
+        (network.b3b, once.b3b_tokens, levels[3], once.g4, network.options.routed_l4),
     ]
     for (block, tables, level, g, count), code in zip(blocks, network.b5.routed_code, strict=True):
         h, weights = sheet_b3(block, tables, h, level)
@@ -362,11 +366,11 @@ def sheet(network: Any, images: Tensor, points: Tensor, rule: str, unit: int) ->
 @all_rules
 @both_forms
 def test_both_forms_are_the_sheet(
-    name: str, sparse: str, rule: str, images: Tensor, few: Tensor, equal: Equal
+    name: str, execution: str, rule: str, images: Tensor, few: Tensor, equal: Equal
 ) -> None:
     """By default, and as recorded: with the faults that the decoder had."""
     faults = {"grid_rule": rule, "offset_code": "recorded", "token_positions": "none"}
-    network = exact(name, sparse=sparse, **(faults if rule == "recorded" else {}))
+    network = exact(name, execution=execution, **(faults if rule == "recorded" else {}))
     unit = 1 if rule == "recorded" else 6
     expected = sheet(network, images.double(), few, rule, unit)
     assert expected.std() > 1e-3  # or the comparison would say little
@@ -376,7 +380,7 @@ def test_both_forms_are_the_sheet(
 @pytest.mark.parametrize("patches", [(4, 6), (5, 7), (2, 2)])
 def test_plan_neck_is_the_sheets_order(patches: tuple[int, int], equal: Equal) -> None:
     """Resize, then Conv1x1, then LN; an odd grid is halved to the floor, as 37 to 18."""
-    neck = PlanNeck([24] * 4).double()
+    neck = PlanNeck([24] * 4, (64, 128, 192, 384)).double()
     taps = [torch.randn(2, 24, *patches, dtype=torch.float64) for _ in range(4)]
     found = neck(taps)
     h, w = patches
@@ -397,21 +401,21 @@ def test_plan_neck_is_the_sheets_order(patches: tuple[int, int], equal: Equal) -
 
 @all_networks
 @all_rules
-def test_fast_is_literal_and_so_are_its_gradients(
+def test_fast_is_the_reference_and_so_are_its_gradients(
     name: str, rule: str, images: Tensor, few: Tensor, equal: Equal
 ) -> None:
     """Of the points and of every parameter, the encoder's included."""
     fast = exact(name, grid_rule=rule)
-    literal = twin(fast, sparse="literal")
+    reference = twin(fast, execution="reference")
     found = []
-    for network in (fast, literal):
+    for network in (fast, reference):
         at = few.clone().requires_grad_()
         depth = network(images.double(), at).depth
         inputs = [at, *(p for p in network.parameters() if p.requires_grad)]
         found.append([depth, *torch.autograd.grad(depth.log().sum(), inputs)])
-    for value, reference in zip(*found, strict=True):
-        assert reference.isfinite().all()
-        equal(value, reference)
+    for value, expected in zip(*found, strict=True):
+        assert expected.isfinite().all()
+        equal(value, expected)
 
 
 @torch.no_grad()
@@ -421,7 +425,7 @@ def test_maps_of_one_cell_are_read(name: str, images: Tensor, equal: Equal) -> N
     fast = exact(name, **dict.fromkeys(ROUTES[name], 1))
     image = images[:, :, :32, :32].double()
     points = torch.rand(2, 9, 2, dtype=torch.float64) * 32 - 0.5
-    equal(fast(image, points).depth, twin(fast, sparse="literal")(image, points).depth)
+    equal(fast(image, points).depth, twin(fast, execution="reference")(image, points).depth)
 
 
 @torch.no_grad()
@@ -431,8 +435,8 @@ def test_maps_of_one_cell_are_read(name: str, images: Tensor, equal: Equal) -> N
 def test_fast_answers_need_fewer_products(name: str, share: float) -> None:
     """Of matrices, at 256x320 and 256 points (audit 5.5); bilinear reads come on top."""
     points, products = torch.rand(1, 256, 2) * torch.tensor([320, 256]) - 0.5, []
-    for form in ("fast", "literal"):
-        network = create_model(name, TINY, image_size=(256, 320), sparse=form).eval()
+    network = create_model(name, TINY, image_size=(256, 320)).eval()
+    for network.execution in EXECUTIONS:
         maps = network.maps(torch.rand(1, 3, 256, 320))
         with FlopCounterMode(display=False) as counter:
             network.decode(maps, points, (256, 320))
@@ -440,10 +444,10 @@ def test_fast_answers_need_fewer_products(name: str, share: float) -> None:
     assert share * products[0] < products[1]
 
 
-@pytest.mark.parametrize("sparse", ["fast", "literal"])
-def test_maps_are_named(sparse: str) -> None:
+@both_forms
+def test_maps_are_named(execution: str) -> None:
     """Keys, values and projections are a scene's; fast, so are B1's projections of L2 and L4."""
-    c2, c4 = (192, 192) if sparse == "fast" else (128, 384)
+    c2, c4 = (192, 192) if execution == "fast" else (128, 384)
     levels = {"L1": (16, 24, 64), "L2": (8, 12, c2), "L3": (4, 6, 192), "L4": (2, 3, c4)}
     values = {"V2": (8, 12, 192), "V3": (4, 6, 192), "V4": (2, 3, 192)}
     b3 = {"b3_keys": (2, 3, 384), "b3_values": (2, 3, 384)}
@@ -457,7 +461,7 @@ def test_maps_are_named(sparse: str) -> None:
         },
     }  # fmt: skip
     for name in ROUTES:
-        maps = some_maps(build(name, sparse=sparse))
+        maps = some_maps(build(name, execution=execution))
         assert {key: tuple(level.shape[1:]) for key, level in maps.items()} == expected[name]
 
 
@@ -467,7 +471,7 @@ def test_maps_are_named(sparse: str) -> None:
 def route(network: Any, few: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """The head's numbers and the routed cells, if B3 looked by `weights` [2, 12, 6]."""
     network.b3.forward = lambda h, maps: (h, weights)
-    answer = network.answer(network._asked(some_maps(network), few, SIZE))
+    answer = network.run(network.queries(some_maps(network), few, SIZE))
     return answer["depth"], answer["l4_routed"]
 
 
@@ -487,18 +491,18 @@ def test_as_run_routing_has_no_gradient(name: str, few: Tensor) -> None:
     weights = torch.rand(2, 12, 6, dtype=torch.float64).softmax(-1).requires_grad_()
     block = network.b3 if name == "v13_log_depth" else network.b3b
     block.forward = lambda h, maps: (h, weights)
-    answer = network.answer(network._asked(some_maps(network), few, SIZE))
+    answer = network.run(network.queries(some_maps(network), few, SIZE))
     (gradient,) = torch.autograd.grad(answer["depth"].sum(), weights, allow_unused=True)
     assert gradient is None
 
 
 @both_forms
-def test_only_the_plans_decoder_has_dropout(sparse: str, images: Tensor, few: Tensor) -> None:
+def test_only_the_plans_decoder_has_dropout(execution: str, images: Tensor, few: Tensor) -> None:
     for name, expected in (("v13_plan", 0.1), ("v13_calibrated", 0.0), ("v13_log_depth", 0.0)):
         blocks = [m for key, m in build(name).named_children() if key in ("b2", "b3", "b5")]
         found = [m.dropout for b in blocks for m in b.modules() if isinstance(m, Attention)]
         assert set(found) == {expected}
-    network = build("v13_plan", sparse=sparse)
+    network = build("v13_plan", execution=execution)
     still = network(images, few.float()).depth
     assert torch.equal(network(images, few.float()).depth, still)
     first, second = (network.train()(images, few.float()).depth for _ in range(2))
@@ -511,33 +515,34 @@ def test_dropped_weights_are_dropped_alike_in_both_forms(equal: Equal) -> None:
     h = torch.randn(2, 3, 192, dtype=torch.float64)
     tokens = torch.randn(2, 3, 91, 192, dtype=torch.float64).split([32, 25, 25, 9], 2)
     found = []
-    for network in (fast, twin(fast, sparse="literal")):
+    for network in (fast, twin(fast, execution="reference")):
         torch.manual_seed(4)
-        found.append(network.train().b2(h, network.own(tokens))[0])
+        own = [standardised(part) for part in tokens]
+        found.append(network.train().b2(h, own, network.fast)[0])
     equal(*found)
 
 
 # options
 
 
-def asked_of(network: V13, points: Tensor, **maps: Tensor) -> Asked:
-    return network._asked({**some_maps(network), **maps}, points, SIZE)
+def queries_of(network: V13, points: Tensor, **maps: Tensor) -> Queries:
+    return network.queries({**some_maps(network), **maps}, points, SIZE)
 
 
 @torch.no_grad()
 @both_forms
-def test_the_recorded_rule_shifts_the_reads(sparse: str) -> None:
+def test_the_recorded_rule_shifts_the_reads(execution: str) -> None:
     """By (s - 1) / 2 pixels: 1.5, 3.5, 7.5, 15.5 on L1 to L4 (F9)."""
     points = torch.tensor([[[30.0, 20.0], [40.3, 31.0]]]).expand(2, -1, -1).double()
     found = {}
     for rule in ("half_pixel", "recorded"):
-        network = exact("v13_log_depth", grid_rule=rule, sparse=sparse)
+        network = exact("v13_log_depth", grid_rule=rule, execution=execution)
         columns = {  # maps whose one channel holds the pixel column of each cell's centre
             f"L{n}": ((torch.arange(SIZE[1] // s) + 0.5) * s - 0.5).double()
             .view(1, 1, -1, 1).expand(2, SIZE[0] // s, -1, 1)
             for n, s in enumerate((4, 8, 16, 32), 1)
         }  # fmt: skip
-        asked = asked_of(network, points, **columns)
+        asked = queries_of(network, points, **columns)
         found[rule] = [asked.read(name, points.unsqueeze(2))[..., 0, 0] for name in columns]
     for right, moved, shift in zip(*found.values(), (1.5, 3.5, 7.5, 15.5), strict=True):
         assert torch.allclose(right, points[..., 0])
@@ -546,12 +551,14 @@ def test_the_recorded_rule_shifts_the_reads(sparse: str) -> None:
 
 @torch.no_grad()
 @both_forms
-def test_recorded_reads_fade_at_the_right_border(sparse: str) -> None:
+def test_recorded_reads_fade_at_the_right_border(execution: str) -> None:
     """Where cells run off the map they count as zero; the default repeats the border."""
     points = torch.tensor([[[95.0, 30.0]]]).expand(2, -1, -1).double()
     ones = torch.ones(2, 2, 3, 1, dtype=torch.float64)
     for rule, expected in (("half_pixel", 1.0), ("recorded", 1 - 31 / 32)):
-        asked = asked_of(exact("v13_log_depth", grid_rule=rule, sparse=sparse), points, L4=ones)
+        asked = queries_of(
+            exact("v13_log_depth", grid_rule=rule, execution=execution), points, L4=ones
+        )
         found = asked.read("L4", points.unsqueeze(2))
         assert torch.allclose(found, torch.full_like(found, expected))
 
@@ -619,13 +626,13 @@ def test_heads_start_at_the_median_or_at_one_metre(name: str) -> None:
 @all_networks
 @both_forms
 def test_explain_tells_what_the_blocks_do(
-    name: str, sparse: str, few: Tensor, equal: Equal
+    name: str, execution: str, few: Tensor, equal: Equal
 ) -> None:
-    network = exact(name, sparse=sparse)
+    network = exact(name, execution=execution)
     maps = some_maps(network)
     told = network.train().explain(maps, few, SIZE)
     assert network.training
-    equal(told["depth"], network.eval().decode(maps, few, SIZE))
+    equal(told["depth"], network.eval().decode(maps, few, SIZE).depth)
     expected = {
         "depth": (2, 12), "local_pixels": (2, 12, 91, 2), "local_weights": (2, 12, 6, 91),
         "pixels": (1, 2, 12, 6, 91, 2), "weights": (1, 2, 12, 6, 91), "l4_weights": (2, 12, 2, 3),

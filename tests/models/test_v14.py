@@ -16,20 +16,20 @@ from torch.nn import functional as F
 from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import GridRule, Size, pixels_to_cells
 from spdlib.models import DepthModel, create_model
+from spdlib.models.attention import SelfAttention, head_count
 from spdlib.models.base import count_parameters
-from spdlib.models.layers import SelfAttention, fourier_code, head_count, position_table
-from spdlib.models.v14 import (
+from spdlib.models.layers import fourier_code, position_table
+from spdlib.models.v14 import V14, V14Plan
+from spdlib.models.v14_layers import (
     LEVELS,
-    V14,
-    Asked,
     CanvasRead,
     CanvasWrite,
     DeformableRead,
     GlobalRead,
     Grid,
+    Queries,
     QueryAttention,
     SharedCanvas,
-    V14Plan,
 )
 from spdlib.scene import Maps
 
@@ -44,10 +44,13 @@ all_networks = pytest.mark.parametrize("name", NETWORKS)
 all_rules = pytest.mark.parametrize("rule", RULES)
 
 
-def build(name: str, encoder: str = TINY, image_size: Size = SIZE, **options: Any) -> V14:
+def build(
+    name: str, encoder: str = TINY, image_size: Size = SIZE, execution: str = "fast", **options: Any
+) -> V14:
     """A network for 64x96 images, float32, random weights, evaluation mode."""
     network = create_model(name, encoder, image_size=image_size, focal=70.0, **options).eval()
     assert isinstance(network, V14)
+    network.execution = execution
     return network
 
 
@@ -68,7 +71,7 @@ def some_maps(network: V14) -> Maps:
 
 
 def twin(network: V14, **options: Any) -> V14:
-    """The same weights under other options."""
+    """The same weights under other options, or in another form."""
     other = build(network.config.network, **{**network.config.options, **options})
     other.to(network.dtype).load_state_dict(network.state_dict())
     return other
@@ -174,7 +177,7 @@ def units(network: V14, points: Tensor, level: Tensor) -> Tensor:
     """Reference points of the sheet, or of decisions 1, on a level [B, h, w, C]."""
     size = torch.tensor([SIZE[1], SIZE[0]])
     cells = torch.tensor([level.shape[2], level.shape[1]])
-    if network.options["grid_rule"] == "half_pixel":
+    if network.options.grid_rule == "half_pixel":
         return 2 * (points + 0.5) / size - 1
     if isinstance(network, V14Plan):
         return 2 * (points / (size / cells)) / (cells - 1) - 1
@@ -183,7 +186,7 @@ def units(network: V14, points: Tensor, level: Tensor) -> Tensor:
 
 def grid_read(network: V14, level: Tensor, places: Tensor) -> Tensor:
     """A level [B, h, w, C] at places [B, K, 2]: [B, K, C]."""
-    recorded = network.options["grid_rule"] == "recorded"
+    recorded = network.options.grid_rule == "recorded"
     read = F.grid_sample(
         level.permute(0, 3, 1, 2), places[:, None], align_corners=recorded,
         padding_mode="zeros" if recorded else "border",
@@ -232,7 +235,7 @@ def sheet_write(
 
     The cell is floor(u / stride) in the sheet, floor((u + 1/2) / stride) in decisions 1.
     """
-    changes, half = part.write(h), 0.0 if network.options["grid_rule"] == "recorded" else 0.5
+    changes, half = part.write(h), 0.0 if network.options.grid_rule == "recorded" else 0.5
     size, stride = canvas.shape[1:3], SIZE[0] // canvas.shape[1]
     written = canvas.clone()
     for image in range(len(h)):
@@ -240,7 +243,7 @@ def sheet_write(
         inside = inside.minimum(torch.tensor(size) - 1)
         found = [(int(y), int(x)) for y, x in inside]
         for number, cell in enumerate(found):
-            count = found.count(cell) if network.options["canvas_write"] == "mean" else 1
+            count = found.count(cell) if network.options.canvas_write == "mean" else 1
             written[image][cell] += changes[image, number] / count
     first, _, second = part.smooth
     level = written.permute(0, 3, 1, 2)
@@ -299,8 +302,8 @@ def sheet(network: V14, maps: Maps, points: Tensor) -> Tensor:
 @all_networks
 @pytest.mark.parametrize(
     "options",
-    [{}, {"sparse": "literal"}, {"grid_rule": "recorded", "canvas_write": "sum"}],
-    ids=["default", "literal", "recorded"],
+    [{}, {"execution": "reference"}, {"grid_rule": "recorded", "canvas_write": "sum"}],
+    ids=["default", "reference", "recorded"],
 )
 def test_decode_is_the_sheet(
     name: str, options: dict[str, str], points: Tensor, equal: Equal
@@ -309,27 +312,27 @@ def test_decode_is_the_sheet(
     maps, points = some_maps(network), points[:, :20]
     expected = sheet(network, maps, points)
     assert expected.log().std() > 1e-2  # or the comparison would say little
-    equal(network.decode(maps, points, SIZE), expected)
+    equal(network.decode(maps, points, SIZE).depth, expected)
 
 
 @all_networks
 @all_rules
-def test_fast_and_literal_reads_agree(name: str, rule: str, points: Tensor, equal: Equal) -> None:
+def test_fast_and_reference_reads_agree(name: str, rule: str, points: Tensor, equal: Equal) -> None:
     """Depth, and its gradients by every map, parameter and point."""
     fast = exact(name, grid_rule=rule)
-    literal = twin(fast, sparse="literal")
+    reference = twin(fast, execution="reference")
     with torch.no_grad():  # of the size that training gives them: about one per pixel of the image
         maps = {n: level.requires_grad_() for n, level in some_maps(fast).items()}
     points = points[:, 4:24].clone().requires_grad_()  # off the border, where the slope jumps
     found = {}
-    for kind, network in (("fast", fast), ("literal", literal)):
-        depth = network.decode(maps, points, SIZE)
+    for kind, network in (("fast", fast), ("reference", reference)):
+        depth = network.decode(maps, points, SIZE).depth
         decoder = [p for n, p in network.named_parameters() if _is_decoder(n)]
         inputs = [*maps.values(), points, *decoder]
         found[kind] = [depth, *torch.autograd.grad(depth.log().sum(), inputs)]
-    for value, reference in zip(found["fast"], found["literal"], strict=True):
-        assert reference.isfinite().all()
-        equal(value, reference)
+    for value, expected in zip(found["fast"], found["reference"], strict=True):
+        assert expected.isfinite().all()
+        equal(value, expected)
 
 
 def _is_decoder(name: str) -> bool:
@@ -426,8 +429,8 @@ def write_of(network: V14, level: str) -> CanvasWrite:
     return part
 
 
-def ask(network: V14, points: Tensor) -> Asked:
-    return network._ask(some_maps(network), points, SIZE)[1]
+def ask(network: V14, points: Tensor) -> Queries:
+    return network.seeded(some_maps(network), points, SIZE)[1]
 
 
 CELL = [(17.0, 20.0), (22.4, 16.0), (23.4, 23.4), (40.0, 8.0)]
@@ -522,7 +525,7 @@ def test_a_query_reads_what_it_has_just_written(equal: Equal) -> None:
 
 def alone(network: V14, maps: Maps, points: Tensor) -> Tensor:
     """Each point asked in a call of its own."""
-    return torch.cat([network.decode(maps, point, SIZE) for point in points.split(1, 1)], 1)
+    return torch.cat([network.decode(maps, point, SIZE).depth for point in points.split(1, 1)], 1)
 
 
 @torch.no_grad()
@@ -533,7 +536,7 @@ def test_an_answer_depends_on_its_company(name: str, points: Tensor, equal: Equa
     maps, points = some_maps(network), points[:, 2:4]
 
     def change() -> float:
-        together = network.decode(maps, points, SIZE)
+        together = network.decode(maps, points, SIZE).depth
         return (together / alone(network, maps, points)).log().abs().max().item()
 
     assert change() > 1e-4
@@ -697,7 +700,7 @@ def test_tokens_without_a_code_are_their_content() -> None:
 def test_explain_tells_what_the_layers_do(name: str, points: Tensor, equal: Equal) -> None:
     network = exact(name)
     maps, count = some_maps(network), points.shape[1]
-    depth = network.decode(maps, points, SIZE)
+    depth = network.decode(maps, points, SIZE).depth
     notes = network.explain(maps, points, SIZE)
     equal(notes["depth"], depth)
     layers = len(network.layers())
@@ -721,10 +724,10 @@ def test_explain_tells_what_the_layers_do(name: str, points: Tensor, equal: Equa
 def test_without_canvas_is_as_with_gates_shut(name: str, points: Tensor, equal: Equal) -> None:
     network = exact(name)
     maps = some_maps(network)
-    read = network.decode(maps, points, SIZE)
+    read = network.decode(maps, points, SIZE).depth
     with network.without_canvas():
-        unread = network.decode(maps, points, SIZE)
-    assert torch.equal(network.decode(maps, points, SIZE), read)
+        unread = network.decode(maps, points, SIZE).depth
+    assert torch.equal(network.decode(maps, points, SIZE).depth, read)
     assert not torch.allclose(unread, read)
     for part in network.modules():
         if isinstance(part, CanvasRead):
@@ -732,7 +735,7 @@ def test_without_canvas_is_as_with_gates_shut(name: str, points: Tensor, equal: 
         elif isinstance(part, SharedCanvas):  # the plan reads once more, ungated, before its head
             nn.init.zeros_(part.final.weight)
             nn.init.zeros_(part.final.bias)
-    equal(unread, network.decode(maps, points, SIZE))
+    equal(unread, network.decode(maps, points, SIZE).depth)
 
 
 @torch.no_grad()
@@ -740,7 +743,7 @@ def test_explain_measures_the_canvas_change(points: Tensor) -> None:
     """Of the first layer, against its own parts; zero where nothing is written or smoothed."""
     network = exact("v14_dual")
     maps = some_maps(network)
-    h, asked = network._ask(maps, points, SIZE)
+    h, asked = network.seeded(maps, points, SIZE)
     h = network.msda[0].get_submodule("cross")(h, asked)
     after = write_of(network, "L3")(maps["L3"], h, asked)
     change = (after - maps["L3"]).flatten(1).norm(dim=1) / maps["L3"].flatten(1).norm(dim=1)

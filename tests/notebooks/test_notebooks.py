@@ -13,7 +13,7 @@ import matplotlib.image
 import nbformat
 import pytest
 
-from spdlib.models import network_class
+from spdlib.models import network_class, words
 from spdlib.study.runs import Run
 from spdlib.view.workbook import NotebookError, notebook_parameters, run_notebook
 
@@ -127,7 +127,7 @@ def test_every_named_fault_is_a_parameter(repository: Path, name: str) -> None:
     """Those of the network, and those of data and training that its experiments had."""
     known = set(notebook_parameters(repository / "notebooks" / f"{name}.ipynb"))
     networks = [STORIES[name][0], *(["v14_plan"] if name == "04_v14_canvas" else [])]
-    options = {option for each in networks for option in network_class(each).choices} - {"sparse"}
+    options = {option for each in networks for option in words(network_class(each).Options)}
     assert options <= known
     assert {"validation", "train_subset", "focal_mismatch"} <= known
     assert ("input_norm" in known) == (name < "04")

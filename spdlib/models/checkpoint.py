@@ -1,0 +1,70 @@
+"""A network's files: `config.json` and `model.safetensors`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import nn
+
+from spdlib.disk import write_bytes
+from spdlib.errors import ModelError
+from spdlib.models.config import ModelConfig
+
+
+def write_network(network: nn.Module, config: ModelConfig, folder: Path) -> None:
+    """Write `model.safetensors` and `config.json`, each by rename.
+
+    Raises:
+        ModelError: the folder cannot be written; files already there stay as they were.
+    """
+    text = json.dumps(config.to_dict(), indent=2)
+    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
+    weights = safetensors.torch.save(state, {"config": text})
+    write_bytes(folder / "model.safetensors", weights, ModelError)
+    write_bytes(folder / "config.json", text.encode(), ModelError)
+
+
+def load_weights(network: nn.Module, config: ModelConfig, folder: Path) -> None:
+    """Load `model.safetensors` strictly, in the floating type of the file.
+
+    Raises:
+        ModelError: missing or damaged file, or weights of another network.
+    """
+    path = folder / "model.safetensors"
+    try:
+        state = safetensors.torch.load_file(path)
+        kinds = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
+        if len(kinds) == 1:
+            network.to(kinds.pop())
+        network.load_state_dict(state, strict=True)
+    except FileNotFoundError:
+        raise ModelError(f"no model.safetensors in {folder}; is it a saved model?") from None
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} cannot be read ({error}); take another checkpoint") from None
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{path} holds the weights of another network than its config.json says "
+            f"({config.network!r} with {config.encoder.name!r}): {reason}"
+        ) from None
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """The `config.json` of a saved model; ModelError names the file if it cannot be used."""
+    path = folder / "config.json"
+    try:
+        values = json.loads(path.read_text())
+        if "experiment" in values:
+            raise ModelError(
+                f"{folder} is a run without weights; train it, or take another run's folder"
+            )
+        return ModelConfig.from_dict(values)
+    except FileNotFoundError:
+        raise ModelError(f"no config.json in {folder}; is it a saved model?") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(
+            f"{path} is not a model configuration ({error}); take another checkpoint"
+        ) from None

@@ -1,0 +1,65 @@
+"""The door for images: what `encode` accepts becomes float [B, 3, H, W] in 0..1."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spdlib.errors import QueryError
+
+
+def as_images(image: Any) -> Tensor:
+    """Any accepted image -> float [B, 3, H, W] in 0..1.
+
+    Raises:
+        QueryError: wrong shape, channels, type or range; the message says what was given.
+    """
+    if isinstance(image, Image.Image):
+        if image.mode != "RGB":
+            raise QueryError(f"the image is {image.mode}, not RGB; use image.convert('RGB')")
+        image = np.array(image)
+    tensor = _array_to_tensor(image) if isinstance(image, np.ndarray) else image
+    if not isinstance(tensor, Tensor):
+        kind = type(image).__name__
+        raise QueryError(f"an image is a PIL image, an array or a tensor; got {kind}")
+    if tensor.dtype == torch.uint8:
+        tensor = _bytes_to_float(tensor)
+    elif not tensor.is_floating_point():
+        raise QueryError(f"images are uint8 or float in 0..1; got {tensor.dtype}")
+    if tensor.dim() == 3:
+        tensor = tensor.unsqueeze(0)
+    if tensor.dim() != 4 or tensor.shape[1] != 3 or 0 in tensor.shape:
+        raise QueryError(
+            f"images are RGB: uint8 [H, W, 3], float [3, H, W] or [B, 3, H, W]; got shape "
+            f"{list(tensor.shape)}. Convert grey or RGBA images to RGB"
+        )
+    low, high = tensor.min().item(), tensor.max().item()
+    if math.isnan(low):
+        raise QueryError("the image holds NaN; images are finite, float in 0..1 or uint8")
+    if not (low >= 0 and high <= 1):
+        raise QueryError(f"float images lie in 0..1; this one spans {low:.3g}..{high:.3g}")
+    return tensor
+
+
+def _array_to_tensor(array: np.ndarray) -> Tensor:
+    try:
+        return torch.from_numpy(array.copy())  # the caller's array may be read-only or reversed
+    except TypeError:
+        raise QueryError(f"images are uint8 or float in 0..1; got {array.dtype}") from None
+
+
+def _bytes_to_float(tensor: Tensor) -> Tensor:
+    """uint8 [H, W, 3] or [B, 3, H, W] -> float [3, H, W] or [B, 3, H, W] in 0..1."""
+    if tensor.dim() == 3 and tensor.shape[-1] == 3:
+        tensor = tensor.permute(2, 0, 1)
+    elif tensor.dim() != 4:
+        raise QueryError(
+            f"uint8 images are RGB [H, W, 3] or [B, 3, H, W]; got shape {list(tensor.shape)}. "
+            "Convert grey or RGBA images to RGB"
+        )
+    return tensor.float() / 255

@@ -1,0 +1,136 @@
+"""The registry: networks by name, made, built again and loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from spdlib.errors import ModelError, unknown_name
+from spdlib.geometry import Size
+from spdlib.models.base import DepthModel
+from spdlib.models.checkpoint import load_weights, read_config
+from spdlib.models.config import ModelConfig
+from spdlib.models.encoders import EncoderConfig
+from spdlib.models.options import read_options
+
+
+class _Entry(NamedTuple):
+    network: type[DepthModel]
+    encoder: str
+    image_size: Size
+
+
+_REGISTRY: dict[str, _Entry] = {}
+
+Network = TypeVar("Network", bound=type[DepthModel])
+
+
+def register(name: str, *, encoder: str, image_size: Size) -> Callable[[Network], Network]:
+    """Class decorator that makes a network known by name.
+
+    Args:
+        name: what `create_model` takes.
+        encoder: timm name of its default encoder.
+        image_size: default height, width in pixels of its training images.
+
+    Raises:
+        ModelError: another class has this name.
+    """
+
+    def enter(network: Network) -> Network:
+        known = _REGISTRY.get(name)
+        if known is not None and known.network is not network:
+            raise ModelError(
+                f"{known.network.__qualname__} is registered as {name!r} already; choose another "
+                f"name for {network.__qualname__}"
+            )
+        _REGISTRY[name] = _Entry(network, encoder, image_size)
+        return network
+
+    return enter
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names that `create_model` takes, of those that match a pattern such as "v14*"."""
+    return sorted(name for name in _REGISTRY if fnmatchcase(name, pattern))
+
+
+def network_class(name: str) -> type[DepthModel]:
+    """The class of a network. ModelError: there is none of this name."""
+    return _entry(name).network
+
+
+def network_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A network's own settings: those that are given, and the default of every other.
+
+    Raises:
+        ModelError: unknown network.
+        ConfigError: a setting or value the network does not have; the message lists those it has.
+    """
+    return asdict(read_options(network_class(name).Options, given or {}, name))
+
+
+def create_model(
+    name: str,
+    encoder: str | EncoderConfig | None = None,
+    *,
+    pretrained: bool = False,
+    image_size: Size | None = None,
+    focal: float | None = None,
+    **options: Any,
+) -> DepthModel:
+    """Build a network with fresh decoder weights.
+
+    Args:
+        name: one of `list_models()`.
+        encoder: timm name or configuration; None takes the network's own.
+        pretrained: load timm's encoder weights; nothing is fetched otherwise. The same as
+            `EncoderConfig(..., pretrained=True)`.
+        image_size: height, width of training images; None takes the network's own.
+        focal: focal length in pixels of training images.
+        options: the network's own settings.
+
+    Raises:
+        ModelError: unknown network or encoder, or unreachable weights.
+        ConfigError: contradictory settings.
+    """
+    entry = _entry(name)
+    if not isinstance(encoder, EncoderConfig):
+        encoder = EncoderConfig(encoder or entry.encoder)
+    if pretrained:
+        encoder = replace(encoder, pretrained=True)
+    return build(ModelConfig(name, encoder, image_size or entry.image_size, focal, options))
+
+
+def build(config: ModelConfig) -> DepthModel:
+    """The network of a configuration, its encoder loaded as the configuration says."""
+    return network_class(config.network)(config)
+
+
+def load(folder: str | Path) -> DepthModel:
+    """A saved network, in evaluation mode; nothing is fetched and no encoder file is needed.
+
+    Args:
+        folder: of a saved network, or of a run, whose best weights are taken.
+
+    Raises:
+        ModelError: a missing or damaged file, or weights of another network.
+    """
+    folder = Path(folder)
+    if not (folder / "model.safetensors").is_file() and (folder / "best").is_dir():
+        folder = folder / "best"
+    config = read_config(folder)
+    random_encoder = replace(config.encoder, pretrained=False, weights=None)
+    model = build(replace(config, encoder=random_encoder))
+    load_weights(model, config, folder)
+    model.config = config
+    return model.eval()
+
+
+def _entry(name: str) -> _Entry:
+    if name not in _REGISTRY:
+        raise ModelError(unknown_name("network", name, _REGISTRY))
+    return _REGISTRY[name]

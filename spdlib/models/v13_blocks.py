@@ -1,0 +1,363 @@
+"""v13's blocks, B1 to B5 in the order in which a query passes them.
+
+Each knows both forms of execution. The reference form projects every token that a query has read.
+The fast form projects maps before they are read, or nothing at all (see `Attention.read_own`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spdlib.geometry import GridRule, Size, cells_to_pixels, pixels_to_cells
+from spdlib.models.attention import GlobalTokens, OwnLayer, SharedLayer
+from spdlib.models.layers import fourier_code, full_precision
+from spdlib.models.sampling import (
+    bilinear_cells,
+    deformable_read,
+    gather_rows,
+    grid_sampled,
+    reference_deformable_read,
+    square,
+)
+from spdlib.scene import Maps
+
+LEVELS = ("L1", "L2", "L3", "L4")
+CHANNELS = (64, 128, 192, 384)
+"""Widths of the four levels behind the neck."""
+
+WIDTH, HEADS = 192, 6
+SIDE, CENTRE = 5, 12
+LEARNED, REACH = 8, 6
+"""Learned offsets of B1, and how many cells of L1 they reach."""
+CODE_UNIT = 16
+"""Cells of L1 that an offset's code takes for one turn. Offsets span 2 x 6 cells: in units of fewer
+than 12, some that differ would have one code (+3 and -3, +6 and -6 in units of 6)."""
+
+LOCAL_BANDS, PLACE_BANDS = 4, 8
+READS = 4
+SPREADS = {"V2": 4.0, "V3": 2.0, "V4": 1.0}
+"""How many of its cells B4's offsets reach on each value map."""
+
+
+class Queries(NamedTuple):
+    """What every block knows of one call: the maps, and how its K queries read them.
+
+    Attributes:
+        maps: of the scene.
+        points: the queries [B, K, 2] in pixels of the padded image.
+        image_size: height, width of that image.
+        rule: how pixels find cells.
+        fast: the form of execution.
+    """
+
+    maps: Maps
+    points: Tensor
+    image_size: Size
+    rule: GridRule
+    fast: bool
+
+    def size(self, name: str) -> Size:
+        """Height, width of a map."""
+        return self.maps[name].shape[1], self.maps[name].shape[2]
+
+    def extent(self) -> Tensor:
+        """Width, height of the image [2]."""
+        return self.points.new_tensor([self.image_size[1], self.image_size[0]])
+
+    def stride(self, name: str) -> Tensor:
+        """Pixels from one cell of a map to the next [2]."""
+        height, width = self.size(name)
+        return self.extent() / self.points.new_tensor([width, height])
+
+    def code(self, pixels: Tensor) -> Tensor:
+        """Fourier code [..., 32] of pixels [..., 2] in units of the image."""
+        return fourier_code(pixels / self.extent(), PLACE_BANDS).to(self.maps["L1"].dtype)
+
+    def read(self, name: str, pixels: Tensor) -> Tensor:
+        """Bilinear values [B, K, n, C] of a map at pixels [B, K, n, 2]."""
+        read = bilinear_cells if self.fast else grid_sampled
+        return read(self.maps[name], *self._cells(name, pixels))
+
+    def read_heads(self, name: str, pixels: Tensor, weights: Tensor) -> Tensor:
+        """Weighted reads [B, N, C] of a map, every head of its own channels.
+
+        Args:
+            name: of the map.
+            pixels: sampling locations [B, N, heads, n, 2].
+            weights: of the reads, [B, N, heads, n].
+        """
+        read = deformable_read if self.fast else reference_deformable_read
+        cells, zeros = self._cells(name, pixels)
+        return read(self.maps[name], cells, weights, zeros)
+
+    def _cells(self, name: str, pixels: Tensor) -> tuple[Tensor, bool]:
+        """Cells [..., 2] of a map at pixels [..., 2], and whether those outside count as zero."""
+        cells = pixels_to_cells(pixels, self.image_size, self.size(name), self.rule)
+        return cells, self.rule is GridRule.RECORDED
+
+
+class B1(nn.Module):
+    """B1: a query's seed and the 91 tokens around it (139,472).
+
+    32 tokens of L1: a 5x5 neighbourhood without its centre, and 8 learned offsets. 25 of L2, 25 of
+    L3, 9 of L4. A token says what it holds, from which level and where. The fast form projects L2
+    and L4 as maps, without bias: the recorded rule has zeros outside the map before it is added.
+
+    Args:
+        unit: cells of L1 that an offset's code takes for one turn. With 1 all whole cells have one
+            code (F10).
+    """
+
+    def __init__(self, unit: int) -> None:
+        super().__init__()
+        self.unit = unit
+        self.offsets = nn.Linear(CHANNELS[0], 2 * LEARNED)
+        self.local = nn.Linear(CHANNELS[0] + 4 * LOCAL_BANDS, WIDTH)
+        self.value2 = nn.Linear(CHANNELS[1], WIDTH)
+        self.value4 = nn.Linear(CHANNELS[3], WIDTH)
+        self.seed = nn.Linear(CHANNELS[0] + 4 * PLACE_BANDS, WIDTH)
+        self.type_code = nn.Parameter(torch.zeros(4, WIDTH))
+        self.place_code = nn.Parameter(torch.empty(SIDE**2, WIDTH))
+        nn.init.normal_(self.place_code, std=0.02)
+
+    def maps(self, levels: Maps, fast: bool) -> dict[str, Tensor]:
+        """The neck's levels [B, h, w, C_l] -> the maps that B1 reads, by the same names."""
+        if not fast:
+            return dict(levels)
+        level2 = F.linear(levels["L2"], self.value2.weight)
+        level4 = F.linear(levels["L4"], self.value4.weight)
+        return {**levels, "L2": level2, "L4": level4}
+
+    def forward(self, queries: Queries) -> tuple[Tensor, list[Tensor], Tensor]:
+        """Seeds [B, K, 192], tokens [B, K, 32/25/25/9, 192] and the pixels they are read at."""
+        points = queries.points
+        feature = queries.read("L1", points.unsqueeze(2)).squeeze(2)
+        h = self.seed(torch.cat([feature, queries.code(points)], -1))
+        offsets = self._offsets(feature, points)
+        pixels = {
+            name: points.unsqueeze(2) + offset * queries.stride(name)
+            for name, offset in offsets.items()
+        }
+        level1, *coarse = (queries.read(name, here) for name, here in pixels.items())
+        tokens = [self._fine(level1, offsets["L1"]), *self._coarse(*coarse, queries.fast)]
+        # what the layers add up stays in float32 under autocast
+        return full_precision(h)[0], tokens, torch.cat(list(pixels.values()), 2)
+
+    def _offsets(self, feature: Tensor, points: Tensor) -> dict[str, Tensor]:
+        """Where tokens lie by level, [B, K, 32, 2], [25, 2], [25, 2] and [9, 2] in its cells."""
+        five, three = square(SIDE, points), square(3, points)
+        fixed = torch.cat([five[:CENTRE], five[CENTRE + 1 :]]).expand(*points.shape[:2], -1, -1)
+        learned = REACH * torch.tanh(self.offsets(feature)).unflatten(-1, (LEARNED, 2))
+        near = torch.cat([fixed, learned.to(points.dtype)], 2)
+        return {"L1": near, "L2": five, "L3": five, "L4": three}
+
+    def _fine(self, level1: Tensor, offsets: Tensor) -> Tensor:
+        """Tokens [B, K, 32, 192] of reads of L1 [B, K, 32, 64] at offsets [B, K, 32, 2]."""
+        codes = fourier_code(offsets / self.unit, LOCAL_BANDS).to(level1.dtype)
+        return F.gelu(self.local(torch.cat([level1, codes], -1))) + self.type_code[0]
+
+    def _coarse(self, level2: Tensor, level3: Tensor, level4: Tensor, fast: bool) -> list[Tensor]:
+        """Tokens [B, K, 25, 192], [B, K, 25, 192] and [B, K, 9, 192] of reads of L2 to L4."""
+        inner = self.place_code.unflatten(0, (SIDE, SIDE))[1:4, 1:4].flatten(0, 1)
+        places = (self.place_code, self.place_code, inner)
+        code2, code3, code4 = (p + e for p, e in zip(places, self.type_code[1:], strict=True))
+        if fast:
+            code2, code4 = code2 + self.value2.bias, code4 + self.value4.bias
+        else:
+            level2, level4 = self.value2(level2), self.value4(level4)
+        return [level2 + code2, level3 + code3, level4 + code4]
+
+
+class B2(nn.Module):
+    """B2, and B5: layers that read a query's own tokens (890,112; 1,335,744).
+
+    Args:
+        layers: how many.
+        norms: LayerNorms of the tokens, one a layer; the last one serves all layers that remain.
+        dropout: on the attention weights, in training.
+    """
+
+    def __init__(self, layers: int, norms: int, dropout: float) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(norms))
+        self.layers = nn.ModuleList(OwnLayer(WIDTH, HEADS, dropout) for _ in range(layers))
+
+    def forward(self, h: Tensor, tokens: Sequence[Tensor], fast: bool) -> tuple[Tensor, Tensor]:
+        """Queries h [B, K, C] read their tokens, layer after layer.
+
+        Args:
+            h: queries.
+            tokens: `standardised` [B, K, T_i, C], T in sum: with this all norms begin.
+            fast: the form of execution.
+
+        Returns:
+            h, and the last layer's weights [B, K, heads, T].
+        """
+        for number, layer in enumerate(self.layers):
+            norm = self.norms[min(number, len(self.norms) - 1)]
+            h, weights = layer(h, tokens, norm, fast)
+        return h, weights
+
+
+class B3(nn.Module):
+    """B3: two layers that read all cells of a level (741,504).
+
+    Args:
+        name: of their `GlobalTokens` in the maps.
+        dropout: on the attention weights, in training.
+    """
+
+    def __init__(self, name: str, dropout: float) -> None:
+        super().__init__()
+        self.name = name
+        self.layers = nn.ModuleList(SharedLayer(WIDTH, HEADS, dropout) for _ in range(2))
+
+    def forward(self, h: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
+        """Queries h [B, K, 192] -> h, and the last weights [B, K, cells], mean of heads."""
+        keys, values = (
+            maps[f"{self.name}_{kind}"].flatten(1, 2).split(WIDTH, -1)
+            for kind in ("keys", "values")
+        )
+        for layer, key, value in zip(self.layers, keys, values, strict=True):
+            h, weights = layer(h, key, value)
+        return h, weights.mean(1)
+
+
+class B4(nn.Module):
+    """B4: what L2, L3 and L4 hold around the routed cells, the anchors: 72 reads each (159,384).
+
+    Args:
+        bounded: offsets reach `SPREADS` cells at most; the plan's have no bound.
+    """
+
+    def __init__(self, bounded: bool) -> None:
+        super().__init__()
+        self.bounded = bounded
+        self.condition = nn.Linear(2 * WIDTH + 4 * PLACE_BANDS, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.offsets = nn.Linear(WIDTH, HEADS * len(SPREADS) * READS * 2)
+        self.weights = nn.Linear(WIDTH, HEADS * len(SPREADS) * READS)
+        self.out = nn.Linear(WIDTH, WIDTH)
+        self.type_code = nn.Parameter(torch.zeros(WIDTH))
+
+    def maps(self, anchors: Tensor, fast: bool) -> dict[str, Tensor]:
+        """What anchors hold [B, h4, w4, 192] -> "anchors"; fast, as `condition` projects it."""
+        return {"anchors": F.linear(anchors, self._parts()[1]) if fast else anchors}
+
+    def forward(self, h: Tensor, routed: Tensor, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries h [B, K, 192] read around their routed cells [B, K, R].
+
+        Returns:
+            tokens [B, K, R, 192] without their type code, the pixels of the reads
+            [B, K, R, 6, 3, 4, 2] and their weights [B, K, R, 6, 3, 4].
+        """
+        width = queries.size("anchors")[1]
+        cells = torch.stack([routed % width, routed // width], -1)
+        anchors = self._centres(cells, queries)
+        u = self._conditioned(h, cells, anchors, queries)
+        pixels = anchors[..., None, None, None, :] + self._offsets(u, queries)
+        weights = self.weights(u).unflatten(-1, (HEADS, -1)).softmax(-1)
+        weights = weights.unflatten(-1, (len(SPREADS), READS))
+        where, shares = (x.flatten(1, 2).unbind(3) for x in (pixels, weights))
+        found = [queries.read_heads(*x) for x in zip(SPREADS, where, shares, strict=True)]
+        tokens = self.out(torch.stack(found).sum(0)).unflatten(1, routed.shape[1:])
+        return tokens, pixels, weights
+
+    def _centres(self, cells: Tensor, queries: Queries) -> Tensor:
+        """Pixels [..., 2] of cells' centres; the recorded rule has them at 32 column + 16."""
+        cells = cells.to(queries.points.dtype)
+        centres = cells_to_pixels(cells, queries.image_size, queries.size("anchors"))
+        return centres + 0.5 if queries.rule is GridRule.RECORDED else centres
+
+    def _conditioned(self, h: Tensor, cells: Tensor, anchors: Tensor, queries: Queries) -> Tensor:
+        """LN(GELU(Linear[h ; what the anchor holds ; code of its distance])), [B, K, R, 192]."""
+        code = queries.code(anchors - queries.points.unsqueeze(2))
+        anchor = gather_rows(queries.maps["anchors"], *cells.unbind(-1))
+        if queries.fast:  # one by one: the anchors' part is a map, the query's is of all its cells
+            of_query, _, of_code = self._parts()
+            query = F.linear(h, of_query, self.condition.bias).unsqueeze(2)
+            u = query + anchor + F.linear(code, of_code)
+        else:
+            query = h.unsqueeze(2).expand_as(anchor)
+            u = self.condition(torch.cat([query, anchor, code], -1))
+        return self.norm(F.gelu(u))
+
+    def _parts(self) -> Sequence[Tensor]:
+        """Weights of `condition` on the query, the anchor and the code of their distance."""
+        return self.condition.weight.split([WIDTH, WIDTH, 4 * PLACE_BANDS], 1)
+
+    def _offsets(self, u: Tensor, queries: Queries) -> Tensor:
+        """Offsets [B, K, R, 6, 3, 4, 2] in pixels."""
+        cells = self.offsets(u).unflatten(-1, (HEADS, len(SPREADS), READS, 2))
+        cells = cells.to(queries.points.dtype)
+        if self.bounded:
+            cells = torch.tanh(cells) * cells.new_tensor(list(SPREADS.values())).view(-1, 1, 1)
+        return cells * torch.stack([queries.stride(name) for name in SPREADS]).unsqueeze(1)
+
+
+class B5(B2):
+    """B5: three layers over B1's tokens and B4's; built as B2.
+
+    Args:
+        norms: LayerNorms of the tokens, see `B2`.
+        dropout: on the attention weights, in training.
+    """
+
+    def __init__(self, norms: int, dropout: float) -> None:
+        super().__init__(3, norms, dropout)
+
+
+class Precompute(nn.Module):
+    """What is projected once per image but for B1 (505,344; 506,114 with calibration).
+
+    Args:
+        coded: B3's keys tell the place of their cell (F11).
+        calibrated: whether there is a `Calibration`.
+    """
+
+    def __init__(self, coded: bool, calibrated: bool) -> None:
+        super().__init__()
+        self.b3_tokens = GlobalTokens(CHANNELS[3], WIDTH, positions=coded)
+        self.anchors = nn.Linear(CHANNELS[3], WIDTH)
+        self.values = value_layers()
+        if calibrated:
+            self.calibration = Calibration()
+
+
+class Calibration(nn.Module):
+    """depth = 1 / (softplus(scale number + shift) + 1e-6), both of the image's mean L4 (770)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Linear(CHANNELS[3], 1)
+        self.shift = nn.Linear(CHANNELS[3], 1)
+
+    def forward(self, level4: Tensor) -> Tensor:
+        """L4 [B, h, w, 384] -> scale, positive, and shift [B, 1, 1, 2], at least float32."""
+        wide, no_autocast = full_precision(level4)
+        with no_autocast:
+            mean = wide.mean((1, 2), keepdim=True)
+            return torch.cat([F.softplus(self.scale(mean)), self.shift(mean)], -1)
+
+    @staticmethod
+    def depth(number: Tensor, calibration: Tensor) -> Tensor:
+        """Depth [B, K] in metres of numbers [B, K], at least float32."""
+        scale, shift = calibration.to(number.dtype).flatten(1).unsqueeze(1).unbind(-1)
+        return 1 / (F.softplus(number * scale + shift) + 1e-6)
+
+
+def value_layers() -> nn.ModuleDict:
+    """The layers behind "V2", "V3" and "V4" (135,744)."""
+    return nn.ModuleDict(
+        {name: nn.Linear(c, WIDTH) for name, c in zip(SPREADS, CHANNELS[1:], strict=True)}
+    )
+
+
+def value_maps(layers: nn.ModuleDict, levels: Maps) -> dict[str, Tensor]:
+    """L2 to L4 [B, h, w, C_l] -> "V2", "V3" and "V4" [B, h, w, 192]."""
+    return {name: layer(levels[f"L{name[1]}"]) for name, layer in layers.items()}

@@ -1,0 +1,402 @@
+"""v14's decoder layers: deformable reads, reads of all tokens, canvases, attention of queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spdlib.geometry import GridRule, Size, nearest_cell, pixels_to_cells
+from spdlib.models.attention import Attention
+from spdlib.models.layers import FeedForward, NumberHead, full_precision, start_at_zero
+from spdlib.models.sampling import Places, deformable_read, reference_deformable_read
+from spdlib.scene import Maps
+
+LEVELS = ("L1", "L2", "L3", "L4")
+WIDTH, HEADS, READS, BANDS, DROPOUT = 192, 6, 4, 8, 0.1
+
+Canvases = dict[str, Tensor]
+"""Canvases [B, h, w, C] by level."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Map units, in which points and reads are placed: -1..1 across every map.
+
+    Under the default rule they run from edge to edge of image and map, so that a point has one
+    place on all levels. Under the recorded rule they run from the first cell's centre to the last
+    one's (`align_corners=True`), and reads outside are zero (F9, F17a).
+
+    Attributes:
+        rule: how pixels find cells.
+        per_level: under the recorded rule, place a point on each level by u / stride (the plan)
+            instead of once for all levels by u / (W - 1) (as run).
+    """
+
+    rule: GridRule
+    per_level: bool
+
+    @property
+    def zeros(self) -> bool:
+        """Whether cells outside a map count as zero; else its border is repeated."""
+        return self.rule is GridRule.RECORDED
+
+    def reference(self, points: Tensor, image_size: Size, map_size: Size) -> Tensor:
+        """Points [..., 2] in pixels -> map units [..., 2]."""
+        size = points.new_tensor([image_size[1], image_size[0]])
+        if self.rule is GridRule.HALF_PIXEL:
+            return 2 * (points + 0.5) / size - 1
+        if self.per_level:
+            cells = pixels_to_cells(points, image_size, map_size, self.rule)
+            return cells / self.cells_per_unit(cells, map_size) - 1
+        return 2 * points / (size - 1) - 1
+
+    def cells(self, units: Tensor, map_size: Size) -> Tensor:
+        """Map units [..., 2] -> fractional cells [..., 2]."""
+        cells = (units + 1) * self.cells_per_unit(units, map_size)
+        return cells if self.rule is GridRule.RECORDED else cells - 0.5
+
+    def written(self, points: Tensor, image_size: Size, map_size: Size) -> Tensor:
+        """Row [B K] of a map [B h w, C] that points [B, K, 2] in pixels write to.
+
+        Under the recorded rule that is floor(u / stride).
+        """
+        shift = 0.5 if self.rule is GridRule.RECORDED else 0.0
+        x, y = nearest_cell(points - shift, image_size, map_size).unbind(-1)
+        image = torch.arange(len(points), device=points.device).unsqueeze(-1)
+        return ((image * map_size[0] + y) * map_size[1] + x).flatten()
+
+    def pixels(self, units: Tensor, image_size: Size, map_size: Size) -> Tensor:
+        """Map units [..., 2] -> pixels [..., 2]: the inverse of `reference`."""
+        size = units.new_tensor([image_size[1], image_size[0]])
+        if self.rule is GridRule.HALF_PIXEL:
+            return (units + 1) / 2 * size - 0.5
+        if self.per_level:
+            stride = size / size.new_tensor([map_size[1], map_size[0]])
+            return self.cells(units, map_size) * stride
+        return (units + 1) / 2 * (size - 1)
+
+    def cells_per_unit(self, like: Tensor, map_size: Size) -> Tensor:
+        """Cells [2] (x, y) in one map unit: half a map, which spans two units."""
+        cells = like.new_tensor([map_size[1], map_size[0]])
+        return (cells - 1) / 2 if self.rule is GridRule.RECORDED else cells / 2
+
+
+@dataclass(frozen=True)
+class Queries:
+    """What every layer knows of one call: the maps, and where its K queries lie on them.
+
+    Attributes:
+        maps: of the scene.
+        grid: the rule that places points and reads.
+        reference: the queries in map units by level, [B, K, 2].
+        places: the queries' bilinear reads by level.
+        cells: the cell that each query writes to by canvas level, [B K].
+        shares: of each query in its cell's change by canvas level, [B K, 1].
+        positions: the queries' position code for Q2Q, [B, K, C].
+        fast: the form of execution.
+        write: the canvas write that all layers share; None where each has its own.
+    """
+
+    maps: Maps
+    grid: Grid
+    reference: Mapping[str, Tensor]
+    places: Mapping[str, Places]
+    cells: Mapping[str, Tensor]
+    shares: Mapping[str, Tensor]
+    positions: Tensor
+    fast: bool
+    write: CanvasWrites | None
+
+    def read(self, level: str, values: Tensor) -> Tensor:
+        """Bilinear values [B, K, C] of a map of this level, [B, h, w, C], at the queries."""
+        return self.places[level].read(values)
+
+
+class Seed(nn.Module):
+    """h = LN(Linear[levels at the query; code]), and Q2Q's positions (160,512)."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.project = nn.Linear(sum(widths) + 4 * BANDS, WIDTH)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.position = nn.Linear(4 * BANDS, WIDTH)
+
+    def forward(self, found: Tensor, code: Tensor) -> Tensor:
+        """Values of all levels [B, K, 800 - 32] and codes [B, K, 32] -> queries [B, K, C]."""
+        h = self.norm(self.project(torch.cat([found, code], -1)))
+        return full_precision(h)[0]  # what the layers add up stays in float32 under autocast
+
+
+class DeformableRead(nn.Module):
+    """Multi-scale deformable attention: each head reads 4 points of 4 levels (93,024).
+
+    Offsets are in map units and unbounded, alike on all levels. Head k reads channels 32 k to
+    32 k + 31 and weighs its 16 reads by one softmax.
+
+    Args:
+        levels: names of the four value maps.
+    """
+
+    def __init__(self, levels: Sequence[str]) -> None:
+        super().__init__()
+        self.levels = tuple(levels)
+        self.norm = nn.LayerNorm(WIDTH)
+        self.offsets = nn.Linear(WIDTH, HEADS * len(LEVELS) * READS * 2)
+        self.weights = nn.Linear(WIDTH, HEADS * len(LEVELS) * READS)
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def start_directional(self, offsets: Tensor) -> None:
+        """Fresh reads lie at offsets [6, 4, 4, 2] in map units, whatever the query (F16)."""
+        nn.init.zeros_(self.offsets.weight)
+        with torch.no_grad():
+            self.offsets.bias.copy_(offsets.flatten())
+
+    def forward(self, h: Tensor, queries: Queries) -> Tensor:
+        """Queries [B, K, C] -> [B, K, C]."""
+        offsets, weights = self.choose(h)
+        read = deformable_read if queries.fast else reference_deformable_read
+        found = []
+        for n, (level, name) in enumerate(zip(LEVELS, self.levels, strict=True)):
+            values, places = queries.maps[name], queries.reference[level][:, :, None, None]
+            size = (values.shape[1], values.shape[2])
+            cells = queries.grid.cells(places + offsets[:, :, :, n], size)
+            found.append(read(values, cells, weights[:, :, :, n], queries.grid.zeros))
+        return h + self.out(torch.stack(found).sum(0))
+
+    def notes(self, h: Tensor, *_: Any) -> dict[str, Tensor]:
+        """For `explain`: where it reads, and by which weights."""
+        return dict(zip(("offsets", "weights"), self.choose(h), strict=True))
+
+    def choose(self, h: Tensor) -> tuple[Tensor, Tensor]:
+        """Offsets [B, K, 6, 4 levels, 4, 2] in map units and weights [B, K, 6, 4 levels, 4]."""
+        z = self.norm(h)
+        offsets = self.offsets(z).unflatten(-1, (HEADS, len(LEVELS), READS, 2))
+        weights = self.weights(z).unflatten(-1, (HEADS, -1)).softmax(-1)
+        return offsets, weights.unflatten(-1, (len(LEVELS), READS))
+
+
+class GlobalRead(nn.Module):
+    """B3a and B3b: attention over all tokens of one level, projected once per image (74,496).
+
+    Args:
+        group: "b3a" or "b3b", whose keys and values it reads.
+        number: of the layer in its group.
+    """
+
+    def __init__(self, group: str, number: int) -> None:
+        super().__init__()
+        self.group, self.number = group, number
+        self.norm = nn.LayerNorm(WIDTH)
+        self.attention = Attention(WIDTH, HEADS, dropout=DROPOUT)
+
+    def forward(self, h: Tensor, queries: Queries) -> Tensor:
+        """Queries [B, K, C] -> [B, K, C]."""
+        keys, values = (
+            queries.maps[f"{self.group}_{kind}"].flatten(1, 2).split(WIDTH, -1)[self.number]
+            for kind in ("keys", "values")
+        )
+        return h + self.attention.read(self.norm(h), keys, values)
+
+
+class CanvasWrite(nn.Module):
+    """Queries add to the cells they lie in, then the canvas smooths itself.
+
+    37,056 for the write; 3,840 or 9,984 for two depth-wise convolutions of size 3 or 5.
+
+    Args:
+        level: of the canvas.
+        kernel: size of the convolutions.
+    """
+
+    def __init__(self, level: str, kernel: int) -> None:
+        super().__init__()
+        self.level = level
+        self.write = nn.Linear(WIDTH, WIDTH)
+        self.smooth = nn.Sequential(_depth_wise(kernel), nn.GELU(), _depth_wise(kernel))
+
+    def forward(self, canvas: Tensor, h: Tensor, queries: Queries) -> Tensor:
+        """Canvas [B, h, w, C] and queries [B, K, C] -> a new canvas [B, h, w, C]."""
+        written = self.written(canvas, h, queries)
+        return written + self.smooth(written.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def written(self, canvas: Tensor, h: Tensor, queries: Queries) -> Tensor:
+        """The canvas after the write alone; the given one stays as it is (F17b)."""
+        change = self.write(h).flatten(0, 1) * queries.shares[self.level]
+        cells = canvas.flatten(0, 2)
+        return cells.index_add(0, queries.cells[self.level], change.to(canvas.dtype)).view_as(
+            canvas
+        )
+
+    def notes(
+        self, canvas: Tensor, h: Tensor, queries: Queries, changed: Tensor
+    ) -> dict[str, Tensor]:
+        """For `explain`: norms of the write and of the whole change, over the canvas's, [B]."""
+        written = self.written(canvas, h, queries)
+        sizes = [x.flatten(1).norm(dim=1) for x in (written - canvas, changed - canvas, canvas)]
+        names = (f"canvas_write_{self.level}", f"canvas_change_{self.level}")
+        return {name: size / sizes[-1] for name, size in zip(names, sizes, strict=False)}
+
+
+class CanvasWrites(nn.Module):
+    """The write and smoothing of several canvases.
+
+    Args:
+        kernels: size of the depth-wise convolutions by canvas level.
+    """
+
+    def __init__(self, kernels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.levels = nn.ModuleDict(
+            {level: CanvasWrite(level, kernel) for level, kernel in kernels.items()}
+        )
+
+    def start_as_identity(self) -> None:
+        """Fresh canvases are not smoothed yet."""
+        for level in self.levels.values():
+            start_at_zero(level.smooth[-1])
+
+    def forward(self, canvases: Canvases, h: Tensor, queries: Queries) -> Canvases:
+        """Canvases and queries [B, K, C] -> new canvases."""
+        return {level: write(canvases[level], h, queries) for level, write in self.levels.items()}
+
+
+class CanvasRead(nn.Module):
+    """h += gate(LN h) Linear[canvases at the query]; the norm serves the gate only."""
+
+    def __init__(self, canvases: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.gate = nn.Linear(WIDTH, 1)
+        self.read = nn.Linear(canvases * WIDTH, WIDTH)
+
+    def forward(self, h: Tensor, canvases: Canvases, queries: Queries) -> Tensor:
+        """Queries [B, K, C] -> [B, K, C]."""
+        found = [queries.read(level, canvas) for level, canvas in canvases.items()]
+        return h + self.opening(h) * self.read(torch.cat(found, -1))
+
+    def opening(self, h: Tensor) -> Tensor:
+        """How far each query [B, K, C] opens to the canvas: [B, K, 1] in 0..1."""
+        return self.gate(self.norm(h)).sigmoid()
+
+    def notes(self, h: Tensor, *_: Any) -> dict[str, Tensor]:
+        """For `explain`: the gates, [B, K]."""
+        return {"gates": self.opening(h).squeeze(-1)}
+
+
+class Canvas(nn.Module):
+    """A layer's own canvas step, as run: write, smooth, read."""
+
+    def __init__(self, kernels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.write = CanvasWrites(kernels)
+        self.read = CanvasRead(len(kernels))
+
+    def forward(self, h: Tensor, canvases: Canvases, queries: Queries) -> tuple[Tensor, Canvases]:
+        """Queries [B, K, C] and canvases -> both, changed."""
+        canvases = self.write(canvases, h, queries)
+        return self.read(h, canvases, queries), canvases
+
+
+class PlanCanvas(nn.Module):
+    """The plan's canvas step: read, then write and smooth by shared weights (37,633)."""
+
+    def __init__(self, kernels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.read = CanvasRead(len(kernels))
+
+    def forward(self, h: Tensor, canvases: Canvases, queries: Queries) -> tuple[Tensor, Canvases]:
+        """Queries [B, K, C] and canvases -> both, changed."""
+        assert queries.write is not None  # the plan brings one for all layers
+        h = self.read(h, canvases, queries)
+        return h, queries.write(canvases, h, queries)
+
+
+class SharedCanvas(nn.Module):
+    """What the plan's layers share: write and smoothing, and the read before the head (77,952)."""
+
+    def __init__(self, kernels: Mapping[str, int]) -> None:
+        super().__init__()
+        self.write = CanvasWrites(kernels)
+        self.final = nn.Linear(WIDTH, WIDTH)
+
+
+class QueryAttention(nn.Module):
+    """Q2Q: h += MHA(LN h + positions, LN h + positions, LN h) over an image's queries (148,608)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(WIDTH)
+        self.attention = nn.MultiheadAttention(WIDTH, HEADS, dropout=DROPOUT, batch_first=True)
+
+    def forward(self, h: Tensor, positions: Tensor) -> Tensor:
+        """Queries [B, K, C] -> [B, K, C]."""
+        z = self.norm(h)
+        placed = z + positions
+        return h + self.attention(placed, placed, z, need_weights=False)[0]
+
+
+class Layer(nn.Module):
+    """A decoder layer: cross-read, canvas, Q2Q, FFN.
+
+    Args:
+        cross: `DeformableRead` or `GlobalRead`.
+        canvas: `Canvas` or `PlanCanvas`.
+    """
+
+    def __init__(self, cross: nn.Module, canvas: nn.Module) -> None:
+        super().__init__()
+        self.cross = cross
+        self.canvas = canvas
+        self.q2q = QueryAttention()
+        self.norm_ffn = nn.LayerNorm(WIDTH)
+        self.ffn = FeedForward(WIDTH)
+
+    def forward(self, h: Tensor, canvases: Canvases, queries: Queries) -> tuple[Tensor, Canvases]:
+        """Queries [B, K, C] and canvases -> both, changed."""
+        h = self.cross(h, queries)
+        h, canvases = self.canvas(h, canvases, queries)
+        h = self.q2q(h, queries.positions)
+        return h + self.ffn(self.norm_ffn(h)), canvases
+
+
+class DepthHead(nn.Module):
+    """depth = exp(e^s Linear(384 -> 1) GELU Linear(192 -> 384) h), s learnt from 0 (74,498).
+
+    Args:
+        low: round ln depth to bfloat16, as recorded (F7); else float32 outside autocast.
+    """
+
+    def __init__(self, low: bool) -> None:
+        super().__init__()
+        self.layers = NumberHead(WIDTH, low)
+        self.scale = nn.Parameter(torch.zeros(()))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Queries [..., C] -> depth [...] in metres, at least float32."""
+        return self.layers(h, self.scale.exp()).exp().squeeze(-1)
+
+
+class NeckDepth(nn.Module):
+    """Depth maps of the neck's L2 and L3 for training's auxiliary loss: exp(Conv1x1)."""
+
+    def __init__(self, widths: Mapping[str, int]) -> None:
+        super().__init__()
+        # on a channels-last map a 1x1 convolution is a Linear
+        self.heads = nn.ModuleDict({name: nn.Linear(widths[name], 1) for name in ("L2", "L3")})
+
+    def forward(self, maps: Maps) -> dict[str, Tensor]:
+        """Depth [B, h, w] in metres by level, at least float32."""
+        depth = {}
+        for level, head in self.heads.items():
+            wide, no_autocast = full_precision(maps[level])
+            with no_autocast:
+                depth[level] = head(wide).squeeze(-1).exp()
+        return depth
+
+
+def _depth_wise(kernel: int) -> nn.Conv2d:
+    return nn.Conv2d(WIDTH, WIDTH, kernel, padding=kernel // 2, groups=WIDTH)
