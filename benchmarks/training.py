@@ -28,7 +28,7 @@ from spdlib.machine import code_version, keep_freed_memory, machine
 from spdlib.models import DepthModel, create_model
 from spdlib.models.counting import counted_macs
 from spdlib.study.config import RunConfig
-from spdlib.study.profiles import EQUAL_TERMS, resolve
+from spdlib.study.profiles import resolve
 from spdlib.study.runs import write_json, write_table
 from spdlib.study.training import DTYPES, batch_loss, precision_of
 
@@ -59,17 +59,23 @@ class Lesson:
     @classmethod
     def of(cls, config: RunConfig, device: torch.device) -> Lesson:
         """Random weights, images, points and depths."""
+        chosen = config.model
         model: Any = create_model(
-            config.network, config.encoder_config(), image_size=config.image_size, focal=260.0,
-            **config.options,
-        )  # fmt: skip
-        dtype = DTYPES[config.precision]
+            chosen.network,
+            chosen.encoder,
+            image_size=chosen.image_size,
+            focal=260.0,
+            **chosen.options,
+        )
+        dtype = DTYPES[config.optimizer.precision]
         model = model.to(device, dtype).to(memory_format=torch.channels_last).train()
-        rates = config.encoder_lr, config.decoder_lr, config.weight_decay
-        optimizer = torch.optim.AdamW(model.parameter_groups(*rates), fused=True)
-        shape = (config.batch_size, config.points)
-        images = model.pad(torch.rand(config.batch_size, 3, *config.image_size, device=device))
-        size = images.new_tensor([config.image_size[1], config.image_size[0]])
+        rates = config.optimizer
+        groups = model.parameter_groups(rates.encoder_lr, rates.decoder_lr, rates.weight_decay)
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        shape = (config.schedule.batch_size, config.sampling.points)
+        height, width = config.model.image_size
+        images = model.pad(torch.rand(shape[0], 3, height, width, device=device))
+        size = images.new_tensor([width, height])
         batch = {
             "image": images.to(dtype).contiguous(memory_format=torch.channels_last),
             "points": torch.rand(*shape, 2, device=device) * size - 0.5,
@@ -83,7 +89,7 @@ class Lesson:
         with precision_of(self.config, self.batch["image"].device.type):
             loss = batch_loss(self.model, self.batch, self.config)
         loss.value.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip)
+        nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
@@ -105,8 +111,9 @@ def operations_of(
             config = resolve(experiment, points=k, **settings)
             lesson = Lesson.of(config, device)
             if not operations:
-                operations.append(timed(config.encoder, "encoder", 0, lesson.encoder_alone))
-            operations.append(timed(config.network, "step", k, lesson.step))
+                encoder = config.model.encoder.name
+                operations.append(timed(encoder, "encoder", 0, lesson.encoder_alone))
+            operations.append(timed(config.model.network, "step", k, lesson.step))
     return operations
 
 
@@ -152,7 +159,9 @@ def main(given: Sequence[str] | None = None) -> None:
     table = pd.concat(tables)
     table.insert(0, "device", device.type)
     steps = table["operation"] == "step"
-    table.loc[steps, "minutes_on_equal_terms"] = table["milliseconds"] / 6e4 * EQUAL_TERMS["steps"]
+    table.loc[steps, "minutes_on_equal_terms"] = (
+        table["milliseconds"] / 6e4 * resolve(profile="equal_terms").schedule.steps
+    )
     write_table(args.out, table.round(4))
     record = {
         "machine": machine(), "code": code_version(),

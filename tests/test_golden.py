@@ -101,9 +101,25 @@ def published() -> list[Path]:
     return sorted(path.parent for path in MEASURED.rglob("config.json"))
 
 
-def flat(values: Mapping[str, Any]) -> Record:
+RENAMED = {
+    "model.encoder.name": "encoder",
+    "model.encoder.mean": "input_mean",
+    "model.encoder.std": "input_std",
+    "data.source": "data",
+}
+NOT_OF_A_RUN = {"model.focal", "model.encoder.taps", "model.encoder.weights_sha256"}
+
+
+def flat(values: Mapping[str, Any], part: str = "") -> Record:
     """A config's settings by their own names, wherever they are nested."""
-    return dict(values)
+    record: Record = {}
+    for name, value in values.items():
+        path = f"{part}{name}"
+        if isinstance(value, dict) and name not in ("options", "augment"):
+            record |= flat(value, f"{path}.")
+        elif path not in NOT_OF_A_RUN:
+            record[RENAMED.get(path, name)] = value
+    return record
 
 
 def settings(experiment: str, profile: str) -> Record:

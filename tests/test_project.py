@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from importlib import metadata
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import nbformat
 import papermill
@@ -20,8 +21,7 @@ from packaging.utils import canonicalize_name
 
 from spdlib.models import list_models, network_class, words
 from spdlib.models.encoders import INPUT_NORMS
-from spdlib.study.config import TRAIN_SUBSETS, VALIDATIONS
-from spdlib.study.losses import AUXILIARY_TARGETS
+from spdlib.study.config import SETTINGS
 from spdlib.view.workbook import notebook_parameters
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -35,12 +35,13 @@ MAY_IMPORT = {
     "version": set[str](),
     "disk": {"errors"},
     "machine": {"errors"},
+    "settings": {"errors"},
     "geometry": {"errors"},
     "scene": {"disk", "errors", "geometry"},
-    "models": {"disk", "errors", "geometry", "scene"},
-    "data": {"disk", "errors", "geometry", "version"},
+    "models": {"disk", "errors", "geometry", "scene", "settings"},
+    "data": {"disk", "errors", "geometry", "settings", "version"},
     "": {"errors", "geometry", "scene", "models", "version"},
-    "study": {"disk", "errors", "geometry", "machine", "scene", "models", "data"},
+    "study": {"disk", "errors", "geometry", "machine", "scene", "settings", "models", "data"},
     "view": {"disk", "errors", "geometry", "scene", "models", "data", "study"},
     "__main__": {"errors", "version"},  # a command imports its module when it is chosen
 }
@@ -177,10 +178,9 @@ def test_every_fault_that_is_cited_is_explained() -> None:
 
 
 def test_faults_are_off_by_default_and_switched_on_as_described() -> None:
-    choices: dict[str, tuple[str, ...]] = {
-        "aux_target": AUXILIARY_TARGETS, "input_norm": INPUT_NORMS, "train_subset": TRAIN_SUBSETS,
-        "validation": VALIDATIONS,
-    }  # fmt: skip
+    choices: dict[str, tuple[str, ...]] = {"input_norm": INPUT_NORMS}
+    for name in ("aux_target", "train_subset", "validation"):
+        choices[name] = get_args(get_type_hints(SETTINGS[name].kind)[name])
     for name in list_models():
         choices |= {
             option: tuple(found) for option, found in words(network_class(name).Options).items()

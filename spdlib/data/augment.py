@@ -23,6 +23,7 @@ from torchvision.transforms import InterpolationMode
 from spdlib.data.queries import lattice_truth
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
+from spdlib.settings import check
 
 Range = tuple[float, float]
 CROPS = ("fit", "native", "squash")
@@ -71,6 +72,7 @@ class AugmentConfig:
     colours_apart: bool = False
 
     def __post_init__(self) -> None:
+        check(self)
         if self.crop not in CROPS:
             raise ConfigError(f"crop must be one of {CROPS}; got {self.crop!r}")
         for name in ("flip_p", "rotate_p", "zoom_p", "colour_p"):

@@ -28,6 +28,7 @@ from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import Size
 from spdlib.models.displacement import displacements
 from spdlib.models.layers import full_precision
+from spdlib.settings import check
 
 STRIDES = (4, 8, 16, 32)
 PADDINGS = {"same": 0.5, "symmetric": -0.5, "patch": 0.0}
@@ -74,6 +75,7 @@ class EncoderConfig:
     weights_sha256: str | None = None
 
     def __post_init__(self) -> None:
+        check(self)
         if self.pretrained and self.weights:
             raise ConfigError(
                 f"encoder {self.name!r}: pretrained=True and weights={self.weights!r} exclude each "

@@ -10,7 +10,6 @@ from typing import Any
 
 from spdlib.errors import ConfigError
 from spdlib.models import load
-from spdlib.study.config import RunConfig
 from spdlib.study.datasets import open_data
 from spdlib.study.evaluation import Evaluation, evaluate_run
 from spdlib.study.experiments import EXPERIMENTS
@@ -112,8 +111,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     run = Run.open(args.run)
-    config = RunConfig.from_dict(run.config)
-    data = open_data(config, args.data)
+    data = open_data(run.config, args.data)
     accelerator = make_accelerator(args.device)
     baselines = fit_image_free(data.train)
     result = evaluate_run(

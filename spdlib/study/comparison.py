@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,9 +19,8 @@ import pandas as pd
 from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.data.queries import EIGEN_POINTS
 from spdlib.errors import ConfigError, RunError
-from spdlib.models import list_models, network_options
 from spdlib.models.layers import HEAD_BIAS
-from spdlib.study.config import evaluation_crop
+from spdlib.study.config import RunConfig
 from spdlib.study.losses import LOSSES
 from spdlib.study.metrics import BINS, bin_name
 from spdlib.study.recorded import CORRECTED, SCORES, recorded, recorded_facts
@@ -43,11 +42,6 @@ ESSENTIAL = (
     "chosen_on",
 )  # fmt: skip
 """Facts of the record without which no comparison is fair."""
-NEWER: Mapping[str, Any] = {
-    "options": {}, "loss": "silog", "cosine_steps": 0, "auxiliary_weight": 0.0,
-    "train_subset": "all",
-}  # fmt: skip
-"""Settings that configs of the first published runs do not have, and what they were then."""
 NOT_STATED = "not stated"
 VIEWS = {"squash": "squashed", "native": "unscaled crop", "fit": "scaled to fit"}
 """How frames are brought to a network's size, by the record's and `AugmentConfig`'s names."""
@@ -60,7 +54,7 @@ class Measured(NamedTuple):
     """What a run's folder tells; `Run` describes the parts."""
 
     name: str
-    config: Mapping[str, Any]
+    config: RunConfig
     record: Mapping[str, Any]
     history: pd.DataFrame
     metrics: pd.DataFrame | None
@@ -314,8 +308,8 @@ def _history_series(run: Measured) -> _Series:
     scores = [_scores(row) for _, row in rows.iterrows()]
     frames = run.record["data"]
     return _Series(
-        network=run.config["network"],
-        data=f"{run.config['data']}, {_word(frames['train']['frames'])} frames",
+        network=run.config.model.network,
+        data=f"{run.config.data.source}, {_word(frames['train']['frames'])} frames",
         protocol="eigen",
         truth=_learned_truth(run),
         points=_word(EIGEN_POINTS),
@@ -330,7 +324,7 @@ def _final_series(run: Measured) -> _Series | None:
     """The kept weights under the recorded protocol; None if the run was not evaluated."""
     if run.metrics is None:
         return None
-    protocol, scores = recorded_scores(run.metrics, run.config["network"])
+    protocol, scores = recorded_scores(run.metrics, run.config.model.network)
     frames = int(run.metrics["frames"].max())
     kept = run.history[run.history["step"] == run.record.get("best_step")]
     return _history_series(run)._replace(
@@ -338,7 +332,7 @@ def _final_series(run: Measured) -> _Series | None:
         truth=protocol.removeprefix("recorded"),
         points=_word(scores.get("points", math.nan) / frames),
         frames=_frames(run, frames, "test"),
-        view=VIEWS[evaluation_crop(run.config)],
+        view=VIEWS[run.config.crop],
         epochs={_only(kept["epoch"]): scores | _other_scores(run, protocol, kept)},
     )
 
@@ -366,7 +360,7 @@ def recorded_scores(metrics: pd.DataFrame, model: str, sites: str = "points") ->
 def _other_scores(run: Measured, protocol: str, kept: pd.DataFrame) -> Scores:
     """Scores of the record that are no row of metrics.csv at points."""
     assert run.metrics is not None and run.bins is not None
-    model, bins = run.config["network"], run.bins
+    model, bins = run.config.model.network, run.bins
     _, dense = recorded_scores(run.metrics, model, "dense")
     own = bins[(bins["model"] == model) & (bins["protocol"] == protocol)]
     near_to_far = own[own["sites"] == "points"].set_index("bin")["abs_rel"].to_dict()
@@ -390,7 +384,7 @@ def _only(column: pd.Series) -> float | None:
 
 def _frames(run: Measured, count: int, split: str) -> str:
     """How many frames of which split of which data, whatever the layout they came in."""
-    return f"{count} {split} frames, {run.config['data'].partition('_')[0]}"
+    return f"{count} {split} frames, {run.config.data.source.partition('_')[0]}"
 
 
 def _learned_truth(run: Measured) -> str:
@@ -398,7 +392,7 @@ def _learned_truth(run: Measured) -> str:
 
     A run that names none takes the frames' first, and so does its evaluation.
     """
-    truth = run.config.get("truth")
+    truth = run.config.data.truth
     if truth is None and run.metrics is not None:
         truth = run.metrics["protocol"].iloc[0].partition("/")[2]
     return f"/{truth}" if truth else ""
@@ -437,25 +431,24 @@ def _training_differences(
     return _differences(aspects)
 
 
-def as_recorded(config: Mapping[str, Any], frames: int) -> dict[str, Any]:
+def as_recorded(config: RunConfig, frames: int) -> dict[str, Any]:
     """A config's settings, those that the log calls otherwise by its names too.
 
     Args:
-        config: of a run; settings that are newer than it have their defaults.
+        config: of a run.
         frames: that it learns from.
     """
-    config = {**NEWER, **config}
-    network, epoch = config["network"], frames / config["batch_size"]
-    options = network_options(network, config["options"]) if network in list_models() else {}
+    schedule, options = config.schedule, config.model.options
+    epoch = frames / schedule.batch_size
     used = {
-        **config,
-        "epochs_planned": round(config["steps"] / epoch),
-        "t_max": round((config["cosine_steps"] or config["steps"]) / epoch),
-        "augmentation": _style(config["augment"]),
-        "aux_weight": config["auxiliary_weight"],
-        "silog_weight": LOSSES[config["loss"]][1],
+        **config.settings(),
+        "epochs_planned": round(schedule.steps / epoch),
+        "t_max": round((schedule.cosine_steps or schedule.steps) / epoch),
+        "augmentation": _style(config.sampling.augment),
+        "aux_weight": config.objective.auxiliary_weight,
+        "silog_weight": LOSSES[config.objective.loss][1],
     }
-    if (config["data"], config["train_subset"]) == ("nyu_full", "first_shard"):
+    if config.data.train_subset == "first_shard":
         used["data"] = "nyu_partial"
     if "grid_rule" in options:
         used["grid_rule"] = options["grid_rule"]
@@ -464,13 +457,10 @@ def as_recorded(config: Mapping[str, Any], frames: int) -> dict[str, Any]:
     return used
 
 
-def _style(augment: Mapping[str, Any]) -> str:
+def _style(augment: AugmentConfig) -> str:
     """Name of a run's augmentation, whether it squashes frames or not; "other" if it has none."""
-    given = {key: tuple(v) if isinstance(v, list) else v for key, v in augment.items()}
-    given = asdict(AugmentConfig()) | given  # fields that are newer than the run
-    if given["crop"] == "squash":
-        given["crop"] = "fit"
-    return next((name for name, style in STYLES.items() if asdict(style) == given), "other")
+    given = replace(augment, crop="fit") if augment.crop == "squash" else augment
+    return next((name for name, style in STYLES.items() if style == given), "other")
 
 
 def _differences(aspects: Mapping[str, tuple[str, str]]) -> list[str]:

@@ -1,219 +1,312 @@
-"""`RunConfig`: everything that decides a run's outcome, checked when it is made (decisions 8)."""
+"""`RunConfig`: everything that decides a run's outcome, each setting in the part it belongs to."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from operator import attrgetter
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from spdlib.data.augment import AugmentConfig, augmentation
-from spdlib.data.samples import SAMPLERS, SampleConfig
-from spdlib.errors import ConfigError
-from spdlib.models import EncoderConfig, network_class, network_options
-from spdlib.models.encoders import INPUT_NORMS, PADDINGS
-from spdlib.study.losses import AUXILIARY_TARGETS, LOSSES, REDUCTIONS
+from spdlib.data.samples import SampleConfig
+from spdlib.errors import ConfigError, did_you_mean
+from spdlib.models import ModelConfig, network_class, network_options
+from spdlib.settings import Settings, check_value, plain, read, tuples
+from spdlib.study.losses import LOSSES
 
-SUPERVISION = ("points", "lattice", "dense")
-PRECISIONS = ("bf16", "bf16_cpu", "float32", "float64")
-DATA = ("rooms", "nyu_labeled", "nyu_full")
-TRAIN_SUBSETS = ("all", "first_shard")
-VALIDATIONS = ("aspect", "squash")
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides a run's outcome. Equal configs on equal data give equal weights.
+class DataConfig(Settings):
+    """Which frames a run learns from, chooses its weights by and is scored on."""
 
-    Attributes:
-        experiment: name of the experiment.
-        profile: name of the profile.
-        network: name for `create_model`.
-        encoder: timm name of the encoder.
-        pretrained: download timm's weights of that name.
-        weights: safetensors file of encoder weights in timm's keys, or None.
-        input_mean, input_std: RGB statistics of the images behind the weights; None takes timm's.
-        input_norm: "weights" normalises images as these statistics say, "none" not at all (F12).
-        padding: convolution padding that belongs to the weights; None takes the usual one.
-        train_batchnorm: let the encoder's BatchNorm learn its statistics; fine-tuning keeps those
-            of the weights, an encoder with random weights has none.
-        image_size: height, width of the training image in pixels.
-        data: "rooms", "nyu_labeled" or "nyu_full".
-        train_subset: "all" frames, or the "first_shard" of the full set that experiments 1 to 10
-            were given (F2).
-        validation: "aspect" shows selection and test frames undistorted at the training focal
-            length, "squash" presses them into the training size (F1).
-        truth: depth to learn from ("inpainted", "raw", "exact"); None takes the frame's first.
-        train_frames, selection_frames, test_frames: sizes of the three sets of rooms.
-        room_size: height, width that rooms are rendered at; None takes image_size.
-        seed: of initial weights, sample order, augmentation and points.
-        batch_size: images a step, over all processes together.
-        steps: optimizer steps.
-        cosine_steps: steps that the cosine takes to `final_lr`; 0 for all of them.
-        encoder_lr, decoder_lr: peak learning rates.
-        warmup_steps: steps of linear warm-up.
-        warmup_from: fraction of the peak rate at the first step.
-        final_lr: rate that the per-step cosine ends at.
-        weight_decay: of AdamW.
-        clip: largest gradient norm; 0 never clips.
-        precision: "bf16" (autocast on GPUs, float32 on CPUs), "bf16_cpu" (autocast on CPUs too,
-            for those that multiply it in hardware), "float32" or "float64".
-        loss: name in `losses.LOSSES`.
-        silog_lambda: lambda of SILog.
-        reduction: "per_image" or "pooled".
-        auxiliary_weight: of SILog on the network's auxiliary maps; 0 leaves them out.
-        aux_target: how depth is reduced to their size, "masked" or "bilinear" (F17d).
-        options: the network's own settings by name; those left out get their defaults here, so
-            that a stored config means the same when a default has changed.
-        supervision: "points" (K random points), "lattice" (the network's own dense sites) or
-            "dense" (the dense map resized to the truth).
-        points: K, points a frame with supervision "points".
-        sampling: "uniform", "edge_aware" with 30 % of the points near depth edges, or
-            "with_replacement", uniform as recorded.
-        jitter: ask at random sub-pixel places; False asks at pixel centres.
-        augment: changes of image, depth and camera.
-        ema_decay: of the averaged weights that are evaluated and kept; 0 keeps the plain ones.
-        evaluate_every: steps between evaluations on the selection set; 0 for once an epoch.
-        patience: evaluations without a better AbsRel before stopping; 0 never stops early.
-        focal_mismatch: allow training and selection frames of different effective focal length.
-    """
+    source: Literal["rooms", "nyu_labeled", "nyu_full"]
+    train_subset: Literal["all", "first_shard"] = "all"
+    """All frames, or the first shard of the full set that experiments 1 to 10 were given (F2)."""
+    validation: Literal["aspect", "squash"] = "aspect"
+    """Selection and test frames undistorted at the training focal length, or pressed into the
+    training size (F1)."""
+    truth: str | None = None
+    """Depth to learn from ("inpainted", "raw", "exact"); None takes the frame's first."""
+    train_frames: NonNegativeInt = 0
+    selection_frames: NonNegativeInt = 0
+    test_frames: NonNegativeInt = 0
+    """How many rooms the three sets have; 0 for stored frames."""
+    room_size: tuple[PositiveInt, PositiveInt] | None = None
+    """Height, width that rooms are rendered at; None takes the model's image size."""
+    focal_mismatch: bool = False
+    """Allow training and selection frames of different effective focal length."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.train_subset != "all" and self.source != "nyu_full":
+            raise ConfigError(
+                f"train_subset={self.train_subset!r} is a part of 'nyu_full'; "
+                f"data={self.source!r} has no shards: keep 'all'"
+            )
+        rooms = (self.train_frames, self.selection_frames, self.test_frames)
+        if (self.source == "rooms") != (min(rooms) > 0):
+            raise ConfigError(
+                f"data={self.source!r} contradicts the frame counts {rooms}: "
+                "rooms need all three, stored frames none (set them to 0)"
+            )
+
+
+@dataclass(frozen=True)
+class SamplingConfig(Settings):
+    """What is asked of a training frame, and how frames vary."""
+
+    supervision: Literal["points", "lattice", "dense"]
+    """`points` random points, the network's own dense sites, or the dense map resized to the
+    truth."""
+    points: NonNegativeInt = 0
+    """Random points a frame with supervision "points", else 0."""
+    sampling: Literal["uniform", "edge_aware", "with_replacement"] = "uniform"
+    """Where the points lie: anywhere, 30 % of them near depth edges, or anywhere with repeats, as
+    recorded."""
+    jitter: bool = True
+    """Sub-pixel points; False takes pixel centres."""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.supervision == "points") != (self.points > 0):
+            raise ConfigError(
+                f"supervision={self.supervision!r} contradicts points={self.points}: "
+                "give points > 0 with 'points' and points=0 otherwise"
+            )
+        if self.sampling != "uniform" and self.supervision != "points":
+            raise ConfigError(f"sampling={self.sampling!r} needs supervision='points'")
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig(Settings):
+    """What training minimises."""
+
+    loss: str = "silog"
+    """Name in `losses.LOSSES`."""
+    silog_lambda: Share = 0.5
+    """Lambda of SILog: 1 - lambda weighs the error of scale."""
+    reduction: Literal["per_image", "pooled"] = "per_image"
+    auxiliary_weight: Share = 0.0
+    """Of SILog on the network's auxiliary maps; 0 leaves them out."""
+    aux_target: Literal["masked", "bilinear"] = "masked"
+    """How depth is reduced to the size of auxiliary maps (F17d)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss not in LOSSES:
+            raise ConfigError(f"loss={self.loss!r} is unknown; choose from {list(LOSSES)}")
+
+
+@dataclass(frozen=True)
+class OptimizerConfig(Settings):
+    """AdamW, what it steps with, and the arithmetic it is given."""
+
+    encoder_lr: NonNegativeFloat
+    decoder_lr: PositiveFloat
+    """Peak learning rates."""
+    weight_decay: NonNegativeFloat = 0.01
+    clip: NonNegativeFloat = 1.0
+    """Largest gradient norm; 0 never clips."""
+    ema_decay: Share = 0.0
+    """Of the averaged weights that are evaluated and kept; 0 keeps the plain ones."""
+    precision: Literal["bf16", "bf16_cpu", "float32", "float64"] = "bf16"
+    """"bf16" is autocast on GPUs and float32 on CPUs, "bf16_cpu" autocast on CPUs too, for those
+    that multiply it in hardware."""
+
+
+@dataclass(frozen=True)
+class ScheduleConfig(Settings):
+    """How long a run trains, and how its learning rates move: linear warm-up, then a cosine."""
+
+    batch_size: PositiveInt
+    """Images a step, over all processes together."""
+    steps: PositiveInt
+    """Optimizer steps."""
+    warmup_steps: NonNegativeInt = 0
+    warmup_from: Share = 0.01
+    """Fraction of the peak rate at the first step of the warm-up."""
+    cosine_steps: NonNegativeInt = 0
+    """Steps that the cosine takes to `final_lr`; 0 for all of them."""
+    final_lr: NonNegativeFloat = 1e-6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.warmup_steps >= self.steps:
+            raise ConfigError(
+                f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; lower it"
+            )
+        if 0 < self.cosine_steps < self.steps:
+            raise ConfigError(
+                f"cosine_steps={self.cosine_steps} would end before steps={self.steps}; "
+                "give as many or more, or 0"
+            )
+
+
+@dataclass(frozen=True)
+class EvaluationConfig(Settings):
+    """When a run is scored on its selection frames."""
+
+    evaluate_every: NonNegativeInt = 0
+    """Steps between evaluations; 0 for once an epoch."""
+    patience: NonNegativeInt = 0
+    """Evaluations without a better AbsRel before stopping; 0 never stops early."""
+
+
+@dataclass(frozen=True)
+class RunConfig(Settings):
+    """Everything that decides a run's outcome. Equal configs on equal data give equal weights."""
 
     experiment: str
     profile: str
-    network: str
-    encoder: str
-    image_size: tuple[int, int]
-    data: str
-    batch_size: int
-    steps: int
-    encoder_lr: float
-    decoder_lr: float
-    warmup_steps: int
-    supervision: str
-    silog_lambda: float
-    pretrained: bool = False
-    weights: str | None = None
-    input_mean: tuple[float, float, float] | None = None
-    input_std: tuple[float, float, float] | None = None
-    input_norm: str = "weights"
-    padding: str | None = None
-    train_batchnorm: bool = False
-    train_subset: str = "all"
-    validation: str = "aspect"
-    truth: str | None = None
-    train_frames: int = 0
-    selection_frames: int = 0
-    test_frames: int = 0
-    room_size: tuple[int, int] | None = None
+    model: ModelConfig
+    """The network with all its options, its encoder, and the size of training images. The focal
+    length is measured from the training frames."""
+    data: DataConfig
+    sampling: SamplingConfig
+    objective: ObjectiveConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    evaluation: EvaluationConfig
     seed: int = 0
-    cosine_steps: int = 0
-    warmup_from: float = 0.01
-    final_lr: float = 1e-6
-    weight_decay: float = 0.01
-    clip: float = 1.0
-    precision: str = "bf16"
-    loss: str = "silog"
-    reduction: str = "per_image"
-    auxiliary_weight: float = 0.0
-    aux_target: str = "masked"
-    options: Mapping[str, Any] = field(default_factory=dict)
-    points: int = 0
-    sampling: str = "uniform"
-    jitter: bool = True
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    ema_decay: float = 0.0
-    evaluate_every: int = 0
-    patience: int = 0
-    focal_mismatch: bool = False
+    """Of initial weights, sample order, augmentation and points."""
 
     def __post_init__(self) -> None:
-        check_types(RunConfig, vars(self))
-        _check_choices(self)
-        _check_numbers(self)
-        object.__setattr__(self, "options", network_options(self.network, self.options))
-        _check_consistency(self)
+        super().__post_init__()
+        options = network_options(self.model.network, self.model.options)
+        object.__setattr__(self, "model", replace(self.model, options=options))
+        network = network_class(self.model.network)
+        if self.sampling.supervision != "points" and not network.has_dense:
+            raise ConfigError(
+                f"supervision={self.sampling.supervision!r} but {self.model.network} has no dense "
+                "path; it learns from 'points'"
+            )
+        if self.objective.auxiliary_weight and not network.has_auxiliary:
+            raise ConfigError(
+                f"auxiliary_weight={self.objective.auxiliary_weight} but {self.model.network} has "
+                "no auxiliary maps; set it to 0"
+            )
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON form. The weights file appears by its name alone, never with a folder."""
-        values = asdict(self)
-        values["weights"] = None if self.weights is None else Path(self.weights).name
-        return {key: plain(value) for key, value in values.items()}
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> RunConfig:
+        """A config from settings by their own names, such as steps=500, whatever their part.
 
-    def encoder_config(self) -> EncoderConfig:
-        """The encoder and its input, as `create_model` takes it."""
-        return EncoderConfig(
-            name=self.encoder,
-            pretrained=self.pretrained,
-            weights=self.weights,
-            mean=self.input_mean,
-            std=self.input_std,
-            input_norm=self.input_norm,
-            padding=self.padding,
-            train_batchnorm=self.train_batchnorm,
-        )
-
-    def sample_config(self) -> SampleConfig:
-        """What one training sample holds."""
-        return SampleConfig(
-            image_size=self.image_size,
-            points=max(1, self.points),
-            seed=self.seed,
-            augment=self.augment,
-            sampling=self.sampling,
-            jitter=self.jitter,
-            supervision=self.supervision,
-            truth=self.truth,
-        )
+        Raises:
+            ConfigError: a setting is unknown, missing, wrong or contradicts another.
+        """
+        nested: dict[str, Any] = {}
+        for name, value in settings.items():
+            if name not in SETTINGS:
+                hint = did_you_mean(name, SETTINGS)
+                raise ConfigError(f"unknown setting {name!r}; {hint}known: {sorted(SETTINGS)}")
+            value = augment_config(AugmentConfig(), value) if name == "augment" else tuples(value)
+            check_setting(name, value)
+            *parts, last = SETTINGS[name].path.split(".")
+            place = nested
+            for part in parts:
+                place = place.setdefault(part, {})
+            place[last] = value
+        return read(cls, nested)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
-        """Inverse of `to_dict`.
+        """Inverse of `to_dict`; also reads the flat form of the first published runs.
 
         Raises:
             ConfigError: a field is unknown, missing or contradicts another.
         """
-        values = {key: value for key, value in values.items() if key != "grid_rule"}
-        unknown = sorted(set(values) - {f.name for f in fields(cls)})
-        if unknown:
-            raise ConfigError(f"unknown fields in a run's config: {unknown}")
-        try:
-            return cls(**_typed(dict(values)))
-        except TypeError as error:
-            raise ConfigError(f"a run's config is incomplete: {error}") from error
+        return read(cls, values) if "model" in values else cls.of(_today(values))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON form. The weights file appears by its name alone, never with a folder."""
+        values: dict[str, Any] = plain(asdict(self))
+        encoder = values["model"]["encoder"]
+        if encoder["weights"] is not None:
+            encoder["weights"] = Path(encoder["weights"]).name
+        return values
+
+    def settings(self) -> dict[str, Any]:
+        """Every setting by its own name, whatever its part."""
+        return {name: attrgetter(found.path)(self) for name, found in SETTINGS.items()}
+
+    def but(self, **changes: Any) -> RunConfig:
+        """The same with some settings, given by their own names, changed."""
+        return RunConfig.of({**self.settings(), **changes})
+
+    def sample_config(self) -> SampleConfig:
+        """What one training sample holds."""
+        return SampleConfig(
+            image_size=self.model.image_size,
+            points=max(1, self.sampling.points),
+            seed=self.seed,
+            augment=self.sampling.augment,
+            sampling=self.sampling.sampling,
+            jitter=self.sampling.jitter,
+            supervision=self.sampling.supervision,
+            truth=self.data.truth,
+        )
+
+    @property
+    def crop(self) -> str:
+        """How the recorded protocol brings frames to the size of the network."""
+        return "squash" if self.data.validation == "squash" else self.sampling.augment.crop
 
 
-def evaluation_crop(config: Mapping[str, Any]) -> str:
-    """How the recorded protocol brings frames to the size of a run's network; its stored config.
+OTHER_NAMES = {
+    "model.encoder.name": "encoder",
+    "model.encoder.mean": "input_mean",
+    "model.encoder.std": "input_std",
+    "data.source": "data",
+}
+"""Settings whose own name would say nothing outside their part."""
 
-    Configs of runs older than `validation` do not squash.
+
+class Setting(NamedTuple):
+    """Where a setting is declared, and where it lies in a config."""
+
+    kind: type
+    field: str
+    path: str
+
+
+def _declared(kind: type, prefix: str = "") -> dict[str, Setting]:
+    """Every setting by its own name; an augmentation is one setting."""
+    found: dict[str, Setting] = {}
+    for name, hint in get_type_hints(kind).items():
+        path = f"{prefix}{name}"
+        if is_dataclass(hint) and hint is not AugmentConfig:
+            found |= _declared(hint, f"{path}.")  # type: ignore[arg-type]
+        else:
+            found[OTHER_NAMES.get(path, name)] = Setting(kind, name, path)
+    return found
+
+
+SETTINGS: Mapping[str, Setting] = _declared(RunConfig)
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Compare a value with what is declared for the setting of this name.
+
+    Raises:
+        ConfigError: it does not fit.
     """
-    if config.get("validation") == "squash":
-        return "squash"
-    return str(config.get("augment", {}).get("crop", "fit"))
+    found = SETTINGS[name]
+    check_value(found.kind, found.field, value, known_as=name)
 
 
-def plain(value: Any) -> Any:
-    """A value as JSON has it: lists for tuples, dictionaries for mappings."""
-    if isinstance(value, tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    return value
+def _today(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a flat config, without those that have become a matter of execution or of form.
 
-
-def tuples(value: Any) -> Any:
-    """A value with tuples for lists."""
-    return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _typed(values: dict[str, Any]) -> dict[str, Any]:
-    """Lists back to tuples and the augmentation back to its class."""
-    augment = values.get("augment")
-    typed = {key: tuples(value) for key, value in values.items()}
-    if isinstance(augment, Mapping):
-        typed["augment"] = augment_config(AugmentConfig(), augment)
-    return typed
+    `sparse` and, in the first runs, `grid_rule` changed nothing that a config has to say now.
+    """
+    options = {name: value for name, value in values.get("options", {}).items() if name != "sparse"}
+    today = {name: value for name, value in values.items() if name != "grid_rule"}
+    return {**today, "options": options}
 
 
 def augment_config(
@@ -224,116 +317,4 @@ def augment_config(
         return changes
     if isinstance(changes, str):
         return augmentation(changes)
-    known = {f.name for f in fields(AugmentConfig)}
-    unknown = sorted(set(changes) - known)
-    if unknown:
-        raise ConfigError(f"unknown augmentation fields {unknown}; known: {sorted(known)}")
-    values = {key: tuples(value) for key, value in changes.items()}
-    check_types(AugmentConfig, values)
-    return replace(base, **values)
-
-
-def check_types(kind: type, values: Mapping[str, Any]) -> None:
-    """ConfigError names the first value that is not of its field's type in the dataclass `kind`."""
-    for name, hint in get_type_hints(kind).items():
-        if name in values and not _fits(values[name], hint):
-            raise ConfigError(
-                f"{name}={values[name]!r} is {type(values[name]).__name__}; "
-                f"it must be {inspect.formatannotation(hint)}"
-            )
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value is of an annotated type; int passes for float, bool for nothing else."""
-    parts = get_args(hint)
-    if get_origin(hint) is Mapping:
-        return isinstance(value, Mapping)
-    if get_origin(hint) is tuple:
-        return (
-            isinstance(value, tuple)
-            and len(value) == len(parts)
-            and all(_fits(item, part) for item, part in zip(value, parts, strict=True))
-        )
-    if parts:
-        return any(_fits(value, part) for part in parts)
-    if isinstance(value, bool):
-        return hint is bool
-    return isinstance(value, int | float if hint is float else hint)
-
-
-def _check_choices(config: RunConfig) -> None:
-    choices = {
-        "data": DATA, "loss": tuple(LOSSES), "reduction": REDUCTIONS, "supervision": SUPERVISION,
-        "precision": PRECISIONS, "padding": (None, *PADDINGS), "sampling": tuple(SAMPLERS),
-        "train_subset": TRAIN_SUBSETS, "validation": VALIDATIONS, "input_norm": INPUT_NORMS,
-        "aux_target": AUXILIARY_TARGETS,
-    }  # fmt: skip
-    for name, allowed in choices.items():
-        if getattr(config, name) not in allowed:
-            raise ConfigError(
-                f"{name}={getattr(config, name)!r} is unknown; choose from {list(allowed)}"
-            )
-
-
-def _check_numbers(config: RunConfig) -> None:
-    for name in ("batch_size", "steps", "decoder_lr"):
-        if getattr(config, name) <= 0:
-            raise ConfigError(f"{name} must be positive; got {getattr(config, name)}")
-    not_negative = (
-        "encoder_lr", "warmup_steps", "final_lr", "weight_decay", "clip", "points", "patience",
-        "evaluate_every", "cosine_steps", "train_frames", "selection_frames", "test_frames",
-    )  # fmt: skip
-    for name in not_negative:
-        if getattr(config, name) < 0:
-            raise ConfigError(f"{name} must not be negative; got {getattr(config, name)}")
-    for name in ("silog_lambda", "auxiliary_weight", "ema_decay", "warmup_from"):
-        if not 0 <= getattr(config, name) <= 1:
-            raise ConfigError(f"{name} must lie in 0..1; got {getattr(config, name)}")
-    if len(config.image_size) != 2 or min(config.image_size) < 1:
-        raise ConfigError(f"image_size must be (height, width) in pixels; got {config.image_size}")
-
-
-def _check_consistency(config: RunConfig) -> None:
-    if config.pretrained and config.weights is not None:
-        raise ConfigError(
-            "pretrained=True and a weights file contradict each other; "
-            f"set pretrained=False to use {config.weights!r}, or weights=None to download"
-        )
-    if (config.supervision == "points") != (config.points > 0):
-        raise ConfigError(
-            f"supervision={config.supervision!r} contradicts points={config.points}: "
-            "give points > 0 with 'points' and points=0 otherwise"
-        )
-    network = network_class(config.network)
-    if config.supervision != "points" and not network.has_dense:
-        raise ConfigError(
-            f"supervision={config.supervision!r} but {config.network} has no dense path; it learns "
-            "from 'points'"
-        )
-    if config.auxiliary_weight and not network.has_auxiliary:
-        raise ConfigError(
-            f"auxiliary_weight={config.auxiliary_weight} but {config.network} has no auxiliary "
-            "maps; set it to 0"
-        )
-    if config.train_subset != "all" and config.data != "nyu_full":
-        raise ConfigError(
-            f"train_subset={config.train_subset!r} is a part of 'nyu_full'; data={config.data!r} "
-            "has no shards: keep 'all'"
-        )
-    if config.sampling != "uniform" and config.supervision != "points":
-        raise ConfigError(f"sampling={config.sampling!r} needs supervision='points'")
-    if config.warmup_steps >= config.steps:
-        raise ConfigError(
-            f"warmup_steps={config.warmup_steps} leaves nothing of steps={config.steps}; lower it"
-        )
-    if 0 < config.cosine_steps < config.steps:
-        raise ConfigError(
-            f"cosine_steps={config.cosine_steps} would end before steps={config.steps}; "
-            "give as many or more, or 0"
-        )
-    rooms = (config.train_frames, config.selection_frames, config.test_frames)
-    if (config.data == "rooms") != (min(rooms) > 0):
-        raise ConfigError(
-            f"data={config.data!r} contradicts the frame counts {rooms}: "
-            "rooms need all three, stored frames none (set them to 0)"
-        )
+    return read(AugmentConfig, {**asdict(base), **tuples(dict(changes))})

@@ -92,18 +92,18 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
         RunError: no store is named.
         DataError: the store cannot be read or lacks a split.
     """
-    if config.data == "rooms":
+    if config.data.source == "rooms":
         return _rooms(config)
     path = store or os.environ.get("SPD_DATA")
     if not path:
         raise RunError(
-            f"profile {config.profile!r} learns from {config.data!r}: give the packed store "
+            f"profile {config.profile!r} learns from {config.data.source!r}: give the packed store "
             "(--data STORE.h5, or the environment's SPD_DATA); data/README.md says how to make one "
             "with `python -m spdlib data pack`"
         )
-    train = PackedFrames(path, "train", _learned_truths(path, config.truth), labels=False)
+    train = PackedFrames(path, "train", _learned_truths(path, config.data.truth), labels=False)
     learn, select = selection_split(len(train))
-    if config.train_subset == "first_shard":
+    if config.data.train_subset == "first_shard":
         learn = learn[:SHARD]
     test = PackedFrames(path, "test", labels=False)
     return DataSets(Subset(train, learn), Subset(train, select), test)
@@ -119,9 +119,9 @@ def _learned_truths(path: str | Path, truth: str | None) -> list[str]:
 
 def _rooms(config: RunConfig) -> DataSets:
     """Rooms one after the other, so that no room is in two sets."""
-    counts = (config.train_frames, config.selection_frames, config.test_frames)
+    counts = (config.data.train_frames, config.data.selection_frames, config.data.test_frames)
     starts = (0, counts[0], counts[0] + counts[1])
-    size: Size = config.room_size or config.image_size
+    size: Size = config.data.room_size or config.model.image_size
     sets = [
         InMemory(Rooms(count, seed=config.seed, size=size, start=start))
         for count, start in zip(counts, starts, strict=True)

@@ -44,7 +44,6 @@ from spdlib.machine import origin
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.scene import GROUP, Scene
-from spdlib.study.config import evaluation_crop
 from spdlib.study.diagnostics import look_inside
 from spdlib.study.image_free import Baselines, PixelMap
 from spdlib.study.metrics import (
@@ -786,8 +785,9 @@ def evaluate_run(
         baselines: see `evaluate`.
         options: further arguments of `evaluate`.
     """
-    options.setdefault("squash", run.config.get("validation") == "squash")
-    options.setdefault("crop", evaluation_crop(run.config))
+    config = run.config
+    options.setdefault("squash", config.data.validation == "squash")
+    options.setdefault("crop", config.crop)
     result = evaluate(model, test, baselines=baselines, **options)
     who = options.get("processes") or _Alone()
     if who.process_index == 0:

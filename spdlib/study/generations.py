@@ -1,7 +1,7 @@
 """Networks on equal terms: scores of several runs side by side, every pair with its interval.
 
-Decisions 8: same frames, steps, points, loss, seed and order; only the networks differ. What else
-differs between the given runs is an error, so that no unfair table is written by mistake.
+Same frames, steps, points, loss, seed and order; only the networks differ. What else differs
+between the given runs is an error, so that no unfair table is written by mistake.
 """
 
 from __future__ import annotations
@@ -19,9 +19,6 @@ from spdlib.models import network_class, network_options, words
 from spdlib.study.evaluation import compare_frames
 from spdlib.study.runs import Run, write_table
 
-OWN = frozenset({"experiment", "network", "options"})
-"""Settings that may differ between networks on equal terms; of the options, only numbers of routed
-cells may be other than the network's own."""
 SCORES = ("abs_rel", "rmse", "delta1", "silog", "s_star")
 
 
@@ -119,13 +116,13 @@ def equal_terms(
     if len(opened) < 2:
         raise RunError(f"a comparison takes two runs or more; got {len(opened)}")
     _require_equal(opened)
-    curves = {str(run.config["network"]): _curve(run, seconds) for run in opened}
+    curves = {run.config.model.network: _curve(run, seconds) for run in opened}
     comparable = seconds is not None or len({_machine(run) for run in opened}) == 1
     shortest = min(curve["minutes"].max() for curve in curves.values()) if comparable else np.nan
-    rows = [row for run in opened for row in _rows(run, curves[run.config["network"]], shortest)]
+    rows = [row for run in opened for row in _rows(run, curves[run.config.model.network], shortest)]
     frames = pd.concat([_points(run) for run in opened], ignore_index=True)
     networks = pd.DataFrame(rows)
-    asked = {str(run.config["network"]): run.record["evaluation"]["protocols"] for run in opened}
+    asked = {run.config.model.network: run.record["evaluation"]["protocols"] for run in opened}
     pairs = [
         (first, second, protocol, *compare_frames(frames, first, second, protocol))
         for protocol in networks["protocol"].unique()
@@ -139,7 +136,7 @@ def equal_terms(
 
 def _require_equal(runs: Sequence[Run]) -> None:
     first = runs[0]
-    names = [str(run.config["network"]) for run in runs]
+    names = [run.config.model.network for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RunError(f"{twice[0]} occurs twice among the runs; give one run of each network")
@@ -147,11 +144,8 @@ def _require_equal(runs: Sequence[Run]) -> None:
         if "evaluation" not in run.record:
             raise RunError(f"{run.folder} was not evaluated; `python -m spdlib evaluate` does it")
         _require_own_options(run)
-        terms = {
-            name: (first.config.get(name), run.config.get(name))
-            for name in sorted(first.config.keys() | run.config.keys())
-            if name not in OWN
-        }
+        ours = _terms(run)
+        terms = {name: (value, ours[name]) for name, value in _terms(first).items()}
         terms |= {
             what: (_data(first, what), _data(run, what)) for what in ("train", "selection", "test")
         }
@@ -165,15 +159,22 @@ def _require_equal(runs: Sequence[Run]) -> None:
                 )
 
 
+def _terms(run: Run) -> dict[str, Any]:
+    """A run's settings but those that make networks differ."""
+    settings = run.config.settings()
+    return {name: settings[name] for name in settings.keys() - {"experiment", "network", "options"}}
+
+
 def _require_own_options(run: Run) -> None:
     """RunError names an option that is not the network's own, a fault that is switched on."""
-    network, given = str(run.config["network"]), run.config["options"]
-    own = network_options(network)
+    network, given = run.config.model.network, run.config.model.options
+    defaults = network_options(network)
     for name in words(network_class(network).Options):
-        if given.get(name, own[name]) != own[name]:
+        own = defaults[name]
+        if given[name] != own:
             raise RunError(
                 f"not on equal terms: {network} has {name}={given[name]!r} in {run.folder}, "
-                f"not its own {own[name]!r}"
+                f"not its own {own!r}"
             )
 
 
@@ -192,7 +193,7 @@ def _data(run: Run, what: str) -> tuple[str, str | None]:
 
 
 def _curve(run: Run, seconds: Mapping[str, float] | None) -> pd.DataFrame:
-    network = str(run.config["network"])
+    network = run.config.model.network
     if seconds is not None and network not in seconds:
         raise RunError(f"no cost of a step of {network}; there are those of {sorted(seconds)}")
     table = run.history[["step", "epoch", "seconds", "sel_abs_rel", "train_loss"]]
@@ -207,14 +208,14 @@ def _rows(run: Run, curve: pd.DataFrame, minutes: float) -> list[dict[str, Any]]
     config, record = run.config, run.record
     parameters = record["parameters"]
     own = run.metrics
-    own = own[(own["model"] == config["network"]) & (own["sites"] == "points")]
+    own = own[(own["model"] == config.model.network) & (own["sites"] == "points")]
     rows = []
     for protocol, scores in own.groupby("protocol", sort=False):
         values = scores.set_index("metric")["value"]
         rows.append(
             {
-                "network": config["network"],
-                "experiment": config["experiment"],
+                "network": config.model.network,
+                "experiment": config.experiment,
                 "protocol": protocol,
                 "parameters": parameters["total"],
                 "decoder_parameters": parameters["total"] - parameters["encoder"],
@@ -235,4 +236,4 @@ def _rows(run: Run, curve: pd.DataFrame, minutes: float) -> list[dict[str, Any]]
 def _points(run: Run) -> pd.DataFrame:
     """The network's own scores of frames, at points."""
     table = run.frames
-    return table[(table["model"] == run.config["network"]) & (table["sites"] == "points")]
+    return table[(table["model"] == run.config.model.network) & (table["sites"] == "points")]

@@ -153,7 +153,7 @@ def _focal_rows(
     """Focal lengths of the images that the network is trained with and will be scored on."""
     trained = (cameras[:, 0] * cameras[:, 1]).sqrt()
     middle = float(trained.median())
-    squash = config.validation == "squash"
+    squash = config.data.validation == "squash"
     seen = [_seen_focal(model, frame, squash) for frame in selection]
     ratio = max((focal / middle for focal in seen), key=lambda ratio: abs(math.log(ratio)))
     return [
@@ -166,7 +166,7 @@ def _focal_rows(
 
 def _ratio_row(name: str, ratio: float, config: RunConfig) -> Check:
     limit = f"within {100 * FOCAL_TOLERANCE:g} %"
-    if config.focal_mismatch:
+    if config.data.focal_mismatch:
         return Check(name, f"{ratio:.4f}", f"{limit} (the experiment allows more)", None)
     close = abs(math.log(ratio)) <= math.log1p(FOCAL_TOLERANCE)
     return Check(name, f"{ratio:.4f}", limit, close)
@@ -180,7 +180,7 @@ def _seen_focal(model: DepthModel, frame: Frame, squash: bool) -> float:
 
 def _scored_row(selection: list[Frame], config: RunConfig) -> Check:
     """Fewest pixels that a selection frame can be scored at."""
-    depths = (torch.from_numpy(frame.truth(config.truth)) for frame in selection)
+    depths = (torch.from_numpy(frame.truth(config.data.truth)) for frame in selection)
     fewest = min(int(eigen_mask(depth).sum()) for depth in depths)
     return Check("fewest scored pixels of a selection frame", str(fewest), "at least 1", fewest > 0)
 
@@ -190,16 +190,15 @@ def _prediction_rows(
     model: DepthModel, samples: dict[str, Tensor], config: RunConfig
 ) -> list[Check]:
     depth = samples["depth"]
-    truth, points = _valid_points(depth, config.points or POINTS)
+    truth, points = _valid_points(depth, config.sampling.points or POINTS)
     images = samples["image"].to(model.device, model.dtype)
     asked = points.to(model.device, model.dtype)
     with evaluating(model):
         first = model(model.pad(images), asked).depth.cpu()
     low, middle, high = (float(x) for x in (first.min(), first.median(), first.max()))
     inside = math.isfinite(low + high) and PREDICTION[0] <= middle <= PREDICTION[1]
-    start = named_loss(
-        config.loss, first, truth.to(first), None, config.silog_lambda, config.reduction
-    )
+    how = config.objective
+    start = named_loss(how.loss, first, truth.to(first), None, how.silog_lambda, how.reduction)
     order = _rank_correlation(first, truth)
     return [
         Check(

@@ -1,15 +1,16 @@
-"""Profiles: what a machine can afford (decisions 8).
+"""Profiles: what a machine can afford.
 
-An experiment fixes the network, its options and its loss. A profile fixes data, encoder, image
-size, batch, steps, learning rates, supervision and the number of points. `resolve` merges both into
-one `RunConfig`; `deviations` lists where that differs from the recorded run.
+An experiment fixes the network, its options and its objective. A profile is a function from an
+experiment's recipe to the one that is trained: it chooses data, encoder, image size, batch, steps,
+learning rates and points. `resolve` makes a `RunConfig` of that; `deviations` lists where a config
+differs from what is on record.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -23,116 +24,125 @@ from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, did_you_mean
 from spdlib.geometry import Size
-from spdlib.models import CONVNEXT_V2_TINY, counts, list_models, network_class, network_options
-from spdlib.study.config import RunConfig, augment_config, check_types, plain, tuples
-from spdlib.study.experiments import EXPERIMENTS, FIXED, Experiment
+from spdlib.models import counts, network_class, network_options
+from spdlib.settings import plain, tuples
+from spdlib.study.config import SETTINGS, ObjectiveConfig, RunConfig, augment_config, check_setting
+from spdlib.study.experiments import Recipe, find_experiment
 
 HALVES = (0.5, 0.5, 0.5)
 RECORDED_SIZE = (256, 320)
 """Image size that the networks' numbers of routed cells belong to."""
-NOT_RECORDED = frozenset(
-    {
-        "experiment", "profile", "seed", "train_frames", "selection_frames", "test_frames",
-        "room_size",
-    }
-)  # fmt: skip
-"""`RunConfig` fields without a recorded counterpart: names, a seed that is not on record, and sizes
-of rooms, which `data` stands for."""
-
-SMOKE: Mapping[str, Any] = MappingProxyType(
-    {
-        "data": "rooms",
-        "train_frames": 8,
-        "selection_frames": 2,
-        "test_frames": 2,
-        "encoder": "mobilenetv2_035",
-        "image_size": (64, 96),
-        "batch_size": 4,
-        "steps": 6,
-        "evaluate_every": 3,
-        "encoder_lr": 1e-3,
-        "decoder_lr": 1e-3,
-        "supervision": "points",
-        "points": 64,
-        "augment": STYLES["none"],
-    }
-)
-
-DEMO: Mapping[str, Any] = MappingProxyType(
-    {
-        "data": "rooms",
-        "train_frames": 600,
-        "selection_frames": 30,
-        "test_frames": 60,
-        "encoder": "resnet10t",
-        "image_size": (96, 128),
-        "batch_size": 8,
-        "steps": 950,
-        "evaluate_every": 190,
-        "encoder_lr": 2e-3,
-        "decoder_lr": 2e-3,
-        "supervision": "points",
-        "points": 64,  # an encoder without weights gains more from pictures than from points
-        "ema_decay": 0.99,
-        "augment": STYLES["flip"],
-    }
-)
-
-NYU_LABELED: Mapping[str, Any] = MappingProxyType(
-    {
-        "data": "nyu_labeled",
-        "batch_size": 8,
-        "steps": 2610,  # 30 epochs of the 699 frames: later ones only fit them closer
-        "weight_decay": 0.05,
-        "supervision": "points",
-        "points": 256,
-        "ema_decay": 0.998,
-        "evaluate_every": 174,
-        "augment": STYLES["strong"],
-    }
-)
-
-SMALL_ENCODER: Mapping[str, Any] = MappingProxyType(
-    {
-        "encoder": "mobilenetv2_100",
-        "image_size": (240, 320),
-        "encoder_lr": 2e-4,
-        "decoder_lr": 1e-3,
-    }
-)
-"""What `nyu_labeled` trains on a CPU."""
-
 TENSORFLOW_MOBILENETV2 = "d1c4bc12039020118b6d4e97f1c9903e2b8a8c2e3b279dfd235d67d5548a1b4a"
 """SHA-256 of ImageNet weights converted from TensorFlow's MobileNetV2: they take RGB in -1..1 and
 TensorFlow's padding, and the file does not say so."""
 
-GPU_RATES: Mapping[str, Any] = MappingProxyType(
-    {"pretrained": True, "encoder_lr": 1e-5, "decoder_lr": 3e-4}
-)
-SHEET_ENCODERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
-    {
-        "vit_small_patch14_dinov2": {**GPU_RATES, "padding": "patch", "image_size": (252, 336)},
-        CONVNEXT_V2_TINY: {**GPU_RATES, "padding": None, "image_size": (240, 320)},
-    }
-)
-"""What `nyu_labeled` trains on a GPU, by the encoder of the experiment's sheet. Images are 240x320,
-for the ViT the multiples of its patch nearest above, same aspect."""
 
-EQUAL_TERMS: Mapping[str, Any] = MappingProxyType(
-    {
-        **SMALL_ENCODER,
-        "precision": "float32",
-        "loss": "silog",
-        "silog_lambda": 0.5,
-        "reduction": "per_image",
-        "auxiliary_weight": 0.0,  # dense truth would be more supervision than others have
-        "steps": 2000,
-        "evaluate_every": 200,
-    }
-)
-"""What `equal_terms` changes in `nyu_labeled`, the same on every machine: only networks differ."""
+def essence(recipe: Recipe) -> dict[str, Any]:
+    """What makes an experiment what it is, in every profile: network, objective, faults."""
+    names = ("network", "options", "input_norm", "validation")
+    objective = [field.name for field in fields(ObjectiveConfig)]
+    return {name: recipe[name] for name in (*names, *objective) if name in recipe}
 
-PROFILES = ("smoke", "demo", "nyu_labeled", "equal_terms", "paper")
+
+def smoke(recipe: Recipe, device: str) -> Recipe:
+    """A handful of rooms and a tiny encoder: seconds, for tests."""
+    return essence(recipe) | dict(
+        data="rooms",
+        train_frames=8,
+        selection_frames=2,
+        test_frames=2,
+        encoder="mobilenetv2_035",
+        image_size=(64, 96),
+        batch_size=4,
+        steps=6,
+        evaluate_every=3,
+        encoder_lr=1e-3,
+        decoder_lr=1e-3,
+        supervision="points",
+        points=64,
+    )
+
+
+def demo(recipe: Recipe, device: str) -> Recipe:
+    """Rooms and a small encoder without weights: minutes on a fresh machine with two cores."""
+    return essence(recipe) | dict(
+        data="rooms",
+        train_frames=600,
+        selection_frames=30,
+        test_frames=60,
+        encoder="resnet10t",
+        image_size=(96, 128),
+        batch_size=8,
+        steps=950,
+        evaluate_every=190,
+        encoder_lr=2e-3,
+        decoder_lr=2e-3,
+        supervision="points",
+        points=64,  # an encoder without weights gains more from pictures than from points
+        ema_decay=0.99,
+        augment=STYLES["flip"],
+    )
+
+
+def nyu_labeled(recipe: Recipe, device: str) -> Recipe:
+    """The labelled frames of NYU: the recipe's encoder on a GPU, a small one on a CPU.
+
+    Its weights are those of the file SPD_WEIGHTS, if that is set.
+    """
+    weights = os.environ.get("SPD_WEIGHTS")
+    labeled = essence(recipe) | dict(
+        data="nyu_labeled",
+        batch_size=8,
+        steps=2610,  # 30 epochs of the 699 frames: later ones only fit them closer
+        weight_decay=0.05,
+        supervision="points",
+        points=256,
+        ema_decay=0.998,
+        evaluate_every=174,
+        augment=STYLES["strong"],
+        pretrained=weights is None,
+        weights=weights,
+    )
+    if not device.startswith("cuda"):
+        return labeled | dict(
+            encoder="mobilenetv2_100",
+            image_size=(240, 320),
+            encoder_lr=2e-4,
+            decoder_lr=1e-3,
+            precision=cpu_precision(),
+        )
+    patches = recipe.get("padding") == "patch"
+    return labeled | dict(
+        encoder=recipe["encoder"],
+        padding=recipe.get("padding"),
+        # of 480x640, half; for patches of 14 their multiples next above, at the same aspect
+        image_size=(252, 336) if patches else (240, 320),
+        encoder_lr=1e-5,
+        decoder_lr=3e-4,
+    )
+
+
+def equal_terms(recipe: Recipe, device: str) -> Recipe:
+    """The same on every machine, so that only networks differ."""
+    return {**nyu_labeled(recipe, "cpu")} | dict(
+        precision="float32",
+        loss="silog",
+        silog_lambda=0.5,
+        reduction="per_image",
+        auxiliary_weight=0.0,  # dense truth would be more supervision than others have
+        steps=2000,
+        evaluate_every=200,
+    )
+
+
+def paper(recipe: Recipe, device: str) -> Recipe:
+    """As recorded, for a GPU."""
+    return recipe
+
+
+PROFILES: Mapping[str, Callable[[Recipe, str], Recipe]] = MappingProxyType(
+    {each.__name__: each for each in (smoke, demo, nyu_labeled, equal_terms, paper)}
+)
 
 
 def resolve(
@@ -145,74 +155,49 @@ def resolve(
     """Merge an experiment, a profile and overrides into one config.
 
     Args:
-        experiment: key of `EXPERIMENTS`.
+        experiment: key of `EXPERIMENTS`, or a network that none of them trains.
         profile: one of `PROFILES`.
         device: "cpu" or "cuda"; decides the encoder on real frames. Default: what torch sees.
-        overrides: `RunConfig` fields that win over both, and options of the network by their own
-            names. `augment` also takes the name of an augmentation or a dictionary of changes to
-            the profile's. Unless overridden, warm-up is 2 % of the steps, and a randomly
+        overrides: settings by their own names (`SETTINGS`) that win over both, and options of the
+            network by theirs. `augment` also takes the name of an augmentation or a dictionary of
+            changes to the profile's. Unless overridden, warm-up is 2 % of the steps, and a randomly
             initialised encoder trains at the decoder's rate and learns its BatchNorm statistics.
 
     Raises:
         ConfigError: an unknown name or field, or settings that contradict each other.
     """
-    if experiment not in EXPERIMENTS:
-        raise ConfigError(f"unknown experiment {experiment!r}; known: {sorted(EXPERIMENTS)}")
+    chosen = find_experiment(experiment)
     if profile not in PROFILES:
-        raise ConfigError(f"unknown profile {profile!r}; choose from {list(PROFILES)}")
-    chosen = EXPERIMENTS[experiment]
-    settings = _sorted_out(chosen, overrides)
-    fixed = {name: chosen.settings[name] for name in FIXED}
-    values = {**fixed, **_profile_values(chosen, profile, device, settings)}
-    values.update({key: tuples(value) for key, value in settings.items() if key != "augment"})
-    if "augment" in settings:
-        values["augment"] = augment_config(
-            values.get("augment", AugmentConfig()), settings["augment"]
-        )
-    _derive(values, settings)
-    if profile in ("smoke", "demo"):
-        routed = _routing(chosen.network, values["image_size"])
-        values["options"] = {**routed, **values["options"]}
-    return RunConfig(experiment=experiment, profile=profile, **values)
-
-
-def _sorted_out(experiment: Experiment, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The overrides with those that are options of the network put among its options."""
-    known = {f.name for f in fields(RunConfig)} - {"experiment", "profile"}
-    own = set(network_options(experiment.network))
-    unknown = sorted(set(overrides) - known - own)
-    if unknown:
-        hint = did_you_mean(unknown[0], known | own)
-        raise ConfigError(
-            f"unknown settings {unknown}; {hint}known: {sorted(known)}, and of "
-            f"{experiment.network}: {sorted(own)}"
-        )
-    settings = {name: value for name, value in overrides.items() if name in known}
-    check_types(RunConfig, {k: tuples(v) for k, v in settings.items() if k != "augment"})
-    options = {name: value for name, value in overrides.items() if name in own}
-    if options:
-        given = settings.get("options", experiment.settings["options"])
-        settings["options"] = {**given, **options}
-    return settings
-
-
-def _profile_values(
-    experiment: Experiment, profile: str, device: str | None, overrides: Mapping[str, Any]
-) -> dict[str, Any]:
-    if profile == "smoke":
-        return {**SMOKE, **experiment.small}
-    if profile == "demo":
-        return {**DEMO, **experiment.small, **experiment.demo}
-    if profile == "paper":
-        return dict(experiment.settings)
-    weights = _encoder_weights(overrides)
-    if profile == "equal_terms":
-        return {**NYU_LABELED, **EQUAL_TERMS, **weights}
+        hint = did_you_mean(profile, PROFILES)
+        raise ConfigError(f"no profile {profile!r}; {hint}choose from {list(PROFILES)}")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda"):
-        name = str(experiment.settings["encoder"])
-        return {**NYU_LABELED, "encoder": name, **SHEET_ENCODERS[name], **weights}
-    return {**NYU_LABELED, **SMALL_ENCODER, "precision": cpu_precision(), **weights}
+    recipe = {**PROFILES[profile](chosen.recipe, device), **chosen.small.get(profile, {})}
+    network = overrides.get("network", chosen.network)
+    given = _sorted_out(network, chosen.recipe.get("options", {}), overrides)
+    augment = augment_config(recipe.get("augment", AugmentConfig()), given.pop("augment", {}))
+    recipe |= {**_encoder_weights(recipe, given), **given, "augment": augment}
+    if profile in ("smoke", "demo"):
+        recipe["options"] = {**_routing(network, recipe["image_size"]), **recipe.get("options", {})}
+    return RunConfig.of({"experiment": experiment, "profile": profile, **_derived(recipe, given)})
+
+
+def _sorted_out(
+    network: str, options: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The overrides, those that are options of the network among its options."""
+    known, own = SETTINGS.keys() - {"experiment", "profile"}, network_options(network).keys()
+    for name in overrides.keys() - known - own:
+        raise ConfigError(
+            f"unknown setting {name!r}; {did_you_mean(name, known | own)}known: {sorted(known)}, "
+            f"and of {network}: {sorted(own)}"
+        )
+    given = {name: tuples(value) for name, value in overrides.items() if name in known}
+    for name in given.keys() - {"augment"}:
+        check_setting(name, given[name])
+    chosen = {name: value for name, value in overrides.items() if name in own}
+    if chosen:
+        given["options"] = {**given.get("options", options), **chosen}
+    return given
 
 
 def _routing(network: str, image_size: Size) -> dict[str, int]:
@@ -234,69 +219,64 @@ def cpu_precision() -> str:
     return "bf16_cpu" if bf16 else "float32"
 
 
-def _encoder_weights(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The encoder's weights: a file (argument or SPD_WEIGHTS), else timm's download.
+def _encoder_weights(recipe: Recipe, given: Recipe) -> dict[str, Any]:
+    """What follows from weights of a file, which take the place of timm's download.
 
     What a file's weights expect of their input comes with it: from its metadata, from the
     overrides, or for one known file from here. Nothing is assumed of any other.
     """
-    path = overrides.get("weights") or os.environ.get("SPD_WEIGHTS")
+    path = given.get("weights") or recipe.get("weights")
     if not path:
-        return {"pretrained": True}
-    values: dict[str, Any] = {"weights": path, "pretrained": False, "padding": None}
+        return {}
+    values: dict[str, Any] = {"weights": str(path), "pretrained": False, "padding": None}
     if Path(path).is_file() and file_hash(path) == TENSORFLOW_MOBILENETV2:
         values |= {"input_mean": HALVES, "input_std": HALVES, "padding": "same"}
     return values
 
 
-def _derive(values: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-    """Fill in what follows from other settings unless it was given."""
-    if values.get("weights") is not None:
-        values["weights"] = str(values["weights"])
-    if "warmup_steps" not in overrides and "warmup_steps" not in values:
-        values["warmup_steps"] = round(0.02 * values["steps"])
-    random_encoder = not values.get("pretrained") and values.get("weights") is None
-    if random_encoder:
-        values.setdefault("train_batchnorm", True)
-        if "encoder_lr" not in overrides:
-            values["encoder_lr"] = values["decoder_lr"]
-    if "supervision" in overrides and values["supervision"] != "points":
-        values["points"] = overrides.get("points", 0)
+def _derived(recipe: Recipe, given: Recipe) -> Recipe:
+    """The recipe with what follows from other settings unless it was given."""
+    derived: dict[str, Any] = {"warmup_steps": round(0.02 * recipe["steps"])}
+    if not recipe.get("pretrained") and recipe.get("weights") is None:
+        derived["train_batchnorm"] = True
+    values = {**derived, **recipe}
+    if "train_batchnorm" in derived and "encoder_lr" not in given:
+        values["encoder_lr"] = values["decoder_lr"]
+    if given.get("supervision", "points") != "points":
+        values["points"] = given.get("points", 0)
+    return values
 
 
 def deviations(config: RunConfig) -> pd.DataFrame:
-    """Where a run differs from its experiment's recorded one: settings, then all departures.
+    """Where a run differs from what is on record of its experiment: settings, then departures.
 
     Returns:
-        DataFrame with columns field, recorded, used.
+        DataFrame with columns field, recorded, used; empty where nothing is on record.
     """
-    experiment = EXPERIMENTS[config.experiment]
-    used = _spelled_out(config)
-    rows = []
-    for name, value in experiment.recorded.items():
-        was = plain(asdict(value)) if isinstance(value, AugmentConfig) else plain(value)
-        if name == "options":
-            was = _all_options(str(experiment.recorded["network"]), was)
-        if isinstance(was, dict):
-            rows += [(f"{name}.{key}", was[key], used[name].get(key)) for key in was]
-        else:
-            rows.append((name, was, used[name]))
-    rows = [row for row in rows if row[1] != row[2]]
-    rows += [(each.field, each.recorded, each.used) for each in experiment.departures]
+    experiment, rows = find_experiment(config.experiment), []
+    if experiment.record is not None:
+        was, used = _stated(experiment.record), _stated(config)
+        rows = [(name, was[name], used.get(name)) for name in was if was[name] != used.get(name)]
+        rows += [(each.field, each.recorded, each.used) for each in experiment.departures]
     return pd.DataFrame(rows, columns=["field", "recorded", "used"], dtype=object)
 
 
-def _all_options(network: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """A network's options with its defaults; the given ones of one that is only on record."""
-    return network_options(network, given) if network in list_models() else dict(given)
+def _stated(config: RunConfig) -> dict[str, Any]:
+    """Every setting that a record may state, in words or numbers where None leaves it to others.
 
-
-def _spelled_out(config: RunConfig) -> dict[str, Any]:
-    """The config's values with words or numbers for those that None leaves to others."""
-    used = config.to_dict()
+    No record states a seed, or the sizes of sets and pictures of rooms.
+    """
+    names = {"experiment", "profile", "seed", "room_size"}
+    sizes = {"train_frames", "selection_frames", "test_frames"}
+    used = {name: value for name, value in config.settings().items() if name not in names | sizes}
+    for group in ("options", "augment"):
+        value = used.pop(group)
+        parts = asdict(value) if isinstance(value, AugmentConfig) else value
+        used |= {f"{group}.{name}": part for name, part in parts.items()}
+    encoder = config.model.encoder
+    known = timm.get_pretrained_cfg(encoder.name) if encoder.weights is None else None
+    used["weights"] = Path(encoder.weights).name if encoder.weights is not None else None
     used["truth"] = used["truth"] or "the frame's first"
-    known = timm.get_pretrained_cfg(config.encoder) if config.weights is None else None
     for name, theirs in (("input_mean", "mean"), ("input_std", "std")):
-        if used[name] is None:
-            used[name] = list(getattr(known, theirs)) if known else "as the weights say"
-    return used
+        used[name] = used[name] or (getattr(known, theirs) if known else "as the weights say")
+    return {name: plain(value) for name, value in used.items()}

@@ -20,6 +20,7 @@ from spdlib import disk
 from spdlib.data.frames import Frames
 from spdlib.data.store import PackedFrames, info
 from spdlib.errors import RunError
+from spdlib.study.config import RunConfig
 
 FIGURES_OF_FRAMES = ("frames", "error_maps", "query")
 """Figures that show images of the data, which may not be redistributed."""
@@ -148,9 +149,9 @@ class Run:
         return self.last / "state.safetensors"
 
     @property
-    def config(self) -> dict[str, Any]:
-        """The resolved config as a dictionary."""
-        return read_json(self.config_path)
+    def config(self) -> RunConfig:
+        """The resolved config."""
+        return RunConfig.from_dict(read_json(self.config_path))
 
     @property
     def record(self) -> dict[str, Any]:
@@ -237,7 +238,7 @@ def publish(run: Run, target: str | Path) -> list[str]:
     """
     if not (run.folder / "metrics.csv").is_file():
         raise RunError(f"{run.folder} has no metrics.csv; evaluate the run before publishing it")
-    shown = () if run.config.get("data") == "rooms" else FIGURES_OF_FRAMES
+    shown = () if run.config.data.source == "rooms" else FIGURES_OF_FRAMES
     figures = (path for path in run.folder.glob("figures/*.png") if path.stem not in shown)
     files = [run.config_path, run.record_path, *run.folder.glob("*.csv"), *figures]
     for path in sorted(files):

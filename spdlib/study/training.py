@@ -171,8 +171,8 @@ def _claim(run: Run, config: RunConfig, resume: bool) -> str:
             f"{run.folder} already holds a run; choose another folder, or continue it "
             "(resume=True; without --no-resume on the command line)"
         )
-    # Read back, so that fields newer than the folder take their defaults.
-    theirs, ours = RunConfig.from_dict(run.config).to_dict(), config.to_dict()
+    # Both read back: stored configs name a file of weights without its folder.
+    theirs, ours = run.config.settings(), RunConfig.from_dict(config.to_dict()).settings()
     differing = [name for name in ours if theirs[name] != ours[name]]
     if differing:
         changes = "; ".join(f"{name}: {theirs[name]!r} -> {ours[name]!r}" for name in differing)
@@ -206,8 +206,9 @@ def _require_same_data(run: Run, config: RunConfig, sets: dict[str, Frames]) -> 
         ]
     began = record.get("encoder_weights_sha256")
     # The file may be gone: a started run carries its encoder.
-    if began is not None and config.weights is not None and Path(config.weights).is_file():
-        found = file_hash(config.weights)
+    weights = config.model.encoder.weights
+    if began is not None and weights is not None and Path(weights).is_file():
+        found = file_hash(weights)
         changes += [f"encoder weights: {began} -> {found}"] if began != found else []
     if changes:
         raise RunError(
@@ -218,12 +219,13 @@ def _require_same_data(run: Run, config: RunConfig, sets: dict[str, Frames]) -> 
 
 def learning_rate(config: RunConfig, step: int, peak: float) -> float:
     """Rate of one step (counted from 0): linear warm-up, then a cosine towards `final_lr`."""
-    if step < config.warmup_steps:
-        start = config.warmup_from
-        return peak * (start + (1 - start) * step / config.warmup_steps)
-    whole = config.cosine_steps or config.steps
-    done = (step - config.warmup_steps) / (whole - config.warmup_steps)
-    floor = min(config.final_lr, peak)
+    schedule = config.schedule
+    if step < schedule.warmup_steps:
+        start = schedule.warmup_from
+        return peak * (start + (1 - start) * step / schedule.warmup_steps)
+    whole = schedule.cosine_steps or schedule.steps
+    done = (step - schedule.warmup_steps) / (whole - schedule.warmup_steps)
+    floor = min(schedule.final_lr, peak)
     return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * done))
 
 
@@ -231,13 +233,13 @@ def build_model(config: RunConfig, train: Frames) -> DepthModel:
     """The config's network with seeded fresh weights, told the frames' effective focal length."""
     torch.manual_seed(config.seed)
     model = create_model(
-        config.network,
-        encoder=config.encoder_config(),
-        image_size=config.image_size,
+        config.model.network,
+        encoder=config.model.encoder,
+        image_size=config.model.image_size,
         focal=effective_focal(train, config.sample_config()),
-        **config.options,
+        **config.model.options,
     )
-    return model.to(DTYPES[config.precision]).train()
+    return model.to(DTYPES[config.optimizer.precision]).train()
 
 
 def effective_focal(frames: Frames, samples: SampleConfig, index: int = 0) -> float:
@@ -256,31 +258,31 @@ def batch_loss(model: nn.Module, batch: dict[str, Tensor], config: RunConfig) ->
             need `depth` for auxiliary maps only, the other kinds of supervision nothing else.
         config: supervision, loss, lambda, reduction and auxiliary weight.
     """
-    if config.supervision == "points":
+    if config.sampling.supervision == "points":
         depth, auxiliary = model(batch["image"], batch["points"])
         truth, valid = batch["truth"], batch["valid"]
     else:
         depth, auxiliary = model(batch["image"])
         truth, valid = batch["depth"], None
-        if config.supervision == "lattice":
+        if config.sampling.supervision == "lattice":
             truth = lattice_truth(truth, (depth.shape[-2], depth.shape[-1]))
         else:
             size = (truth.shape[-2], truth.shape[-1])
             depth = F.interpolate(depth[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-    loss = named_loss(config.loss, depth, truth, valid, config.silog_lambda, config.reduction)
-    if not config.auxiliary_weight:
+    objective = config.objective
+    lam, reduction = objective.silog_lambda, objective.reduction
+    loss = named_loss(objective.loss, depth, truth, valid, lam, reduction)
+    if not objective.auxiliary_weight:
         return loss
-    dense = dense_auxiliary(
-        list(auxiliary.values()), batch["depth"], config.silog_lambda, config.reduction,
-        config.aux_target,
-    )  # fmt: skip
-    return loss._replace(value=loss.value + config.auxiliary_weight * dense.value)
+    maps = list(auxiliary.values())
+    dense = dense_auxiliary(maps, batch["depth"], lam, reduction, objective.aux_target)
+    return loss._replace(value=loss.value + objective.auxiliary_weight * dense.value)
 
 
 def precision_of(config: RunConfig, device: str) -> contextlib.AbstractContextManager[Any]:
     """Autocast to bf16 where a config asks for it on this kind of device ("cpu" or "cuda")."""
     wanted = ("bf16", "bf16_cpu") if device == "cuda" else ("bf16_cpu",)
-    return torch.autocast(device, torch.bfloat16, enabled=config.precision in wanted)
+    return torch.autocast(device, torch.bfloat16, enabled=config.optimizer.precision in wanted)
 
 
 @dataclass
@@ -325,14 +327,15 @@ class _Trainer:
         started = run.state_path.is_file()
         # A started run carries its encoder: the file or download it came from may be gone.
         plain = load(run.last).train() if started else build_model(config, train)
-        plain = plain.to(accelerator.device, DTYPES[config.precision])
+        plain = plain.to(accelerator.device, DTYPES[config.optimizer.precision])
         self.plain = plain.to(memory_format=torch.channels_last)
-        self.averaged = copy.deepcopy(self.plain).eval() if config.ema_decay else None
-        idle = self.plain.has_auxiliary and not config.auxiliary_weight  # heads without a loss
+        self.averaged = copy.deepcopy(self.plain).eval() if config.optimizer.ema_decay else None
+        # heads without a loss
+        idle = self.plain.has_auxiliary and not config.objective.auxiliary_weight
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
         self.model = accelerator.prepare_model(self.plain)
         groups = self.plain.parameter_groups(
-            config.encoder_lr, config.decoder_lr, config.weight_decay
+            config.optimizer.encoder_lr, config.optimizer.decoder_lr, config.optimizer.weight_decay
         )
         self.peaks = [group["lr"] for group in groups]
         self.optimizer = torch.optim.AdamW(groups, fused=True)
@@ -344,9 +347,10 @@ class _Trainer:
 
     def _batches(self, start: int) -> EpochBatches:
         world = self.accelerator
+        schedule = self.config.schedule
         return EpochBatches(
-            len(self.train_frames), self.config.batch_size, self.config.seed, start_step=start,
-            steps=self.config.steps, rank=world.process_index, world=world.num_processes,
+            len(self.train_frames), schedule.batch_size, self.config.seed, start_step=start,
+            steps=schedule.steps, rank=world.process_index, world=world.num_processes,
         )  # fmt: skip
 
     @property
@@ -378,7 +382,9 @@ class _Trainer:
             write_json(self.run.record_path, {**record, "status": "running"})
         self.accelerator.wait_for_everyone()
         done = "" if fresh else f", continued at step {self.counters.step}"
-        self._print(f"{self.run.folder}: {self.config.steps} steps on {self._device()}{done}")
+        self._print(
+            f"{self.run.folder}: {self.config.schedule.steps} steps on {self._device()}{done}"
+        )
         if fresh:
             self._print_deviations()
 
@@ -500,7 +506,7 @@ class _Trainer:
                 elif checkpoint_every and self.counters.step % checkpoint_every == 0:
                     self.save_state()
                     last_saved = self.counters.step
-                if self.counters.stopped_early or self.counters.step >= self.config.steps:
+                if self.counters.stopped_early or self.counters.step >= self.config.schedule.steps:
                     break
                 if self._anyone(stop.is_set()):
                     if last_saved != self.counters.step:
@@ -512,7 +518,9 @@ class _Trainer:
 
     def _bar(self) -> tqdm[Any]:
         quiet = not (self.progress and sys.stderr.isatty())
-        return tqdm(total=self.config.steps, initial=self.counters.step, unit="step", disable=quiet)
+        return tqdm(
+            total=self.config.schedule.steps, initial=self.counters.step, unit="step", disable=quiet
+        )
 
     def _timed_batches(self, workers: int) -> Iterator[dict[str, Tensor]]:
         """Batches on the device; the time spent waiting for them goes to the window."""
@@ -547,11 +555,11 @@ class _Trainer:
         )
 
     def _to_device(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        device, dtype = self.accelerator.device, DTYPES[self.config.precision]
+        device, dtype = self.accelerator.device, DTYPES[self.config.optimizer.precision]
         wanted = {"image"}
-        if self.config.supervision == "points":
+        if self.config.sampling.supervision == "points":
             wanted |= {"points", "truth", "valid"}
-        if self.config.supervision != "points" or self.config.auxiliary_weight:
+        if self.config.sampling.supervision != "points" or self.config.objective.auxiliary_weight:
             wanted |= {"depth"}
         moved = {
             name: value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
@@ -576,7 +584,7 @@ class _Trainer:
         with precision_of(self.config, self.accelerator.device.type):
             loss = batch_loss(self.model, batch, self.config)
         self.accelerator.backward(loss.value)
-        limit = self.config.clip or math.inf
+        limit = self.config.optimizer.clip or math.inf
         if self._due(step + 1) and self.accelerator.is_main_process:
             self.run.write_table("gradients", gradient_coverage(self.plain))
         length = nn.utils.clip_grad_norm_(self.parameters, limit)
@@ -592,7 +600,7 @@ class _Trainer:
         self.window.steps += 1
         self.window.loss += value
         self.window.norm += norm
-        self.window.skipped += self.config.batch_size - int(images)
+        self.window.skipped += self.config.schedule.batch_size - int(images)
 
     def _require_finite(self, what: str, value: float, index: Tensor) -> None:
         if not math.isfinite(value):
@@ -610,7 +618,7 @@ class _Trainer:
         if self.averaged is None:
             return
         step = self.counters.step
-        decay = min(self.config.ema_decay, (1 + step) / (10 + step))
+        decay = min(self.config.optimizer.ema_decay, (1 + step) / (10 + step))
         torch._foreach_lerp_(
             list(self.averaged.parameters()), list(self.plain.parameters()), 1 - decay
         )
@@ -626,15 +634,15 @@ class _Trainer:
 
     def _due(self, step: int) -> bool:
         """Whether the run is evaluated after so many steps."""
-        every = self.config.evaluate_every or self.batches.steps_per_epoch
-        return step % every == 0 or step == self.config.steps
+        every = self.config.evaluation.evaluate_every or self.batches.steps_per_epoch
+        return step % every == 0 or step == self.config.schedule.steps
 
     def _evaluate(self, writer: Any) -> None:
         """Score the selection set, add a row to the history, keep the best weights, save."""
         self._share_statistics()
         scores = selection_scores(
-            self.scored, self.selection, self.config.truth, self.accelerator,
-            squash=self.config.validation == "squash",
+            self.scored, self.selection, self.config.data.truth, self.accelerator,
+            squash=self.config.data.validation == "squash",
         )  # fmt: skip
         row = self._row(scores)
         self._require_score(row["sel_abs_rel"])
@@ -644,7 +652,7 @@ class _Trainer:
         counters.worse = 0 if better else counters.worse + 1
         if better:
             counters.best, counters.best_step = row["sel_abs_rel"], counters.step
-        patience = self.config.patience
+        patience = self.config.evaluation.patience
         counters.stopped_early = bool(patience) and counters.worse >= patience
         self.window = _Window()
         if self.accelerator.is_main_process:
@@ -655,7 +663,7 @@ class _Trainer:
                 _log_scalars(writer, row)
         self._tick()  # evaluating counts as time of the run, not as a step
         self.save_state()
-        self._print(_line(row, self.config.steps))
+        self._print(_line(row, self.config.schedule.steps))
 
     def _share_statistics(self) -> None:
         """Give all processes the BatchNorm statistics of process 0, which it will save.
@@ -680,8 +688,8 @@ class _Trainer:
             "step": step,
             "epoch": round(step / self.batches.steps_per_epoch, 3),
             "train_loss": window.loss / max(1, window.steps),
-            "lr_encoder": learning_rate(config, step - 1, config.encoder_lr),
-            "lr_decoder": learning_rate(config, step - 1, config.decoder_lr),
+            "lr_encoder": learning_rate(config, step - 1, config.optimizer.encoder_lr),
+            "lr_decoder": learning_rate(config, step - 1, config.optimizer.decoder_lr),
             "grad_norm": window.norm / max(1, window.steps),
             "data_wait_share": window.waited / max(window.elapsed, 1e-9),
             "seconds": self.counters.seconds,
@@ -695,7 +703,7 @@ class _Trainer:
         if self.accelerator.is_main_process:
             self.run.update_record({"status": "interrupted", **self._outcome()})
         message = (
-            f"stopped after step {self.counters.step} of {self.config.steps}; "
+            f"stopped after step {self.counters.step} of {self.config.schedule.steps}; "
             f"run the same command again to continue {self.run.folder}"
         )
         self._print(message)

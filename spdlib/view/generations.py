@@ -43,7 +43,7 @@ def add_equal_terms(parser: argparse.ArgumentParser) -> None:
 
 def _equal_terms(args: argparse.Namespace) -> int:
     runs = [Run.open(folder) for folder in args.runs]
-    points = runs[0].config["points"]
+    points = runs[0].config.sampling.points
     found = equal_terms(runs, step_seconds(args.step_times, points) if args.step_times else None)
     print(markdown(found.networks))
     print(*found.save(args.out), sep="\n")
@@ -86,9 +86,9 @@ def figures_of(terms: EqualTerms, runs: Sequence[Run]) -> dict[str, Figure]:
     """
     protocol = str(terms.networks["protocol"].iloc[0])
     beside = {
-        f"recorded_{run.config['network']}": recorded_beside(compare(run, run.config["experiment"]))
+        f"recorded_{run.config.model.network}": recorded_beside(compare(run, run.config.experiment))
         for run in runs
-        if recorded_best(run.config["network"])
+        if recorded_best(run.config.model.network)
     }
     return {
         "learning": learning_side_by_side(terms.curves),

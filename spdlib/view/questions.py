@@ -76,13 +76,14 @@ def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
         return load(demo.best), f"This is the demo's network (AbsRel {error:.3f} on other rooms)."
     config = resolve("v15_2", profile, seed=seed, **QUICK[profile])
     data = open_data(config)
-    print(f"no trained network here: training one for {config.steps} steps")
+    print(f"no trained network here: training one for {config.schedule.steps} steps")
     # other settings, another folder: each seed has its own network
     folder = run_folder("", f"00_start_here_{hash_of(config.to_dict())}", profile)
     run = fit(config, data.train, data.selection, folder, progress=False)
     return load(run.best), (
-        f"This network saw {config.train_frames} rooms for {config.steps} steps, which is next to "
-        "nothing: take its depths as a demonstration. `make demo` trains a better one."
+        f"This network saw {config.data.train_frames} rooms for {config.schedule.steps} steps, "
+        "which is next to nothing: take its depths as a demonstration. `make demo` trains a better "
+        "one."
     )
 
 

@@ -16,6 +16,7 @@ from pandas.io.formats.style import Styler
 from spdlib.data.augment import AugmentConfig
 from spdlib.errors import RunError
 from spdlib.study.comparison import BEST, EPOCHS, NOT_STATED
+from spdlib.study.config import RunConfig
 from spdlib.study.diagnostics import alarms, range_table
 from spdlib.study.evaluation import compare_frames, wide_scores
 from spdlib.study.experiments import EXPERIMENTS
@@ -219,7 +220,8 @@ def log_table(names: Sequence[str]) -> pd.DataFrame:
 
 def _logged(name: str) -> pd.Series:
     """An experiment's settings and scores in words."""
-    settings, scores = EXPERIMENTS[name].recorded, recorded(name)
+    recipe, scores = EXPERIMENTS[name].recorded or {}, recorded(name)
+    settings = RunConfig.of({"experiment": name, "profile": "paper", **recipe}).settings()
     said = {
         "network": settings["network"],
         "loss": settings["loss"],
@@ -229,7 +231,7 @@ def _logged(name: str) -> pd.Series:
         "normalised": "yes" if settings["input_norm"] == "weights" else "no",
         "augmentation": ", ".join(_changes(settings["augment"])) or "none",
         "auxiliary loss": f"{settings['auxiliary_weight']:g}",
-        **settings["options"],
+        **recipe["options"],
     }
     facts = recorded_facts(name)
     said |= {

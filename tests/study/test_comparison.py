@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from spdlib.study.comparison import (
     fairness,
     recorded_scores,
 )
+from spdlib.study.config import RunConfig
 from spdlib.study.experiments import SHARD
 from spdlib.study.profiles import resolve
 from spdlib.study.recorded import recorded_facts
@@ -35,7 +38,7 @@ Change = Callable[[Measured], Measured]
 @pytest.fixture
 def twin() -> Measured:
     """A run with every setting of exp13 on record, evaluated as the log did, kept at epoch 5."""
-    config = resolve("v15_2", "paper").to_dict() | {"network": "v15_1"}
+    config = of_network(resolve("v15_2", "paper"), "v15_1")
     epochs = np.arange(1.0, 11.0)
     history = pd.DataFrame({"step": 23_792 * epochs, "epoch": epochs, "train_loss": 0.1,
                             "sel_abs_rel": 0.2, "sel_s_star": 1.0})  # fmt: skip
@@ -59,15 +62,28 @@ def final(table: pd.DataFrame, metric: str = "abs_rel") -> pd.DataFrame:
     return chosen.set_index("pairing")
 
 
+def of_network(config: RunConfig, network: str) -> RunConfig:
+    """The config with another network's name, also of one that is only on record."""
+    renamed = copy.copy(config)
+    object.__setattr__(renamed, "model", replace(config.model, network=network))
+    return renamed
+
+
 def configured(**changes: Any) -> Change:
-    return lambda run: run._replace(config={**run.config, **changes})
+    """Changes of settings; the network keeps a name that is only on record."""
+
+    def change(run: Measured) -> Measured:
+        changed = of_network(run.config, "v15_2").but(**changes)
+        return run._replace(config=of_network(changed, run.config.model.network))
+
+    return change
 
 
 def renamed(network: str) -> Change:
     def change(run: Measured) -> Measured:
         assert run.metrics is not None and run.bins is not None
         return run._replace(
-            config={**run.config, "network": network},
+            config=of_network(run.config, network),
             metrics=run.metrics.assign(model=network),
             bins=run.bins.assign(model=network),
         )
@@ -217,7 +233,7 @@ def test_recorded_scores_name_their_protocol(twin: Measured) -> None:
 
 def test_faults_that_are_off_are_told_from_the_record() -> None:
     config = resolve("exp08_corrected", "paper", auxiliary_weight=0.0, cosine_steps=3 * 5170)
-    used, facts = as_recorded(config.to_dict(), SHARD), recorded_facts("exp08")
+    used, facts = as_recorded(config, SHARD), recorded_facts("exp08")
     differing = {fact for fact in facts if fact in used and _word(used[fact]) != _word(facts[fact])}
     assert differing == {"grid_rule", "aux_weight", "t_max", "data"}
 
@@ -227,7 +243,7 @@ def test_runs_of_the_log_agree_with_what_the_record_says_of_them() -> None:
     for number in range(1, 10):
         name = f"exp{number:02d}"
         facts = recorded_facts(name)
-        config = as_recorded(resolve(name, "paper").to_dict(), SHARD)
+        config = as_recorded(resolve(name, "paper"), SHARD)
         shared = [fact for fact in facts if fact in config]
         assert {"data", "grid_rule", "t_max"} < set(shared), name
         used = {fact: _word(config[fact]) for fact in shared}

@@ -75,7 +75,7 @@ def test_the_first_shard_is_the_first_frames_by_name(
     monkeypatch.setattr("spdlib.study.datasets.SHARD", 4)
     config = resolve("v15_2", "nyu_labeled", device="cpu", data="nyu_full")
     whole = open_data(config, store)
-    shard = open_data(replace(config, train_subset="first_shard"), store)
+    shard = open_data(config.but(train_subset="first_shard"), store)
     assert list(shard.train.ids) == list(whole.train.ids)[:4]
     assert list(shard.selection.ids) == list(whole.selection.ids)
 

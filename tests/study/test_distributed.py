@@ -108,7 +108,7 @@ def test_processes_score_one_network_though_batchnorm_learns(tmp_path: Path) -> 
         "v15_2", "smoke", image_size=(32, 64), steps=3, evaluate_every=3, batch_size=4, points=32,
         ema_decay=0.9,
     )  # fmt: skip
-    assert config.train_batchnorm
+    assert config.model.encoder.train_batchnorm
     worker = WORKER.replace("\nconfig =", f"{NOTED}\nconfig =", 1)
     launch(tmp_path / "run", config, 2, worker.replace("workers=0", "workers=0, tensorboard=True"))
     first, second = ((tmp_path / f"scored_2_{rank}").read_text() for rank in (0, 1))

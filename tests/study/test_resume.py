@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ fit(config, InMemory(Rooms(10, size=(48, 64))), InMemory(Rooms(3, size=(48, 64),
 @pytest.fixture(scope="module")
 def config(small: RunConfig) -> RunConfig:
     """Five steps an epoch, so that steps 3 and 4 lie in the middle of one."""
-    return RunConfig.from_dict({**small.to_dict(), "batch_size": 2, "steps": 7})
+    return small.but(batch_size=2, steps=7)
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +124,7 @@ def test_interrupted(
 def test_interrupted_under_autocast(
     config: RunConfig, run_fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    half = replace(config, precision="bf16_cpu", steps=4)
+    half = config.but(precision="bf16_cpu", steps=4)
     whole = run_fit(half, tmp_path / "whole")
     with monkeypatch.context() as patched:
         interrupt(patched, signal.SIGTERM, after=2)
@@ -134,7 +133,7 @@ def test_interrupted_under_autocast(
     run = run_fit(half, tmp_path / "run")
     assert continued_at(run) == [2]
     assert_same_outcome(run, whole)
-    full = run_fit(replace(config, steps=4), tmp_path / "full")
+    full = run_fit(config.but(steps=4), tmp_path / "full")
     assert list(full.history["train_loss"]) != list(run.history["train_loss"])
 
 

@@ -54,25 +54,25 @@ class Alone:
 
 def test_rate_warms_up_linearly_then_follows_a_cosine() -> None:
     config = resolve("v15_2", "paper")
-    peak = config.decoder_lr
+    peak = config.optimizer.decoder_lr
     assert learning_rate(config, 0, peak) == pytest.approx(0.01 * peak)
     assert learning_rate(config, 250, peak) == pytest.approx((0.01 + 0.99 / 2) * peak)
     assert learning_rate(config, 500, peak) == pytest.approx(peak)
-    middle = 500 + (config.steps - 500) // 2
+    middle = 500 + (config.schedule.steps - 500) // 2
     assert learning_rate(config, middle, peak) == pytest.approx((peak + 1e-6) / 2, rel=1e-4)
-    assert learning_rate(config, config.steps, peak) == pytest.approx(1e-6)
+    assert learning_rate(config, config.schedule.steps, peak) == pytest.approx(1e-6)
 
 
 def test_rate_follows_a_cosine_that_outlasts_the_run() -> None:
     config = resolve("v15_2", "demo", steps=100, warmup_steps=0, cosine_steps=300)
-    whole = replace(config, steps=300, cosine_steps=0)
+    whole = config.but(steps=300, cosine_steps=0)
     rates = [[learning_rate(c, step, 1e-3) for step in (0, 50, 99)] for c in (config, whole)]
     assert rates[0] == rates[1]
 
 
 def test_rate_never_rises_to_the_final_one() -> None:
     config = resolve("v15_2", "demo", final_lr=1e-2)
-    assert learning_rate(config, config.steps, 1e-3) == pytest.approx(1e-3)
+    assert learning_rate(config, config.schedule.steps, 1e-3) == pytest.approx(1e-3)
 
 
 def test_run_leaves_everything_needed_to_repeat_it(
@@ -101,14 +101,14 @@ def test_run_leaves_everything_needed_to_repeat_it(
     encoder = training.build_model(small, rooms).encoder
     assert record["encoder_state_sha256"] == encoder.fingerprint()
     assert {row["field"] for row in record["deviations"]} >= {"encoder", "steps", "image_size"}
-    assert RunConfig.from_dict(run.config) == small
+    assert run.config == small
     reached = run.gradients.set_index("component")["reached"]
     assert reached["encoder"] > 0.99
     assert reached["local_path"] == 1
     printed = capsys.readouterr().out.splitlines()
     assert sum(line.startswith("epoch ") for line in printed) == 3
     for folder in (run.best, run.last):
-        assert spdlib.load(folder).config.image_size == small.image_size
+        assert spdlib.load(folder).config.model.image_size == small.image_size
 
 
 def test_model_knows_the_focal_length_it_was_trained_at(
@@ -225,7 +225,7 @@ def test_points_need_no_depth_on_the_device(
 
 def test_auxiliary_maps_join_the_loss_if_they_are_weighed(rooms: Frames) -> None:
     config = resolve("exp08_corrected", "smoke", image_size=(64, 64), batch_size=2, points=16)
-    assert config.auxiliary_weight == 0.5
+    assert config.objective.auxiliary_weight == 0.5
     model = build_model(config, rooms)
     samples = TrainingSamples(rooms, config.sample_config())
     parts = [samples[0, 0], samples[0, 1]]
@@ -233,7 +233,7 @@ def test_auxiliary_maps_join_the_loss_if_they_are_weighed(rooms: Frames) -> None
 
     def loss(**changes: Any) -> float:
         torch.manual_seed(0)  # of dropout
-        return batch_loss(model, batch, replace(config, **changes)).value.item()
+        return batch_loss(model, batch, config.but(**changes)).value.item()
 
     alone = loss(auxiliary_weight=0.0)
     assert loss() - alone == pytest.approx(5 * (loss(auxiliary_weight=0.1) - alone), rel=1e-3)

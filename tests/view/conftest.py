@@ -106,7 +106,7 @@ def measured(history: pd.DataFrame, metrics: pd.DataFrame, bins: pd.DataFrame) -
     """A small run on rooms that kept the weights of its tenth epoch."""
     data = {"train": {"frames": 8}, "selection": {"frames": 2}}
     record = {"data": data, "best_step": 100}
-    return Measured("tiny", resolve("v15_2", "smoke").to_dict(), record, history, metrics, bins)
+    return Measured("tiny", resolve("v15_2", "smoke"), record, history, metrics, bins)
 
 
 @pytest.fixture

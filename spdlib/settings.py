@@ -1,0 +1,100 @@
+"""Settings are frozen dataclasses: checked against their annotations, read back from JSON."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+
+from spdlib.errors import ConfigError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Settings:
+    """Base of dataclasses whose values are checked when they are made.
+
+    Raises:
+        ConfigError: a value is not of its field's type, not among its choices or out of range.
+    """
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def check(settings: Any) -> None:
+    """Compare every value of a dataclass with its annotation: type, `Literal` choices, range.
+
+    Nothing is converted; a whole number passes for a float.
+
+    Raises:
+        ConfigError: names the first value that does not fit, and what would.
+    """
+    for field in fields(settings):
+        check_value(type(settings), field.name, getattr(settings, field.name))
+
+
+def check_value(kind: type, name: str, value: Any, known_as: str = "") -> None:
+    """Compare a value with the annotation of the field `name` of the dataclass `kind`.
+
+    Args:
+        kind: a dataclass.
+        name: of its field.
+        value: that the field shall have.
+        known_as: what the message calls the field; its name by default.
+
+    Raises:
+        ConfigError: it does not fit.
+    """
+    try:
+        _adapters(kind)[name].validate_python(value, strict=True)
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]  # of `str | None`, the one about str
+        told = f"{known_as or name}={value!r}: {reason[0].lower()}{reason[1:]}"
+        raise ConfigError(told) from None
+
+
+@functools.cache
+def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {field.name: TypeAdapter(hints[field.name]) for field in fields(kind)}
+
+
+def read(kind: type[T], values: Mapping[str, Any]) -> T:
+    """A dataclass from the dictionary that JSON made of it; parts that are left out get defaults.
+
+    Raises:
+        ConfigError: a field is unknown, missing or has a wrong value.
+    """
+    hints = get_type_hints(kind)
+    names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise ConfigError(f"no setting {name!r} in {kind.__name__}; {hint}known: {names}")
+    given = {name: tuples(value) for name, value in values.items()}
+    for name in names:
+        part = given.get(name, {})
+        if is_dataclass(hints[name]) and isinstance(part, Mapping):
+            given[name] = read(hints[name], part)  # type: ignore[arg-type]
+    try:
+        return kind(**given)
+    except TypeError as error:
+        raise ConfigError(f"{kind.__name__} is incomplete: {error}") from error
+
+
+def tuples(value: Any) -> Any:
+    """A value with tuples for lists."""
+    return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it: lists for tuples, dictionaries for mappings."""
+    if isinstance(value, tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    return value
