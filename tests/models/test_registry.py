@@ -48,7 +48,7 @@ def test_names() -> None:
 
 
 def test_unknown_networks_are_refused() -> None:
-    with pytest.raises(ModelError, match="no network 'v15_3'; did you mean 'v15_2'"):
+    with pytest.raises(ModelError, match="unknown network 'v15_3'; did you mean 'v15_2'"):
         create_model("v15_3")
 
 
@@ -156,7 +156,7 @@ def _set(path: Path, change: Callable[[dict[str, object]], object]) -> None:
 
 def test_configuration_of_an_unknown_network_is_refused(saved: Path) -> None:
     _set(saved / "config.json", lambda values: values.update(network="v99"))
-    with pytest.raises(ModelError, match="no network 'v99'"):
+    with pytest.raises(ModelError, match="unknown network 'v99'"):
         load(saved)
 
 
