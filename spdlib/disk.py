@@ -12,6 +12,9 @@ from pathlib import Path
 
 from spdlib.errors import SPDError
 
+DEFAULT_ROOT = Path("results") / "runs"
+"""Where runs and executed notebooks go unless another place is named."""
+
 _TOKEN_BYTES = 8
 
 

@@ -19,12 +19,12 @@ import pandas as pd
 from spdlib import disk
 from spdlib.data.frames import Frames
 from spdlib.data.store import PackedFrames, info
+from spdlib.disk import DEFAULT_ROOT as DEFAULT_ROOT
 from spdlib.errors import RunError
 from spdlib.study.config import RunConfig
 
 FIGURES_OF_FRAMES = ("frames", "error_maps", "query")
 """Figures that show images of the data, which may not be redistributed."""
-DEFAULT_ROOT = Path("results") / "runs"
 
 
 def hash_of(value: Any) -> str:

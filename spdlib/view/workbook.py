@@ -1,4 +1,4 @@
-"""Runs a notebook from the command line: `python -m spdlib run NOTEBOOK -p name value`.
+"""Runs a notebook from the command line: `spdlib run NOTEBOOK -p name value`.
 
 The work is papermill's. This runner adds what a long headless run needs: unknown parameters and
 values of the wrong kind are refused before anything starts, progress bars become single lines,
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import json
 import os
 import re
@@ -27,11 +28,8 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
-from spdlib.errors import ConfigError, RunError, did_you_mean
-from spdlib.study.runs import DEFAULT_ROOT, write_bytes
-
-UNREADABLE = object()
-"""Default of a parameter whose value in the notebook is computed, not written out."""
+from spdlib.disk import DEFAULT_ROOT, write_bytes
+from spdlib.errors import ConfigError, RunError, unknown_name
 
 TRACEBACK_LINES = 12
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -110,58 +108,34 @@ def _last_state(line: str) -> str:
 def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     """Names and defaults in the cell tagged `parameters`, in order.
 
-    The cell is read as Python, since papermill's own line patterns miss annotations such as
-    `int | None`. A default that is not a literal is `UNREADABLE`.
+    papermill reads its lines `name = value`, also `name: Optional[int] = value`. A default that is
+    computed, not written out, is None here: it takes values of every kind.
 
     Raises:
-        ConfigError: the file is missing, no notebook, or its parameters cell is not plain Python.
+        ConfigError: the file is missing or no notebook.
     """
-    for cell in _read_notebook(notebook).cells:
-        if "parameters" in cell.metadata.get("tags", []):
-            return _assignments(cell.source, notebook)
-    return {}
-
-
-def _read_notebook(path: str | Path) -> nbformat.NotebookNode:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        content = json.loads(text)
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no such notebook; check the path") from error
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path}: not a readable notebook ({_first_line(error)})") from error
-    if not (isinstance(content, dict) and content.get("nbformat") == 4 and "cells" in content):
-        raise ConfigError(f"{path}: not a readable notebook (needs nbformat 4; save it in Jupyter)")
-    return nbformat.reads(text, as_version=4)
+        found = papermill.inspect_notebook(_literal_path(Path(notebook)))
+    except FileNotFoundError:
+        raise ConfigError(f"{notebook}: no such notebook; check the path") from None
+    except Exception as error:  # papermill and nbformat let everything through that they meet
+        reason = _first_line(error) or type(error).__name__
+        raise ConfigError(
+            f"{notebook}: not a readable notebook ({reason}); save it again in Jupyter"
+        ) from error
+    return {name: _literal(each["default"], None) for name, each in found.items()}
 
 
 def _first_line(text: object) -> str:
     return (str(text).strip().splitlines() or [""])[0]
 
 
-def _assignments(source: str, notebook: str | Path) -> dict[str, Any]:
-    try:
-        statements = ast.parse(source).body
-    except SyntaxError as error:
-        raise ConfigError(f"{notebook}: parameters cell is not plain Python: {error}") from error
-    found: dict[str, Any] = {}
-    for statement in statements:
-        if isinstance(statement, ast.Assign):
-            targets: list[ast.expr] = statement.targets
-        elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
-            targets = [statement.target]
-        else:
-            continue
-        names = [target.id for target in targets if isinstance(target, ast.Name)]
-        found |= dict.fromkeys(names, _literal(statement.value))
-    return found
-
-
-def _literal(node: ast.expr | None) -> Any:
-    try:
-        return ast.literal_eval(node) if node is not None else UNREADABLE
-    except ValueError:
-        return UNREADABLE
+def _literal(text: str, other: Any) -> Any:
+    """A Python literal (`1e-3`, `None`, `[1, 2]`) or a JSON one (`true`), or else `other`."""
+    for read in (ast.literal_eval, json.loads):
+        with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            return read(text.strip())
+    return other
 
 
 def parse_parameters(
@@ -181,20 +155,10 @@ def parse_parameters(
     for name, text in given:
         if name in values:
             raise ConfigError(f"{notebook}: parameter {name!r} is given twice; give it once")
-        value = parse_value(text)
-        is_text = isinstance(known.get(name), str) and value is not None
-        values[name] = text if is_text else value
+        value = _literal(text, text)
+        # "007" is a text where the default is one; None still means that nothing is given
+        values[name] = text if isinstance(known.get(name), str) and value is not None else value
     return check_parameters(notebook, values, known)
-
-
-def parse_value(text: str) -> Any:
-    """A Python literal (`1e-3`, `None`, `[1, 2]`) or a JSON one (`true`), else the text itself."""
-    for read in (ast.literal_eval, json.loads):
-        try:
-            return read(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return text
 
 
 def check_parameters(
@@ -202,33 +166,24 @@ def check_parameters(
 ) -> dict[str, Any]:
     """The values, each made the kind of its default; see `parse_parameters` for the errors."""
     for name in values:
+        if not known:
+            raise ConfigError(f"{notebook}: has no cell tagged 'parameters' to set {name!r} in")
         if name not in known:
-            raise ConfigError(f"{notebook}: {_unknown(name, list(known))}")
+            raise ConfigError(f"{notebook}: {unknown_name('parameter', name, known)}")
     return {name: _of_kind(notebook, name, value, known[name]) for name, value in values.items()}
 
 
-def _unknown(name: str, known: list[str]) -> str:
-    if not known:
-        return f"unknown parameter {name!r}: the notebook has no cell tagged 'parameters'"
-    hint = did_you_mean(name, known, cutoff=0.5)
-    return f"unknown parameter {name!r}; {hint}It knows: {', '.join(known)}"
-
-
-def _of_kind(notebook: str | Path, name: str, value: Any, standard: Any) -> Any:
+def _of_kind(notebook: str | Path, name: str, value: Any, default: Any) -> Any:
     """The value as its default's kind; ConfigError where it is of another kind."""
-    if value is None or standard is None or standard is UNREADABLE:
+    kind = type(default)
+    if value is None or default is None or type(value) is kind:
         return value
-    kinds = (type(value), type(standard))
-    if kinds == (int, float) or (kinds == (float, int) and value.is_integer()):
-        return type(standard)(value)
-    if kinds in ((list, tuple), (tuple, list)):
-        return type(standard)(value)
-    if type(value) is not type(standard):
-        raise ConfigError(
-            f"{notebook}: parameter {name!r} takes {type(standard).__name__} "
-            f"(default {standard!r}), not {value!r}"
-        )
-    return value
+    kinds = {type(value), kind}
+    if kinds == {list, tuple} or (kinds == {int, float} and kind(value) == value):
+        return kind(value)
+    raise ConfigError(
+        f"{notebook}: parameter {name!r} takes {kind.__name__} (default {default!r}), not {value!r}"
+    )
 
 
 def run_notebook(
@@ -269,7 +224,7 @@ def run_notebook(
     finally:
         partial.unlink(missing_ok=True)
     executed.metadata.papermill["output_path"] = str(output)
-    write_bytes(output, nbformat.writes(executed).encode())
+    write_bytes(output, nbformat.writes(executed).encode(), RunError)
     _failed(output).unlink(missing_ok=True)
     if html:
         export_html(output)
@@ -349,10 +304,8 @@ def export_html(executed: str | Path) -> Path:
 
     path = Path(executed)
     page = path.with_suffix(".html")
-    body, _ = HTMLExporter().from_notebook_node(
-        _read_notebook(path), resources={"metadata": {"name": path.stem}}
-    )
-    write_bytes(page, body.encode())
+    body, _ = HTMLExporter().from_filename(str(path))
+    write_bytes(page, body.encode(), RunError)
     return page
 
 
