@@ -13,6 +13,8 @@ from spdlib.geometry import Size
 
 MEDIAN_DEPTH = 2.5
 """Metres that untrained heads answer, near the median of NYU."""
+HEAD_BIAS = {"zero": 0.0, "median": math.log(MEDIAN_DEPTH)}
+"""First bias of a log-depth head by the name of the option: 1 m, or the median (F17c)."""
 
 
 class ChannelLayerNorm(nn.LayerNorm):
