@@ -1,4 +1,4 @@
-"""Where to ask for depth: training points, fixed evaluation points, depth edges (decisions 5, 7).
+"""Where depth is queried: training points, fixed evaluation points, depth edges.
 
 Points are `(u, v)` in pixels of the depth map they are drawn for. The truth of a point is the depth
 of the valid pixel it falls into, never an interpolated one.
@@ -231,7 +231,7 @@ def _sample(
         points += _JITTER * shift[:count].to(points)
     if count == 0:
         points = points.new_tensor([[width // 2, height // 2]])
-    # padding repeats points: to queries that see each other, it is company like any other
+    # padding repeats points, so that dependent queries read nothing but points of the sample
     points = points[torch.arange(k) % len(points)]
     truth = depth.new_zeros(k, dtype=torch.float32)
     truth[:count] = depth.flatten().index_select(0, pixels).float()

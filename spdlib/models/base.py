@@ -53,6 +53,8 @@ class DepthModel(nn.Module, ABC):
         queries_are_independent: whether a point's depth is the same whatever is asked with it.
         has_auxiliary: whether there are `auxiliary` maps.
         maps_depend_on_execution: whether the two forms read different maps.
+        recorded_points: points a frame with which its scores were recorded.
+        routes_l3: whether queries are routed to cells of L3, which `explain` names "l3_routed".
         order: names of the parts as `components` lists them; empty for the order of their making.
         options: this network's settings, an instance of `Options`.
     """
@@ -63,6 +65,8 @@ class DepthModel(nn.Module, ABC):
     queries_are_independent: ClassVar[bool] = True
     has_auxiliary: ClassVar[bool] = False
     maps_depend_on_execution: ClassVar[bool] = False
+    recorded_points: ClassVar[int] = 128
+    routes_l3: ClassVar[bool] = False
     order: ClassVar[Sequence[str]] = ()
     encoder: Encoder
 

@@ -113,6 +113,7 @@ class V131(V13):
 
     Options = V131Options
     idea = "attention inside the encoder; routed to cells of L3 and L4: 33 tokens instead of 123"
+    routes_l3 = True
     first_block = B1
     b1: B1
 

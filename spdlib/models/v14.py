@@ -117,6 +117,7 @@ class V14(DepthModel):
     Options: ClassVar[type] = V14Options
     queries_are_independent = False
     has_auxiliary = True
+    recorded_points = 256
     widths: ClassVar[tuple[int, int, int, int]] = (WIDTH,) * 4
     """Channels of the neck."""
     kernels: ClassVar[Mapping[str, int]]

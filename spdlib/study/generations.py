@@ -16,8 +16,8 @@ import pandas as pd
 
 from spdlib.errors import RunError
 from spdlib.models import network_class, network_options, words
-from spdlib.study.evaluation import compare_frames
 from spdlib.study.runs import Run, write_table
+from spdlib.study.scores import compare_frames
 
 SCORES = ("abs_rel", "rmse", "delta1", "silog", "s_star")
 

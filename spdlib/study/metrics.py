@@ -1,18 +1,16 @@
-"""Scores of depth predictions in both protocols (decisions 7; evaluation_and_diagnostics.md).
+"""Scores of depth predictions, as accumulators that take batches and join other processes' ones.
 
-**eigen**: truth at full size inside the Eigen crop, predictions clamped to 1e-3..10 m, each metric
-per image, then the mean; SILog with factor 1, times 100. **recorded**: points at the network's
-size, pooled over all of them, SILog with factor 1/2, predictions clamped from below only.
-
-Accumulators take batches (`update`), join others (`merge`, `merge_processes`) and give plain
-dictionaries (`compute`). Shares such as delta1 are fractions. Sums are kept in float64.
+`EigenMetrics` scores each image, then takes the mean: predictions are clamped to 1e-3..10 m, SILog
+has factor 1 and is given times 100. `RecordedMetrics` pools the points of all images: SILog has
+factor 1/2, predictions are clamped from below only. Shares such as delta1 are fractions. Sums are
+kept in float64, and a prediction that is not finite shows in every mean that it belongs to.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -31,27 +29,71 @@ LOG_LIMIT = 14.0
 """The histogram covers ln x from -14 to 14; what lies beyond counts in the end cells."""
 DELTA_BASE = 1.25
 FRAME_METRICS = (
-    "abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "log10", "delta1", "delta2", "delta3",
-    "abs_rel_edge", "abs_rel_interior",
-)  # fmt: skip
+    *("abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "log10", "delta1", "delta2", "delta3"),
+    *("abs_rel_edge", "abs_rel_interior"),
+)
 """Columns of the eigen protocol's table of frames."""
+POOLED_EIGEN = (
+    *("s_star", "scaled_abs_rel", "scale_gap", "pred_mean", "pred_std", "pred_min", "pred_median"),
+    *("pred_max", "gt_mean", "gt_std", "gt_min", "gt_median", "gt_max", "within_2x", "log_std"),
+)
+"""Scores pooled over the eigen protocol's points, beside the means over images."""
+MOMENTS = (
+    *("count", "abs_rel", "sq_rel", "error2", "log_error", "log_error2", "log10"),
+    *("delta1", "delta2", "delta3", "pred", "pred2", "gt", "gt2", "log", "log2"),
+    *("ratio", "ratio2", "within_2x", "nonfinite"),
+)
+"""What `RecordedMetrics` sums over points."""
 
-State = dict[str, Tensor]
+
+class Processes(Protocol):
+    """What `accelerate.Accelerator` says about the processes at work."""
+
+    @property
+    def num_processes(self) -> int:
+        """How many there are."""
+        ...
+
+    @property
+    def process_index(self) -> int:
+        """Number of this one."""
+        ...
 
 
 class Accumulator(Protocol):
-    """What `merge_processes` can join."""
+    """Scores of one model at one kind of sites."""
 
-    def state(self) -> State:
-        """Everything accumulated, as float64 tensors whose first dimension may vary."""
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was scored."""
         ...
 
-    def merge_state(self, state: State) -> None:
-        """Add another accumulator's state."""
+    def update(
+        self,
+        prediction: Tensor,
+        truth: Tensor,
+        valid: Tensor,
+        frames: Sequence[int],
+        edges: Tensor | None = None,
+    ) -> None:
+        """Add images [B, ...]: metres, the sites that count, the images' numbers, edges or None."""
         ...
 
+    def merge(self, other: Self) -> None:
+        """Add another process's scores."""
+        ...
 
-AnyAccumulator = TypeVar("AnyAccumulator", bound=Accumulator)
+    def compute(self) -> dict[str, float]:
+        """Scores by name, and the number of "frames" behind them."""
+        ...
+
+    def bin_table(self) -> pd.DataFrame:
+        """Rows bin, abs_rel, delta1, count; NaN where a bin is empty."""
+        ...
+
+    def frame_table(self, ids: Sequence[str]) -> pd.DataFrame:
+        """Rows frame (its id) and the scores of each frame."""
+        ...
 
 
 def frame_scores(
@@ -103,12 +145,22 @@ def frame_counts(valid: Tensor, edges: Tensor | None = None) -> Tensor:
 
 
 class EigenMetrics:
-    """Scores of the eigen protocol, frame by frame, and its depth bins (pooled over points)."""
+    """Scores of each frame and their means, and depth bins pooled over points.
 
-    def __init__(self) -> None:
-        self._rows: dict[int, np.ndarray] = {}
-        self._bins: dict[int, np.ndarray] = {}
-        self._counts: dict[int, np.ndarray] = {}
+    Args:
+        pooled: also pool the points of all frames, for `POOLED_EIGEN`; for points, as whole images
+            are many.
+    """
+
+    def __init__(self, pooled: bool = False) -> None:
+        # number of a frame -> its scores [11], pixels behind them [3], sums of its bins [3, 3]
+        self._frames: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
+        self._pooled = RecordedMetrics(by_frame=False) if pooled else None
+
+    @property
+    def empty(self) -> bool:
+        """Whether no frame was scored."""
+        return not self._frames
 
     def update(
         self,
@@ -120,7 +172,8 @@ class EigenMetrics:
     ) -> None:
         """Add a batch; arguments as for `frame_scores`, `frames` are the images' numbers [B].
 
-        A frame that comes twice (a sampler that fills up its last batch) counts once.
+        A frame that comes twice (a sampler that fills up its last batch) counts once, but for the
+        pooled scores.
 
         Raises:
             DataError: the tensors differ in shape, or in number from `frames`.
@@ -132,9 +185,16 @@ class EigenMetrics:
         scores = frame_scores(prediction, truth, valid, edges).cpu().numpy()
         counts = frame_counts(valid, edges).double().cpu().numpy()
         for i, frame in enumerate(frames):
-            self._rows[int(frame)], self._counts[int(frame)] = scores[i], counts[i]
-            sums = bin_sums(clamped[i][valid[i]], truth[i][valid[i]])
-            self._bins[int(frame)] = sums.cpu().numpy()
+            sums = bin_sums(clamped[i][valid[i]], truth[i][valid[i]]).cpu().numpy()
+            self._frames[int(frame)] = scores[i], counts[i], sums
+        if self._pooled is not None:
+            self._pooled.update(clamped, truth, valid, frames)
+
+    def merge(self, other: EigenMetrics) -> None:
+        """Add the frames of another accumulator."""
+        self._frames |= other._frames
+        if self._pooled is not None and other._pooled is not None:
+            self._pooled.merge(other._pooled)
 
     def compute(self) -> dict[str, float]:
         """Mean over the frames that have valid pixels, and their number as "frames".
@@ -142,127 +202,125 @@ class EigenMetrics:
         Frames without edges (or without anything else) are left out of those two means; a NaN
         prediction is no reason to be left out.
         """
-        table = self.frame_table()
-        counts = np.reshape([self._counts[n] for n in sorted(self._counts)], (-1, 3))
+        table, counts = self.frame_table(), self._parts(1, 3)
         valid, near, far = (counts > 0).T
         behind = [*[valid] * (len(FRAME_METRICS) - 2), near, far]
         means = {
             name: float(table.loc[scored, name].mean(skipna=False))
             for name, scored in zip(FRAME_METRICS, behind, strict=True)
         }
+        pooled = self._pooled.compute() if self._pooled is not None else {}
+        means |= {name: pooled[name] for name in POOLED_EIGEN if name in pooled}
         return means | {"frames": int(valid.sum())}
 
     def frame_table(self, ids: Sequence[str] | None = None) -> pd.DataFrame:
         """One row per frame, by number: `frame` (its id if `ids` are given) and its scores."""
-        numbers = sorted(self._rows)
-        rows = np.stack([self._rows[n] for n in numbers]) if numbers else np.empty((0, 11))
-        table = pd.DataFrame(rows, columns=list(FRAME_METRICS))
+        table = pd.DataFrame(self._parts(0, len(FRAME_METRICS)), columns=list(FRAME_METRICS))
+        numbers = sorted(self._frames)
         names: list[Any] = numbers if ids is None else [ids[n] for n in numbers]
         table.insert(0, "frame", names)
         return table
 
     def bin_table(self) -> pd.DataFrame:
         """Rows bin, abs_rel, delta1, count, pooled over all points; NaN where a bin is empty."""
-        # by frame number: the order of arrival must not change the last digit
-        sums = [self._bins[frame] for frame in sorted(self._bins)]
-        return _bin_frame(np.sum(np.reshape(sums, (-1, len(BINS), 3)), axis=0))
+        return _bin_frame(self._parts(2, len(BINS), 3).sum(axis=0))
 
-    def state(self) -> State:
-        """Frame numbers [N], scores [N, 11], bin sums [N, 3, 3] and counts of pixels [N, 3]."""
-        numbers = sorted(self._rows)
-        rows = [self._rows[n] for n in numbers]
-        bins = [self._bins[n] for n in numbers]
-        counts = [self._counts[n] for n in numbers]
-        return {
-            "frames": torch.tensor(numbers, dtype=torch.float64),
-            "rows": torch.from_numpy(np.reshape(rows, (-1, len(FRAME_METRICS)))),
-            "bins": torch.from_numpy(np.reshape(bins, (-1, len(BINS), 3))),
-            "counts": torch.from_numpy(np.reshape(counts, (-1, 3))),
-        }
-
-    def merge_state(self, state: State) -> None:
-        """Add the frames of another state."""
-        parts = [state[name].cpu().numpy() for name in ("rows", "bins", "counts")]
-        for i, frame in enumerate(state["frames"].long().tolist()):
-            self._rows[frame], self._bins[frame], self._counts[frame] = (part[i] for part in parts)
-
-    def merge(self, other: EigenMetrics) -> None:
-        """Add the frames of another accumulator."""
-        self.merge_state(other.state())
+    def _parts(self, which: int, *shape: int) -> np.ndarray:
+        """One of the three arrays of all frames, by number, whatever their order of arrival."""
+        return np.reshape([self._frames[n][which] for n in sorted(self._frames)], (-1, *shape))
 
 
 class RecordedMetrics:
-    """Scores of the recorded protocol, pooled over the points of all images.
+    """Scores pooled over the points of all images.
 
     Nothing tells the same frame twice apart here: several processes must share the frames out
     without filling up the last batch.
+
+    Args:
+        by_frame: also keep the AbsRel of each frame.
     """
 
-    def __init__(self) -> None:
-        self._sums = torch.zeros(len(_MOMENTS), dtype=torch.float64)
-        self._extremes = torch.tensor([math.inf, -math.inf] * 3, dtype=torch.float64)
+    def __init__(self, by_frame: bool = True) -> None:
+        self._by_frame = by_frame
+        self._sums = torch.zeros(len(MOMENTS), dtype=torch.float64)
         self._bins = torch.zeros(len(BINS), 3, dtype=torch.float64)
-        self._spreads = torch.zeros(3, dtype=torch.float64)  # sum, images with one, all images
-        self._least_spread = math.inf
+        # sum of the images' standard deviations, images that have one, images with a point
+        self._deviations = torch.zeros(3, dtype=torch.float64)
+        # prediction, truth, ln prediction, and of the lowest: deviation of one image
+        self._lowest = torch.full((4,), math.inf, dtype=torch.float64)
+        self._highest = torch.full((3,), -math.inf, dtype=torch.float64)
         self._frames: dict[int, float] = {}
         self.predictions, self.truths, self.ratios = LogSample(), LogSample(), LogSample()
+
+    @property
+    def empty(self) -> bool:
+        """Whether no point was scored."""
+        return not self._sums[0]
 
     def update(
         self,
         prediction: Tensor,
         truth: Tensor,
         valid: Tensor,
-        frames: Sequence[int] | None = None,
+        frames: Sequence[int],
+        edges: Tensor | None = None,
     ) -> None:
-        """Add a batch of predictions, truths [B, ...] in metres and their mask.
+        """Add predictions and truths [B, ...] in metres, their mask, the images' numbers.
 
-        Predictions that are not finite are counted before clamping and make the means NaN. The
-        AbsRel of each image is kept under its number in `frames`, if they are given.
+        Predictions that are not finite are counted before clamping and make the means NaN. Edges
+        are not told apart.
 
         Raises:
             DataError: the tensors differ in shape.
         """
         _check_batch(prediction, truth, valid)
         mask = valid & (truth > 0)
-        for image, inside in zip(prediction, mask, strict=True):
-            self._add_spread(image[inside].double().clamp(min=EIGEN_MIN_DEPTH))
+        for image, depth, inside, frame in zip(prediction, truth, mask, frames, strict=True):
+            self._add_image(_raised(image[inside]), depth[inside].double(), int(frame))
         raw = prediction[mask].double()
-        p, g = raw.clamp(min=EIGEN_MIN_DEPTH), truth[mask].double()
+        p, g = _raised(raw), truth[mask].double()
         self._sums += _moments(p, g, raw).cpu()
+        self._bins += bin_sums(p, g).cpu()
+        for sample, values in ((self.predictions, p), (self.truths, g), (self.ratios, g / p)):
+            sample.add(values)
+
+    def _add_image(self, p: Tensor, g: Tensor, frame: int) -> None:
+        """Add what needs one image's points: its deviation, its extremes, its AbsRel."""
         if not p.numel():
             return
-        if frames is not None:
-            self._add_frames(prediction, truth, mask, frames)
-        self._add_extremes(torch.stack([p.min(), p.max(), g.min(), g.max(),
-                                        p.log().min(), p.log().max()]).cpu())  # fmt: skip
-        self._bins += bin_sums(p, g).cpu()
-        self.predictions.add(p)
-        self.truths.add(g)
-        self.ratios.add(g / p)
+        several = p.numel() > 1
+        deviation = p.std() if several else p.new_zeros(())
+        least = deviation if several else deviation + math.inf
+        logs = p.log()
+        lows, highs = (p.min(), g.min(), logs.min(), least), (p.max(), g.max(), logs.max())
+        self._deviations += torch.stack([deviation, *p.new_tensor([several, 1.0])]).cpu()
+        self._lowest = torch.minimum(self._lowest, torch.stack(lows).cpu())
+        self._highest = torch.maximum(self._highest, torch.stack(highs).cpu())
+        if self._by_frame:
+            self._frames[frame] = ((p - g).abs() / g).mean().item()
+
+    def merge(self, other: RecordedMetrics) -> None:
+        """Add another accumulator."""
+        self._sums += other._sums
+        self._bins += other._bins
+        self._deviations += other._deviations
+        self._lowest = torch.minimum(self._lowest, other._lowest)  # NaN stays, in any order
+        self._highest = torch.maximum(self._highest, other._highest)
+        self._frames |= other._frames
+        for name in ("predictions", "truths", "ratios"):
+            getattr(self, name).merge(getattr(other, name))
 
     def compute(self) -> dict[str, float]:
         """All scores of the recorded reports; NaN where there is no point."""
-        s = dict(zip(_MOMENTS, self._sums.tolist(), strict=True))
-        n = s["count"]
-        means = {name: value / n if n else math.nan for name, value in s.items()}
-        scale = self.ratios.median()
-        scaled = self.ratios.mean(lambda ratio: (scale / ratio - 1).abs())
-        abs_rel = means["abs_rel"]
-        squared = means["log_error2"] - 0.5 * means["log_error"] ** 2
-        result = {
-            "abs_rel": abs_rel, "sq_rel": means["sq_rel"], "rmse": math.sqrt(means["error2"]),
-            "rmse_log": math.sqrt(means["log_error2"]), "silog": math.sqrt(squared + 1e-8),
-            "log10": means["log10"],
-            "delta1": means["delta1"], "delta2": means["delta2"], "delta3": means["delta3"],
-            "s_star": scale, "scaled_abs_rel": scaled,
-            "scale_gap": 100 * (abs_rel - scaled) / (abs_rel + 1e-8),
-        }  # fmt: skip
-        result |= self._distribution(means, n)
-        result |= self._ratio(means, n) | self._spread()
-        return result | {
-            "nonfinite": s["nonfinite"],
+        sums = dict(zip(MOMENTS, self._sums.tolist(), strict=True))
+        n = sums["count"]
+        means = {name: value / n if n else math.nan for name, value in sums.items()}
+        return {
+            **self._errors(means),
+            **self._distributions(means, n),
+            "nonfinite": sums["nonfinite"],
             "points": n,
-            "frames": self._spreads[2].item(),
+            "frames": self._deviations[2].item(),
         }
 
     def bin_table(self) -> pd.DataFrame:
@@ -270,90 +328,56 @@ class RecordedMetrics:
         return _bin_frame(self._bins.numpy())
 
     def frame_table(self, ids: Sequence[str]) -> pd.DataFrame:
-        """Rows frame, abs_rel of the images that came with a number and had a point."""
+        """Rows frame, abs_rel of the images that had a point."""
         numbers = sorted(self._frames)
         scores = [self._frames[n] for n in numbers]
         return pd.DataFrame({"frame": [ids[n] for n in numbers], "abs_rel": scores})
 
-    def state(self) -> State:
-        """Sums, extremes, scores of frames and the points themselves (or their histograms)."""
-        numbers = sorted(self._frames)
-        scores = [self._frames[n] for n in numbers]
-        least = torch.tensor([self._least_spread], dtype=torch.float64)
-        state = {"sums": self._sums, "extremes": self._extremes, "bins": self._bins,
-                 "spreads": self._spreads, "least_spread": least,
-                 "frames": torch.tensor(numbers, dtype=torch.float64),
-                 "frame_abs_rel": torch.tensor(scores, dtype=torch.float64)}  # fmt: skip
-        for name in _SAMPLES:
-            state |= {f"{name}.{key}": part for key, part in getattr(self, name).state().items()}
-        return state
-
-    def merge_state(self, state: State) -> None:
-        """Add another state."""
-        state = {key: part.cpu() for key, part in state.items()}
-        self._sums += state["sums"]
-        self._bins += state["bins"]
-        self._spreads += state["spreads"]
-        self._least_spread = _lower(self._least_spread, state["least_spread"].item())
-        self._add_extremes(state["extremes"])
-        numbers = state["frames"].long().tolist()
-        self._frames |= dict(zip(numbers, state["frame_abs_rel"].tolist(), strict=True))
-        for name in _SAMPLES:
-            parts = {key: state[f"{name}.{key}"] for key in ("values", "cells", "counts")}
-            getattr(self, name).merge_state(parts)
-
-    def merge(self, other: RecordedMetrics) -> None:
-        """Add another accumulator."""
-        self.merge_state(other.state())
-
-    def _add_spread(self, image: Tensor) -> None:
-        known = image.numel() > 1
-        spread = image.std().item() if known else 0.0
-        counts = [spread, float(known), float(image.numel() > 0)]
-        self._spreads += torch.tensor(counts, dtype=torch.float64)
-        if known:
-            self._least_spread = _lower(self._least_spread, spread)
-
-    def _add_frames(
-        self, prediction: Tensor, truth: Tensor, mask: Tensor, frames: Sequence[int]
-    ) -> None:
-        for image, depth, inside, frame in zip(prediction, truth, mask, frames, strict=True):
-            p, g = image[inside].double().clamp(min=EIGEN_MIN_DEPTH), depth[inside].double()
-            if p.numel():
-                self._frames[int(frame)] = ((p - g).abs() / g).mean().item()
-
-    def _add_extremes(self, extremes: Tensor) -> None:
-        low, high = extremes[::2], extremes[1::2]
-        self._extremes[::2] = torch.minimum(self._extremes[::2], low)
-        self._extremes[1::2] = torch.maximum(self._extremes[1::2], high)
-
-    def _distribution(self, means: dict[str, float], n: float) -> dict[str, float]:
-        values = self._extremes.tolist() if n else [math.nan] * 6
-        result: dict[str, float] = {}
-        for name, sample, low, high in (("pred", self.predictions, *values[0:2]),
-                                        ("gt", self.truths, *values[2:4])):  # fmt: skip
-            mean = means[name]
-            std = _deviation(mean, means[f"{name}2"], n)
-            result |= {f"{name}_mean": mean, f"{name}_std": std, f"{name}_min": low,
-                       f"{name}_median": sample.median(), f"{name}_max": high,
-                       f"{name}_cv": std / (mean + 1e-8)}  # fmt: skip
-        log_std = _deviation(means["log"], means["log2"], n)
-        return result | {"log_mean": means["log"], "log_std": log_std,
-                         "log_min": values[4], "log_max": values[5]}  # fmt: skip
-
-    def _ratio(self, means: dict[str, float], n: float) -> dict[str, float]:
+    def _errors(self, means: Mapping[str, float]) -> dict[str, float]:
+        scale = self.ratios.median()
+        scaled = self.ratios.mean(lambda ratio: (scale / ratio - 1).abs())
+        abs_rel = means["abs_rel"]
+        squared = means["log_error2"] - 0.5 * means["log_error"] ** 2
         return {
-            "ratio_mean": means["ratio"],
-            "ratio_median": 1 / self.ratios.median(upper=True),
-            "ratio_std": _deviation(means["ratio"], means["ratio2"], n),
-            "within_2x": means["within_2x"],
+            "abs_rel": abs_rel,
+            "sq_rel": means["sq_rel"],
+            "rmse": math.sqrt(means["error2"]),
+            "rmse_log": math.sqrt(means["log_error2"]),
+            "silog": math.sqrt(squared + 1e-8),
+            **{name: means[name] for name in ("log10", "delta1", "delta2", "delta3")},
+            "s_star": scale,
+            "scaled_abs_rel": scaled,
+            "scale_gap": 100 * (abs_rel - scaled) / (abs_rel + 1e-8),
         }
 
-    def _spread(self) -> dict[str, float]:
-        total, known, _ = self._spreads.tolist()
-        mean = total / known if known else math.nan
-        least = self._least_spread if math.isfinite(self._least_spread) else math.nan
-        return {"intra_std_mean": mean, "intra_std_min": least}
+    def _distributions(self, means: Mapping[str, float], n: float) -> dict[str, float]:
+        lowest, highest = (
+            [x if n else math.nan for x in t.tolist()] for t in (self._lowest, self._highest)
+        )
+        result: dict[str, float] = {}
+        for i, (name, sample) in enumerate((("pred", self.predictions), ("gt", self.truths))):
+            mean, std = means[name], _deviation(means, name, n)
+            result |= {
+                f"{name}_mean": mean,
+                f"{name}_std": std,
+                f"{name}_min": lowest[i],
+                f"{name}_median": sample.median(),
+                f"{name}_max": highest[i],
+                f"{name}_cv": std / (mean + 1e-8),
+            }
+        total, known, _ = self._deviations.tolist()
+        return result | {
+            "log_mean": means["log"],
+            "log_std": _deviation(means, "log", n),
+            "log_min": lowest[2],
+            "log_max": highest[2],
+            "ratio_mean": means["ratio"],
+            "ratio_median": 1 / self.ratios.median(upper=True),
+            "ratio_std": _deviation(means, "ratio", n),
+            "within_2x": means["within_2x"],
+            "intra_std_mean": total / known if known else math.nan,
+            "intra_std_min": lowest[3] if known else math.nan,
+        }
 
 
 class LogSample:
@@ -405,19 +429,13 @@ class LogSample:
         weights = self._counts[filled].double()
         return float((function(_cell_values(filled)) * weights).sum() / weights.sum())
 
-    def state(self) -> State:
-        """The kept values, or the filled cells and their counts."""
-        counts = self._counts if self._counts is not None else torch.zeros(0, dtype=torch.int64)
-        cells = torch.nonzero(counts).flatten()
-        return {"values": self._values(), "cells": cells.double(), "counts": counts[cells].double()}
-
-    def merge_state(self, state: State) -> None:
-        """Add another sample's state."""
-        self.add(state["values"])
-        if state["cells"].numel():
+    def merge(self, other: LogSample) -> None:
+        """Add another sample."""
+        self.add(other._values())
+        if other._counts is not None:
             self._to_histogram()
             assert self._counts is not None
-            self._counts.index_add_(0, state["cells"].long(), state["counts"].long())
+            self._counts += other._counts
 
     def _values(self) -> Tensor:
         return torch.cat(self._chunks) if self._chunks else torch.zeros(0, dtype=torch.float64)
@@ -437,56 +455,6 @@ class LogSample:
         self._counts += torch.bincount(cells, minlength=last + 1)
 
 
-class Comparison(NamedTuple):
-    """Mean difference (first - second) with its 95 % interval, and what follows for the first."""
-
-    difference: float
-    low: float
-    high: float
-    verdict: str
-
-
-def paired_bootstrap(
-    first: Sequence[float] | np.ndarray,
-    second: Sequence[float] | np.ndarray,
-    higher_is_better: bool = False,
-    samples: int = 10_000,
-    seed: int = 0,
-) -> Comparison:
-    """Compare two networks on the same frames.
-
-    Args:
-        first: one score per frame.
-        second: the other network's scores, in the same order.
-        higher_is_better: as for delta1; False for errors.
-        samples: bootstrap samples of the frames.
-        seed: of the samples.
-
-    Returns:
-        Difference, its 2.5th and 97.5th percentile and "better", "worse" or "tie" (0 lies inside).
-
-    Raises:
-        DataError: the scores differ in number, are not finite or are missing.
-    """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
-    if a.shape != b.shape or a.ndim != 1 or not a.size:
-        raise DataError(f"paired scores need one length above 0; got {a.shape} and {b.shape}")
-    difference = a - b
-    if not np.isfinite(difference).all():
-        bad = int(np.flatnonzero(~np.isfinite(difference))[0])
-        raise DataError(f"the score of frame {bad} is not finite; leave it out in both networks")
-    generator = np.random.default_rng(seed)
-    means = np.concatenate([
-        difference[generator.integers(0, a.size, (block, a.size))].mean(1)
-        for block in _blocks(samples, max(1, 2_000_000 // a.size))
-    ])  # fmt: skip
-    low, high = np.percentile(means, [2.5, 97.5])
-    verdict = "tie"
-    if low > 0 or high < 0:
-        verdict = "better" if (low > 0) == higher_is_better else "worse"
-    return Comparison(float(difference.mean()), float(low), float(high), verdict)
-
-
 def bin_sums(prediction: Tensor, truth: Tensor) -> Tensor:
     """Sum of |p - g| / g, number with delta < 1.25 and count in each bin of g: [3, 3] float64."""
     relative = (prediction - truth).abs() / truth
@@ -501,48 +469,36 @@ def bin_name(low: float, high: float) -> str:
     return f"[{low:g}, {high:g})"
 
 
-def merge_processes(metrics: AnyAccumulator, accelerator: Any) -> AnyAccumulator:
-    """Join the accumulators of all processes; every process gets the whole.
+Parts = TypeVar("Parts", bound=Mapping[Any, Any])
 
-    Args:
-        metrics: this process's accumulator.
-        accelerator: `accelerate.Accelerator`.
-    """
-    if accelerator.num_processes == 1:
-        return metrics
-    states: list[State] = [{} for _ in range(accelerator.num_processes)]
-    for name, part in metrics.state().items():
-        for state, piece in zip(states, gather(part, accelerator), strict=True):
-            state[name] = piece
-    whole = type(metrics)()
-    for state in states:
-        whole.merge_state(state)
+
+def of_all_processes(mine: Parts, processes: Processes) -> list[Parts]:
+    """The tables by key of all processes, in their order; every process gets them."""
+    if processes.num_processes == 1:
+        return [mine]
+    from accelerate.utils import gather_object  # slow to import, and rarely needed
+
+    gathered: list[Parts] = gather_object([mine])
+    return gathered
+
+
+def merge_processes(
+    mine: Mapping[Any, Accumulator], processes: Processes
+) -> dict[Any, Accumulator]:
+    """Join the accumulators of all processes, key by key; every process gets the whole."""
+    first, *others = of_all_processes(mine, processes)
+    whole = dict(first)
+    for other in others:
+        for key, part in other.items():
+            if key in whole:
+                whole[key].merge(part)
+            else:
+                whole[key] = part
     return whole
 
 
-def gather(part: Tensor, accelerator: Any) -> list[Tensor]:
-    """The tensors of all processes, which may differ in their first dimension."""
-    if accelerator.num_processes == 1:
-        return [part]
-    part = part.to(accelerator.device).contiguous()
-    lengths = accelerator.gather(torch.tensor([len(part)], device=part.device)).tolist()
-    longest = max(max(lengths), 1)
-    padded = part.new_zeros(longest, *part.shape[1:])
-    padded[: len(part)] = part
-    gathered = accelerator.gather(padded).cpu().split(longest)
-    return [piece[:length] for piece, length in zip(gathered, lengths, strict=True)]
-
-
-_SAMPLES = ("predictions", "truths", "ratios")
-_MOMENTS = (
-    "count", "abs_rel", "sq_rel", "error2", "log_error", "log_error2", "log10",
-    "delta1", "delta2", "delta3", "pred", "pred2", "gt", "gt2", "log", "log2",
-    "ratio", "ratio2", "within_2x", "nonfinite",
-)  # fmt: skip
-
-
 def _moments(p: Tensor, g: Tensor, raw: Tensor) -> Tensor:
-    """Sums over points of everything in `_MOMENTS`, float64."""
+    """Sums over points of everything in `MOMENTS`, float64."""
     error, log_p = p - g, p.log()
     log_error, ratio = log_p - g.log(), p / g
     worst = torch.maximum(ratio, 1 / ratio)
@@ -556,18 +512,13 @@ def _moments(p: Tensor, g: Tensor, raw: Tensor) -> Tensor:
     return torch.stack([column.sum() for column in columns])
 
 
-def _deviation(mean: float, mean_square: float, n: float) -> float:
+def _deviation(means: Mapping[str, float], name: str, n: float) -> float:
     """Standard deviation with n - 1 from the means of x and x^2."""
     if n < 2:
         return math.nan
-    variance = (mean_square - mean * mean) * n / (n - 1)
+    variance = (means[f"{name}2"] - means[name] * means[name]) * n / (n - 1)
     # rounding can make it slightly negative; NaN stays NaN
     return 0.0 if variance < 0 else math.sqrt(variance)
-
-
-def _lower(first: float, second: float) -> float:
-    """The smaller of two numbers, NaN if one is: `min` would depend on their order."""
-    return float(np.minimum(first, second))
 
 
 def _cell_values(cells: Tensor) -> Tensor:
@@ -583,8 +534,9 @@ def _bin_frame(sums: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(columns)
 
 
-def _blocks(total: int, size: int) -> list[int]:
-    return [min(size, total - start) for start in range(0, total, size)]
+def _raised(prediction: Tensor) -> Tensor:
+    """Predictions in float64, clamped from below."""
+    return prediction.double().clamp(min=EIGEN_MIN_DEPTH)
 
 
 def _wide(values: Tensor) -> Tensor:

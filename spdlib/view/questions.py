@@ -130,30 +130,6 @@ def depths_of(frames: Frames, truth: str | None = None, limit: int = 64) -> np.n
     return np.concatenate([depth[depth > 0] for depth in maps])
 
 
-def ask_frames(
-    model: DepthModel, frames: Frames, truth: str | None = None, limit: int = 64
-) -> pd.DataFrame:
-    """Answers at the eigen protocol's fixed points of evenly spread frames.
-
-    Args:
-        model: the network.
-        frames: test frames.
-        truth: name of the depth; None takes the frame's first.
-        limit: how many frames are asked at most.
-
-    Returns:
-        frame, prediction, truth (metres), one row a point.
-    """
-    parts = []
-    for index in spread(len(frames), limit):
-        frame = frames[index]
-        sample = evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id)
-        depth = model.encode(frame.image, frame.camera).depth_at(sample.points).cpu()
-        columns = {"frame": frame.id, "prediction": depth.numpy(), "truth": sample.truth.numpy()}
-        parts.append(pd.DataFrame(columns)[sample.valid.numpy()])
-    return pd.concat(parts, ignore_index=True)
-
-
 def near_and_far(frame: Frame, truth: str | None = None) -> tuple[Tensor, int, int]:
     """The eigen protocol's first group of points of a frame, and which is nearest and farthest.
 
@@ -164,39 +140,6 @@ def near_and_far(frame: Frame, truth: str | None = None) -> tuple[Tensor, int, i
     depth = torch.where(sample.valid, sample.truth, torch.nan)
     near = int(depth.nan_to_num(torch.inf).argmin())
     return sample.points, near, int(depth.nan_to_num(-torch.inf).argmax())
-
-
-def sparse_and_dense(model: DepthModel, frames: Frames, limit: int = 8) -> pd.DataFrame:
-    """Both paths' answers at the same places of evenly spread frames.
-
-    Args:
-        model: a network with a dense path.
-        frames: test frames.
-        limit: how many frames are asked at most.
-
-    Returns:
-        where, sparse, dense (metres): at all sites of the network's own lattice, where both paths
-        compute the same function, and at pixels, where the dense map is interpolated.
-    """
-    parts = []
-    for index in spread(len(frames), limit):
-        frame = frames[index]
-        scene = model.encode(frame.image, frame.camera)
-        with torch.no_grad():
-            lattice = model.decode_lattice(scene.maps)
-            size = (lattice.shape[1], lattice.shape[2])
-            sites = lattice_points(size, scene.padded, dtype=lattice.dtype, device=lattice.device)
-            sparse = model.decode(scene.maps, sites[None], scene.padded).depth
-        parts.append(_pairs("lattice sites", sparse, lattice))
-        points = evaluation_points(torch.from_numpy(frame.truth()), frame.id).points
-        u, v = points.long().unbind(-1)
-        parts.append(_pairs("image pixels", scene.depth_at(points), scene.dense()[0, v, u]))
-    return pd.concat(parts, ignore_index=True)
-
-
-def _pairs(where: str, sparse: Tensor, dense: Tensor) -> pd.DataFrame:
-    values = {"sparse": sparse.flatten().cpu().numpy(), "dense": dense.flatten().cpu().numpy()}
-    return pd.DataFrame({"where": where, **values})
 
 
 def time_answers(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -16,6 +20,38 @@ from spdlib.study.runs import Run
 from spdlib.study.training import fit
 
 Fit = Callable[..., Run]
+TwoProcesses = Callable[[Callable[[Any], Any]], list[Any]]
+
+
+class OneOfTwo(NamedTuple):
+    """What an accelerator says about two processes."""
+
+    process_index: int
+    num_processes: int = 2
+
+
+@pytest.fixture
+def two_processes(monkeypatch: pytest.MonkeyPatch) -> TwoProcesses:
+    """Runs a function of `OneOfTwo` in two threads that gather objects as processes do."""
+    parts, barrier, here = [b"", b""], threading.Barrier(2), threading.local()
+
+    def gather(objects: list[Any]) -> list[Any]:
+        parts[here.rank] = pickle.dumps(objects)
+        barrier.wait(60)
+        whole = [each for part in parts for each in pickle.loads(part)]
+        barrier.wait(60)
+        return whole
+
+    def process(work: Callable[[Any], Any], rank: int) -> Any:
+        here.rank = rank
+        return work(OneOfTwo(rank))
+
+    def run(work: Callable[[Any], Any]) -> list[Any]:
+        with ThreadPoolExecutor(2) as pool:
+            return list(pool.map(process, [work] * 2, range(2)))
+
+    monkeypatch.setattr("accelerate.utils.gather_object", gather)
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,26 +19,24 @@ from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.errors import DataError, RunError
 from spdlib.geometry import NYU_CAMERA, Size
 from spdlib.models import DepthModel, create_model
-from spdlib.scene import Maps, Scene
+from spdlib.scene import Scene
+from spdlib.study.answers import load_answers, load_examples, sparse_and_dense
 from spdlib.study.config import RunConfig
+from spdlib.study.entrants import MapPredictor, ModelPredictor
 from spdlib.study.evaluation import (
     Evaluation,
-    MapPredictor,
-    ModelPredictor,
-    SceneAnswers,
-    View,
     _Alone,
-    _Sweep,
-    compare_frames,
     evaluate,
     evaluate_run,
-    load_examples,
     selection_scores,
-    wide_scores,
 )
 from spdlib.study.image_free import PixelMap, constant, fit_image_free
+from spdlib.study.k_sweep import KSweep
+from spdlib.study.protocols import View
 from spdlib.study.runs import Run
+from spdlib.study.scores import compare_frames, wide_scores
 from spdlib.study.training import build_model
+from tests.study.conftest import TwoProcesses
 
 CONSTANT = 2.5
 
@@ -84,7 +83,7 @@ def test_recorded_scores_of_a_constant_by_hand(
     e = np.log(CONSTANT) - np.log(g)
     silog = np.sqrt(np.mean(e**2) - 0.5 * np.mean(e) ** 2 + 1e-8)
     dense = ("constant", "recorded/exact")
-    assert small.image_size == (32, 64)
+    assert small.model.image_size == (32, 64)
     assert result.value(*dense, "silog", "dense") == pytest.approx(silog, rel=1e-5)
     assert result.value(*dense, "points", "points") == 128 * len(held_out)
 
@@ -126,36 +125,27 @@ def test_single_queries_stand_beside_the_same_points(result: Evaluation) -> None
     assert sweep["abs_rel"][1] != pytest.approx(sweep["abs_rel"][256], rel=1e-3)
 
 
-class Company:
-    """A decoder whose answer is the number of queries asked together; alone it fails, if told."""
-
-    has_dense: ClassVar[bool] = False
-    queries_are_independent: ClassVar[bool] = False
+class GroupSize:
+    """Answers the number of points asked together; alone it fails, if told."""
 
     def __init__(self, alone: float = 1.0) -> None:
         self.alone = alone
 
-    def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
-        count = points.shape[1]
-        return torch.full(points.shape[:2], float(count) if count > 1 else self.alone)
+    def depth_at(self, points: Tensor, group: int | None = None) -> Tensor:
+        sizes = [len(part) for part in points.split(group or len(points))]
+        return torch.tensor(
+            [size if size > 1 else self.alone for size in sizes for _ in range(size)]
+        )
 
-    def decode_lattice(self, maps: Maps) -> Tensor:
-        raise NotImplementedError
-
-    def fingerprint(self) -> str:
-        return "company"
-
-    def version(self) -> str:
-        return "company"
+    def dense(self) -> None:
+        return None
 
 
 @pytest.mark.parametrize("alone", [1.0, np.nan])
 def test_sweep_asks_dependent_queries_in_groups_of_k(held_out: Frames, alone: float) -> None:
-    size = (48, 64)
-    scene = Scene(Company(alone), {"L1": torch.zeros(1, 1, 1, 1)}, size, size, size)
-    sweep = _Sweep(len(held_out), len(held_out))
+    sweep = KSweep(range(len(held_out)), "exact")
     for index in range(len(held_out)):
-        sweep.add(SceneAnswers(scene), held_out[index], index, "exact")
+        sweep.add(held_out[index], index, lambda _: GroupSize(alone))
     table = sweep.table(_Alone(), independent=False).set_index("k")
     changes = [256 - alone, 192, 0, 768]
     np.testing.assert_equal(table["max_abs_difference"].to_numpy(), changes)
@@ -227,19 +217,52 @@ def test_rows_without_any_number_stay_in_the_wide_table() -> None:
     assert wide_scores(metrics, ["rmse", "delta1"])["model"].tolist() == ["b", "a"]
 
 
-class Second(NamedTuple):
-    num_processes: int = 2
-    process_index: int = 1
+def test_two_processes_evaluate_like_one(
+    model: DepthModel, held_out: Frames, result: Evaluation, two_processes: TwoProcesses
+) -> None:
+    quick = partial(evaluate, model, held_out, inside=False, progress=False)
+    for part in two_processes(lambda processes: quick(processes=processes)):
+        for name in ("metrics", "bins", "frames", "k_sweep"):
+            table, whole = getattr(part, name), getattr(result, name)
+            if "model" in whole:
+                whole = whole[whole["model"] == "v15_2"].reset_index(drop=True)
+            pd.testing.assert_frame_equal(table, whole, rtol=1e-12)
+        assert list(part.examples) == held_out.ids
+        assert part.answers().equals(result.answers())
 
 
-def test_the_first_of_several_processes_keeps_all_examples(
+def test_answers_are_those_that_were_scored(result: Evaluation, held_out: Frames) -> None:
+    answers = result.answers()
+    assert answers["frame"].unique().tolist() == held_out.ids
+    error = (answers["prediction"].clip(1e-3, 10) - answers["truth"]).abs() / answers["truth"]
+    table = result.frames.set_index(["model", "protocol", "sites", "frame"])["abs_rel"]
+    scored = table.loc["v15_2", "eigen/exact", "points"]
+    assert error.groupby(answers["frame"]).mean().to_numpy() == pytest.approx(scored, rel=1e-6)
+    assert answers[["prediction", "truth"]].dtypes.unique() == [np.float32]
+    with pytest.raises(RunError, match=r"against 'raw', but against \['exact'"):
+        result.answers("raw")
+
+
+def test_both_paths_agree_at_the_examples_lattice(result: Evaluation, held_out: Frames) -> None:
+    pairs = sparse_and_dense(result.examples)
+    lattice = pairs[pairs["where"] == "lattice sites"]
+    assert len(lattice) == (32 // 4) * (64 // 4) * len(held_out)
+    assert np.allclose(lattice["sparse"], lattice["dense"], rtol=1e-5)
+    assert (pairs["where"] == "image pixels").sum() == 1024 * len(held_out)
+
+
+def test_each_view_is_encoded_once(
     model: DepthModel, held_out: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("spdlib.study.evaluation.merge_processes", lambda metrics, _: metrics)
-    quick = partial(evaluate, model, held_out, dense=False, k_sweep=False, progress=False)
-    first, other = quick(processes=Second(process_index=0)), quick(processes=Second())
-    assert list(first.examples) == held_out.ids
-    assert not other.examples
+    encode, seen = DepthModel.encode, list[Size]()
+
+    def counted(self: DepthModel, image: Any, *args: Any, **options: Any) -> Scene:
+        seen.append(tuple(image.shape))
+        return encode(self, image, *args, **options)
+
+    monkeypatch.setattr(DepthModel, "encode", counted)
+    evaluate(model, TwoTruths(Subset(held_out, [0])), inside=False, progress=False)
+    assert seen == [(48, 64, 3), (3, 32, 64)]  # for two truths, the sweep and an example
 
 
 def test_a_failed_evaluation_leaves_the_training_mode(rooms: Frames, small: RunConfig) -> None:
@@ -351,8 +374,7 @@ def test_run_keeps_tables_and_examples(
 ) -> None:
     run = Run(tmp_path)
     run.update_record({"status": "finished"})
-    runs_config = tmp_path / "config.json"
-    runs_config.write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps(small.to_dict()))
     result = evaluate_run(run, model, held_out, examples=2, progress=False)
     for name in ("metrics", "bins", "frames", "k_sweep", "inside"):
         assert len(run.table(name)) == len(getattr(result, name))
@@ -364,6 +386,7 @@ def test_run_keeps_tables_and_examples(
     np.testing.assert_array_equal(first["image"], held_out[0].image)
     assert first["dense"].shape == first["truth"].shape == (48, 64)
     assert len(first["points"]) == len(first["point_depth"]) == len(first["point_truth"])
+    assert load_answers(run).equals(result.answers())
     (tmp_path / "examples.safetensors").write_bytes(b"broken")
     with pytest.raises(RunError, match="damaged"):
         load_examples(run)

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import math
-import threading
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,12 +15,13 @@ from spdlib.study.metrics import (
     FRAME_METRICS,
     EigenMetrics,
     LogSample,
+    Processes,
     RecordedMetrics,
     bin_name,
     frame_scores,
     merge_processes,
-    paired_bootstrap,
 )
+from tests.study.conftest import TwoProcesses
 
 # four points: exact, 10 % too far, twice too far, half
 TRUTH = torch.tensor([[1.0, 2.0, 4.0, 8.0]], dtype=torch.float64)
@@ -132,7 +131,7 @@ def test_eigen_batches_maps_and_repeated_frames_change_nothing() -> None:
 def recorded(*batches: tuple[Tensor, Tensor, Tensor]) -> dict[str, float]:
     total = RecordedMetrics()
     for batch in batches:
-        total.update(*batch)
+        total.update(*batch, range(len(batch[0])))
     return total.compute()
 
 
@@ -198,7 +197,7 @@ def test_recorded_least_spread_shows_nan_in_any_order(first: int) -> None:
     assert math.isnan(recorded(*batches)["intra_std_min"])
     parts = [RecordedMetrics(), RecordedMetrics()]
     for part, batch in zip(parts, batches, strict=True):
-        part.update(*batch)
+        part.update(*batch, [0])
     parts[0].merge(parts[1])
     assert math.isnan(parts[0].compute()["intra_std_min"])
 
@@ -229,10 +228,10 @@ def test_recorded_without_points_is_nan() -> None:
 def test_recorded_batches_and_merging_change_nothing(seed: int, cut: int) -> None:
     p, g, valid = random_batch(seed)
     whole = RecordedMetrics()
-    whole.update(p, g, valid)
+    whole.update(p, g, valid, range(3))
     first, second = RecordedMetrics(), RecordedMetrics()
-    first.update(p[:cut], g[:cut], valid[:cut])
-    second.update(p[cut:], g[cut:], valid[cut:])
+    first.update(p[:cut], g[:cut], valid[:cut], range(cut))
+    second.update(p[cut:], g[cut:], valid[cut:], range(cut, 3))
     first.merge(second)
     assert first.compute() == pytest.approx(whole.compute(), rel=1e-12)
     assert np.allclose(first.bin_table().iloc[:, 1:], whole.bin_table().iloc[:, 1:])
@@ -250,7 +249,7 @@ def test_one_global_factor_is_found(scale: float) -> None:
 def test_recorded_bins_are_half_open() -> None:
     truth = torch.tensor([[1.0, 2.0, 4.99, 5.0, 9.99, 10.0]])
     total = RecordedMetrics()
-    total.update(truth, truth, truth > 0)
+    total.update(truth, truth, truth > 0, [0])
     assert total.bin_table()["count"].tolist() == [1, 2, 2]
     assert total.bin_table()["bin"].tolist() == ["[0, 2)", "[2, 5)", "[5, 10)"]
     assert bin_name(0.0, 2.0) == "[0, 2)"
@@ -263,13 +262,13 @@ def test_large_sets_take_their_median_from_a_histogram() -> None:
     for chunk in values.split(3_000):
         coarse.add(chunk)
     mixed.add(values[:4_000])
-    mixed.merge_state(LogSample(limit=5_000).state())
+    mixed.merge(LogSample(limit=5_000))
     assert coarse.median() == pytest.approx(exact.median(), rel=6e-5)
     assert coarse.mean(torch.sqrt) == pytest.approx(exact.mean(torch.sqrt), rel=1e-5)
-    assert coarse.state()["values"].numel() == 0
+    assert not coarse._values().numel()
     rest = LogSample(limit=5_000)
     rest.add(values[4_000:])
-    mixed.merge_state(rest.state())
+    mixed.merge(rest)
     assert mixed.median() == coarse.median()
     assert exact.median() == values.median().item()
 
@@ -279,7 +278,7 @@ def test_samples_with_nan_have_no_median(limit: int) -> None:
     sample, merged = LogSample(limit), LogSample(limit)
     sample.add(torch.tensor([1.0, torch.nan, 4.0, 8.0]))
     merged.add(torch.tensor([2.0, 3.0, 5.0]))
-    merged.merge_state(sample.state())
+    merged.merge(sample)
     for each in (sample, merged):
         assert math.isnan(each.median()) and math.isnan(each.median(upper=True))
         assert math.isnan(each.mean(torch.sqrt))
@@ -310,33 +309,11 @@ def _limited(self: LogSample) -> None:
     _original_init(self, limit=100)
 
 
-def test_bootstrap_verdicts() -> None:
-    rng = np.random.default_rng(0)
-    base = rng.uniform(0.1, 0.3, 300)
-    better = base - 0.02 + rng.normal(0, 0.05, 300)
-    noise = base + rng.normal(0, 0.05, 300)
-    result = paired_bootstrap(better, base)
-    assert result.verdict == "better" and result.low < result.difference < result.high < 0
-    assert result.difference == pytest.approx((better - base).mean())
-    assert paired_bootstrap(base, better).verdict == "worse"
-    assert paired_bootstrap(better, base, higher_is_better=True).verdict == "worse"
-    assert paired_bootstrap(noise, base).verdict == "tie"
-    assert paired_bootstrap(base, base) == (0.0, 0.0, 0.0, "tie")
-    # the interval of a mean: 1.96 standard errors
-    width = 2 * 1.96 * (noise - base).std(ddof=1) / math.sqrt(300)
-    interval = paired_bootstrap(noise, base)
-    assert interval.high - interval.low == pytest.approx(width, rel=0.05)
-
-
 def test_wrong_input_is_named() -> None:
     with pytest.raises(DataError, match="one shape"):
         EigenMetrics().update(PREDICTION[:, :3], TRUTH, ALL, [0])
     with pytest.raises(DataError, match="2 frame numbers"):
         EigenMetrics().update(PREDICTION, TRUTH, ALL, [0, 1])
-    with pytest.raises(DataError, match="one length"):
-        paired_bootstrap([1.0], [1.0, 2.0])
-    with pytest.raises(DataError, match="frame 1"):
-        paired_bootstrap([1.0, math.nan], [1.0, 2.0])
 
 
 def filled(rows: slice) -> tuple[EigenMetrics, RecordedMetrics]:
@@ -344,41 +321,26 @@ def filled(rows: slice) -> tuple[EigenMetrics, RecordedMetrics]:
     p, g, valid = (t[rows] for t in random_batch(8, (5, 40)))
     eigen, pooled = EigenMetrics(), RecordedMetrics()
     eigen.update(p, g, valid, list(range(5))[rows])
-    pooled.update(p, g, valid)
+    pooled.update(p, g, valid, list(range(5))[rows])
     return eigen, pooled
 
 
-class Gatherer:
-    """What `merge_processes` needs of accelerate's Accelerator, for two threads as processes."""
+def test_two_processes_score_like_one(two_processes: TwoProcesses) -> None:
+    def process(processes: Processes) -> list[dict[str, float]]:
+        parts = filled(slice(0, 2) if processes.process_index == 0 else slice(2, 5))
+        merged = merge_processes(dict(enumerate(parts)), processes)
+        return [merged[key].compute() for key in (0, 1)]
 
-    num_processes = 2
-    device = torch.device("cpu")
-
-    def __init__(self, rank: int, parts: list[Tensor | None], barrier: threading.Barrier) -> None:
-        self.rank, self.parts, self.barrier = rank, parts, barrier
-
-    def gather(self, tensor: Tensor) -> Tensor:
-        self.parts[self.rank] = tensor
-        self.barrier.wait(60)
-        whole = torch.cat([part for part in self.parts if part is not None])
-        self.barrier.wait(60)
-        return whole
+    whole = [each.compute() for each in filled(slice(None))]
+    for result in two_processes(process):
+        assert result[0] == pytest.approx(whole[0], rel=1e-12, nan_ok=True)
+        assert result[1] == pytest.approx(whole[1], rel=1e-12)
 
 
-def test_two_processes_score_like_one() -> None:
-    parts: list[Tensor | None] = [None, None]
-    barrier = threading.Barrier(2)
+def test_scores_that_only_one_process_has_are_kept(two_processes: TwoProcesses) -> None:
+    def process(processes: Processes) -> dict[str, float]:
+        mine = {"late": filled(slice(0, 2))[0]} if processes.process_index else {}
+        return merge_processes(mine, processes)["late"].compute()
 
-    def process(rank: int) -> tuple[dict[str, float], dict[str, float]]:
-        eigen, pooled = filled(slice(0, 2) if rank == 0 else slice(2, 5))
-        gatherer = Gatherer(rank, parts, barrier)
-        return (
-            merge_processes(eigen, gatherer).compute(),
-            merge_processes(pooled, gatherer).compute(),
-        )
-
-    eigen, pooled = filled(slice(None))
-    with ThreadPoolExecutor(2) as pool:
-        for result in pool.map(process, range(2)):
-            assert result[0] == pytest.approx(eigen.compute(), rel=1e-12, nan_ok=True)
-            assert result[1] == pytest.approx(pooled.compute(), rel=1e-12)
+    for result in two_processes(process):
+        assert result["frames"] == 2

@@ -40,23 +40,6 @@ def model() -> spdlib.models.DepthModel:
     return made.eval()
 
 
-def test_frames_are_asked_at_their_fixed_points(model: spdlib.models.DepthModel) -> None:
-    answers = questions.ask_frames(model, Slopes(), limit=2)
-    assert answers["frame"].unique().tolist() == ["slope_0", "slope_2"]
-    assert answers.groupby("frame").size().tolist() == [1024, 1024]
-    assert answers["truth"].between(1, 6).all() and (answers["prediction"] > 0).all()
-    assert answers.equals(questions.ask_frames(model, Slopes(), limit=2))
-
-
-def test_both_paths_agree_on_the_lattice(model: spdlib.models.DepthModel) -> None:
-    pairs = questions.sparse_and_dense(model, Slopes(), limit=1)
-    groups = dict(list(pairs.groupby("where")))
-    lattice = groups["lattice sites"]
-    assert len(lattice) == 16 * 24
-    assert np.allclose(lattice["sparse"], lattice["dense"], rtol=1e-5)
-    assert len(groups["image pixels"]) == 1024
-
-
 def test_times_cover_the_encoding_and_every_count(model: spdlib.models.DepthModel) -> None:
     frame = Slopes()[0]
     times = questions.time_answers(model, frame.image, frame.camera, (1, 16), repeats=1)
