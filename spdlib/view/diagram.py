@@ -22,7 +22,7 @@ from spdlib.models.v13 import V13, V13Calibrated, V13LogDepth, V13Plan
 from spdlib.models.v13_1 import V131
 from spdlib.models.v14 import V14, V14Plan
 from spdlib.models.v15 import SIDE, V152
-from spdlib.view.plots import FAINT, INK, WIDTH, styled
+from spdlib.view.plots.style import FAINT, INK, WIDTH, styled
 
 ONCE, QUERY, MAPS, PLAIN = "#d7e6f2", "#fae3c8", "#ffffff", "#f4f4f4"
 BLUE, ORANGE = "#0173b2", "#c2660a"

@@ -6,32 +6,48 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from matplotlib.ticker import MaxNLocator, NullLocator, ScalarFormatter
 
 from spdlib.models import list_models
-from spdlib.study.comparison import compare
+from spdlib.study.comparison import compare, fairness
 from spdlib.study.generations import EqualTerms, equal_terms, step_seconds
 from spdlib.study.recorded import recorded_best
-from spdlib.study.runs import Run
-from spdlib.view.plots import FAINT, figure, model_colours, recorded_beside, styled
-from spdlib.view.report import keep
+from spdlib.study.runs import Run, write_table
+from spdlib.view.plots.style import (
+    AFTER,
+    along,
+    figure,
+    label_points,
+    model_colours,
+    outline,
+    styled,
+)
+from spdlib.view.plots.training import recorded_beside
+from spdlib.view.report import RUN_VARIANCE, gain_of, keep
 
 AXES = {"step": "steps", "minutes": "minutes"}
-TURNED = {"better": "worse", "worse": "better", "tie": "tie"}
-COLOURS = {"better": "#029e73", "worse": "#d55e00", "tie": FAINT}
+SHADES = {
+    "#7fc8ad": (f"lower by more than run-to-run variance, {RUN_VARIANCE:g} %", RUN_VARIANCE),
+    "#d9efe6": ("lower, but within run-to-run variance", 0.0),
+    "#ececec": ("a tie", -math.inf),
+}
+"""Colours of pairs, what they mean, and above what the interval's lower end lies."""
 
 
 def add_equal_terms(parser: argparse.ArgumentParser) -> None:
     """Arguments of `equal-terms`."""
     parser.add_argument("runs", type=Path, nargs="+", help="folders of runs, published ones too")
-    files = "writes FILE.csv, FILE_pairs.csv, FILE_curves.csv and FILE/figures/"
+    files = "writes FILE.csv, FILE_pairs.csv, FILE_curves.csv, FILE/fairness.csv and FILE/figures/"
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help=files)
     times = (
         "count minutes by the steps' cost in this table of `bench training`, not by the runs' own "
@@ -47,8 +63,11 @@ def _equal_terms(args: argparse.Namespace) -> int:
     found = equal_terms(runs, step_seconds(args.step_times, points) if args.step_times else None)
     print(markdown(found.networks))
     print(*found.save(args.out), sep="\n")
-    folder = args.out.with_suffix("")
-    for name, drawn in figures_of(found, runs).items():
+    folder, on_record = args.out.with_suffix(""), _on_record(runs)
+    if on_record:
+        reasons = pd.concat(fairness(compared) for compared in on_record.values())
+        write_table(folder / "fairness.csv", reasons)
+    for name, drawn in figures_of(found, on_record).items():
         keep(folder, name, drawn)
         print(folder / "figures" / f"{name}.png")
     return 0
@@ -77,19 +96,24 @@ def markdown(networks: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def figures_of(terms: EqualTerms, runs: Sequence[Run]) -> dict[str, Figure]:
+def _on_record(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
+    """Runs beside what the log has of their networks."""
+    return {
+        run.config.model.network: compare(run, run.config.experiment)
+        for run in runs
+        if recorded_best(run.config.model.network)
+    }
+
+
+def figures_of(terms: EqualTerms, on_record: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
     """All figures of a comparison by name.
 
     Args:
         terms: of `generations.equal_terms`.
-        runs: those that it is of; each whose network is on record stands beside its record.
+        on_record: network -> its run beside its record, of `comparison.compare`.
     """
     protocol = str(terms.networks["protocol"].iloc[0])
-    beside = {
-        f"recorded_{run.config.model.network}": recorded_beside(compare(run, run.config.experiment))
-        for run in runs
-        if recorded_best(run.config.model.network)
-    }
+    beside = {f"recorded_{name}": recorded_beside(table) for name, table in on_record.items()}
     return {
         "learning": learning_side_by_side(terms.curves),
         "pairs": pairs_apart(terms.pairs, terms.networks, protocol),
@@ -101,32 +125,38 @@ def figures_of(terms: EqualTerms, runs: Sequence[Run]) -> dict[str, Figure]:
 def learning_side_by_side(curves: pd.DataFrame) -> Figure:
     """Selection AbsRel of every network as it learns, by steps and by minutes.
 
+    The axis ends above the first evaluations of slow starters, so that the ends can be told apart.
+
     Args:
         curves: of `generations.equal_terms`.
     """
-    fig, axes = figure(1, 2, 3.6, sharey=True)
+    fig, axes = figure(1, 2, 4.2, sharey=True)
     colours = model_colours(list_models())  # a network's own, whichever others it stands beside
+    last = curves.groupby("network", sort=False).tail(1).sort_values("sel_abs_rel")
+    low, high = curves["sel_abs_rel"].min(), 1.3 * last["sel_abs_rel"].max()
     for ax, (axis, title) in zip(axes, AXES.items(), strict=True):
         for network, rows in curves.groupby("network", sort=False):
-            ax.plot(rows[axis], rows["sel_abs_rel"], "o-", markersize=4, label=network,
-                    color=colours[str(network)])  # fmt: skip
-        ax.set(xlabel=axis, xlim=(0, None), title=f"at equal {title}")
-    # logarithmic: a network that starts badly must not press the others together
-    axes[0].set(yscale="log", ylabel="AbsRel on selection frames")
-    axes[0].yaxis.set_major_locator(MaxNLocator(8))
-    axes[0].yaxis.set_major_formatter(ScalarFormatter())
-    axes[0].yaxis.set_minor_locator(NullLocator())
-    handles, labels = axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside right center")
+            look = {"markersize": 4, "label": network, "color": colours[str(network)]}
+            ax.plot(rows[axis], rows["sel_abs_rel"], "o-", **look)
+        ax.set(xlabel=title, xlim=(0, 1.36 * curves[axis].max()), title=f"at equal {title}")
+        ax.set_ylim(low - 0.06 * (high - low), high)
+    axes[0].set_ylabel("AbsRel on selection frames")
+    for ax, axis in zip(axes, AXES, strict=True):
+        bold = {"fontweight": "bold", "path_effects": outline()}
+        looks = [{"color": colours[name], **bold} for name in last["network"]]
+        lines = np.concatenate([along(*line.get_data()) for line in ax.lines])
+        ends = last[[axis, "sel_abs_rel"]]
+        ax.set_xticks([tick for tick in ax.get_xticks() if tick <= curves[axis].max()])
+        label_points(ax, ends, list(last["network"]), looks, lines, AFTER)
     return fig
 
 
 @styled
 def pairs_apart(pairs: pd.DataFrame, networks: pd.DataFrame, protocol: str) -> Figure:
-    """Every pair's difference in AbsRel in percent: the row's network less the column's.
+    """By how many percent the row's AbsRel is below the column's, with 95 % intervals.
 
-    Green cells are better, red ones worse, by a paired bootstrap over frames (95 %); grey is a tie.
-    That is one run a network: the interval is not of seeds, and the figure says so.
+    Intervals are of a paired bootstrap over frames. Each network was trained once, so that only
+    differences beyond the variance of runs are in full colour.
 
     Args:
         pairs: of `generations.equal_terms`.
@@ -134,28 +164,41 @@ def pairs_apart(pairs: pd.DataFrame, networks: pd.DataFrame, protocol: str) -> F
         protocol: one of theirs.
     """
     scores = networks[networks["protocol"] == protocol].set_index("network")["abs_rel"]
-    names = list(scores.sort_values().index)
-    fig, ax = figure(1, 1, 0.62 * len(names) + 1.1)
-    known = pairs[pairs["protocol"] == protocol]
-    for row in known.to_dict("records"):
-        first, second, difference = row["first"], row["second"], 100 * row["difference"]
-        place = names.index(second), names.index(first)
-        _cell(ax, place, difference / scores[second], row["verdict"])
-        _cell(ax, place[::-1], -difference / scores[first], TURNED[row["verdict"]])
-    places = range(len(names))
-    ax.set(xlim=(-0.5, len(names) - 0.5), ylim=(len(names) - 0.5, -0.5))
-    ax.set_xticks(places, names)
-    ax.set_yticks(places, [f"{name}  {scores[name]:.3f}" for name in names])
-    ax.set_title(
-        f"AbsRel against the column's network, {protocol}, points\n"
-        "one seed each: verdicts hold for other frames, not for other seeds"
-    )
+    scores = scores.sort_values()
+    names = list(scores.index)
+    fig, ax = figure(1, 1, 0.62 * len(names) + 0.9)
+    known = pairs[pairs["protocol"] == protocol].set_index(["first", "second"])
+    for (row, better), (column, worse) in combinations(enumerate(names), 2):
+        if (better, worse) in known.index or (worse, better) in known.index:
+            ends = gain_of(pairs, better, worse, protocol, scores[worse])
+            _cell(ax, column, row, *ends)
+    ax.set(xlim=(0.5, len(names) - 0.5), ylim=(len(names) - 1.5, -0.5))
+    ax.set_xticks(range(1, len(names)), [f"{name}\n{scores[name]:.3f}" for name in names[1:]])
+    ax.set_yticks(range(len(names) - 1), [f"{name}  {scores[name]:.3f}" for name in names[:-1]])
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.set_title(f"by how much the row's AbsRel is below the column's ({protocol}, points)")
     ax.grid(visible=False)
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    _legend(ax)
     return fig
 
 
-def _cell(ax: Axes, place: tuple[int, ...], gain: float, verdict: str) -> None:
-    column, row = place
-    corner = (column - 0.5, row - 0.5)
-    ax.add_patch(Rectangle(corner, 1, 1, color=COLOURS[verdict], alpha=0.25, linewidth=0))
-    ax.text(column, row, f"{gain:+.1f} %\n{verdict}", ha="center", va="center", fontsize="small")
+def _cell(ax: Axes, column: int, row: int, gain: float, low: float, high: float) -> None:
+    shade = next(shade for shade, (_, least) in SHADES.items() if low > least)
+    look = {"facecolor": shade, "linewidth": 2, "edgecolor": "white"}
+    ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **look))
+    ax.text(column, row - 0.14, f"{gain:.1f} %", ha="center", va="center", fontweight="bold")
+    interval = f"{low:.1f} to {high:.1f}"
+    ax.text(column, row + 0.2, interval, ha="center", va="center", fontsize="small")
+
+
+def _legend(ax: Axes) -> None:
+    """In the empty triangle."""
+    swatches = [Rectangle((0, 0), 1, 1, color=shade) for shade in SHADES]
+    texts = [text for text, _ in SHADES.values()]
+    look: dict[str, Any] = {"fontsize": "medium", "alignment": "left"}
+    ax.legend(
+        swatches, texts, loc="lower left", title="with the 95 % interval over frames:", **look
+    )

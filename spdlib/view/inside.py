@@ -20,7 +20,7 @@ from torch import Tensor
 from spdlib.errors import RunError
 from spdlib.models.v13_blocks import SPREADS
 from spdlib.scene import Scene
-from spdlib.view.plots import WIDTH, figure, styled
+from spdlib.view.plots.style import WIDTH, figure, styled
 
 TOKENS = {"L1": 32, "L2": 25, "L3": 25, "L4": 9}
 """B1's tokens by level, in order."""

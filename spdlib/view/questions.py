@@ -145,7 +145,7 @@ def near_and_far(frame: Frame, truth: str | None = None) -> tuple[Tensor, int, i
 def time_answers(
     model: DepthModel, image: Any, camera: Camera | None, counts: Sequence[int], repeats: int = 5
 ) -> pd.DataFrame:
-    """Median time to encode an image and to answer K random queries, results on the CPU.
+    """Median time to encode an image, to answer K random queries, and to answer a whole map.
 
     Args:
         model: the network.
@@ -155,17 +155,22 @@ def time_answers(
         repeats: of each measurement, after one to warm up.
 
     Returns:
-        queries, milliseconds; 0 queries is the encoding alone.
+        operation, queries, milliseconds with results on the CPU: "encode the image, once", without
+        queries; "queries", a row for each K; and "whole map", every pixel of the encoded image.
     """
     scene = model.encode(image, camera)
     height, width = scene.image_size
     generator = torch.Generator().manual_seed(0)
     corner = torch.tensor([width - 1.0, height - 1.0])
-    rows = [(0, _median_time(lambda: _finish(model.encode(image, camera)), repeats))]
+    work: dict[tuple[str, int], Callable[[], object]] = {
+        ("encode the image, once", 0): lambda: _finish(model.encode(image, camera))
+    }
     for k in counts:
         points = torch.rand(k, 2, generator=generator) * corner
-        rows.append((k, _median_time(functools.partial(_answer, scene, points), repeats)))
-    return pd.DataFrame(rows, columns=["queries", "milliseconds"])
+        work["queries", k] = functools.partial(_answer, scene, points)
+    work["whole map", height * width] = lambda: scene.dense().cpu()
+    rows = [(*what, _median_time(do, repeats)) for what, do in work.items()]
+    return pd.DataFrame(rows, columns=["operation", "queries", "milliseconds"])
 
 
 def _answer(scene: Scene, points: Tensor) -> Tensor:

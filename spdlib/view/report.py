@@ -23,7 +23,7 @@ from spdlib.study.generations import EqualTerms
 from spdlib.study.recorded import recorded, recorded_facts
 from spdlib.study.runs import DEFAULT_ROOT, Run, write_bytes
 from spdlib.study.scores import compare_frames, wide_scores
-from spdlib.view.plots import BASELINE_GREYS, METRICS, model_name
+from spdlib.view.plots.style import BASELINE_GREYS, METRICS, model_name
 
 BASELINES = tuple(BASELINE_GREYS)
 """Names of the image-free baselines in the tables, weakest first."""
@@ -351,7 +351,7 @@ def equal_terms_verdict(terms: EqualTerms, first: Sequence[str], second: Sequenc
     if mine.empty or theirs.empty:
         return "**Not decided:** one side has no run on equal terms yet."
     best, rival = str(mine.idxmin()), str(theirs.idxmin())
-    gain, low, high = _gain(terms.pairs, best, rival, protocol, scores[rival])
+    gain, low, high = gain_of(terms.pairs, best, rival, protocol, scores[rival])
     found = f"No clear winner between {best} and {rival}"
     if low > RUN_VARIANCE:
         found = f"{best} beats {rival}"
@@ -368,7 +368,7 @@ def equal_terms_verdict(terms: EqualTerms, first: Sequence[str], second: Sequenc
     return "\n".join(lines)
 
 
-def _gain(
+def gain_of(
     pairs: pd.DataFrame, first: str, second: str, protocol: str, score: float
 ) -> tuple[float, float, float]:
     """By how many percent of the second's AbsRel the first's is lower, and the interval's ends."""

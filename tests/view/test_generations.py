@@ -7,12 +7,13 @@ from pathlib import Path
 import matplotlib.image
 import pandas as pd
 import pytest
-from pictures import drawn, words
+from matplotlib.colors import to_hex
+from pictures import drawn
 
 from spdlib import __main__ as command_line
 from spdlib.study.generations import EqualTerms
 from spdlib.view import report
-from spdlib.view.generations import learning_side_by_side, markdown, pairs_apart
+from spdlib.view.generations import SHADES, learning_side_by_side, markdown, pairs_apart
 
 PROTOCOL = "eigen/inpainted"
 
@@ -49,15 +50,17 @@ def terms() -> EqualTerms:
     return EqualTerms(networks, pairs, curves)
 
 
-def test_every_pair_is_said_from_both_sides(terms: EqualTerms) -> None:
+def test_every_pair_is_said_once_with_its_interval(terms: EqualTerms) -> None:
     figure = pairs_apart(terms.pairs, terms.networks, PROTOCOL)
-    said = words(figure)
-    assert {"-9.1 %\nbetter", "+10.0 %\nworse"} <= set(said)
-    assert sum(text.endswith("tie") for text in said) == 2
-    # best first
-    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "v13_1  0.200", "v15_2  0.201", "v14_dual  0.220",
-    ]  # fmt: skip
+    ax = figure.axes[0]
+    said = [text.get_text() for text in ax.texts]
+    # best first: v13_1 against v15_2 and v14_dual, then v15_2 against v14_dual
+    assert said == ["0.5 %", "-1.0 to 2.0", "9.1 %", "4.5 to 13.6", "8.6 %", "4.5 to 13.6"]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["v13_1  0.200", "v15_2  0.201"]
+    tie, clear, within = SHADES["#ececec"], SHADES["#7fc8ad"], SHADES["#d9efe6"]
+    assert tie[1] < within[1] < clear[1] == report.RUN_VARIANCE
+    drawn_in = [to_hex(patch.get_facecolor()) for patch in ax.patches]
+    assert drawn_in == ["#ececec", "#d9efe6", "#d9efe6"]
 
 
 def test_curves_are_drawn_by_step_and_by_minutes(terms: EqualTerms) -> None:
@@ -65,8 +68,16 @@ def test_curves_are_drawn_by_step_and_by_minutes(terms: EqualTerms) -> None:
     steps, minutes = figure.axes
     assert [len(ax.get_lines()) for ax in (steps, minutes)] == [3, 3]
     assert minutes.get_xlim()[1] > 6
-    drawn(figure)
+    for ax in (steps, minutes):
+        assert {text.get_text() for text in ax.texts} == set(terms.curves["network"])
     assert [ax.get_title("left") for ax in figure.axes] == ["at equal steps", "at equal minutes"]
+    drawn(figure)
+
+
+def test_slow_starters_do_not_press_the_others_together(terms: EqualTerms) -> None:
+    terms.curves.loc[0, "sel_abs_rel"] = 9.0
+    ax, _ = learning_side_by_side(terms.curves).axes
+    assert ax.get_ylim()[1] < 0.3
 
 
 def test_the_verdict_asks_more_than_the_variance_of_runs(terms: EqualTerms) -> None:

@@ -43,7 +43,13 @@ def model() -> spdlib.models.DepthModel:
 def test_times_cover_the_encoding_and_every_count(model: spdlib.models.DepthModel) -> None:
     frame = Slopes()[0]
     times = questions.time_answers(model, frame.image, frame.camera, (1, 16), repeats=1)
-    assert times["queries"].tolist() == [0, 1, 16]
+    assert times["operation"].tolist() == [
+        "encode the image, once",
+        "queries",
+        "queries",
+        "whole map",
+    ]
+    assert times["queries"].tolist() == [0, 1, 16, 64 * 96]
     assert (times["milliseconds"] > 0).all()
 
 
