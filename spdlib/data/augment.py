@@ -1,11 +1,11 @@
-"""Augmentation of image, depth and camera together (v15.md section 5; decisions 6).
+"""Augmentation of image, depth and camera together.
 
 One window of the frame is resized to the network's size in one call; rotation and flip follow at
 that size; colours change last, through a table of 256 values per channel. The camera follows every
 geometric step. Depth is resampled by the nearest neighbour, so that no depth is invented.
 
 Zoom keeps the focal length: a window 1/z of the size, resized up, shows the same scene with every
-depth divided by z (audit C-co-14). X and Y of each 3-D point stay, Z becomes Z/z.
+depth divided by z. X and Y of each 3-D point stay, Z becomes Z/z.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ class AugmentConfig:
                 raise ConfigError(f"{name} is a probability in 0..1; got {getattr(self, name)}")
         if not 0.0 <= self.rotate_degrees <= 45.0:
             raise ConfigError(f"rotate_degrees must lie in 0..45; got {self.rotate_degrees}")
-        for name, lowest in (("zoom", 1.0), ("gamma", 0.1), ("brightness", 0.0), ("contrast", 0.0),
-                             ("channel_gain", 0.0), ("saturation", 0.0)):  # fmt: skip
-            self._check_range(name, lowest)
+        lowest = {"zoom": 1.0, "gamma": 0.1}
+        for name in ("zoom", "gamma", "brightness", "channel_gain", "contrast", "saturation"):
+            self._check_range(name, lowest.get(name, 0.0))
 
     def _check_range(self, name: str, lowest: float) -> None:
         low, high = getattr(self, name)
@@ -92,28 +92,24 @@ class AugmentConfig:
             )
 
 
-BTS = AugmentConfig(
-    random_crop=True, flip_p=0.5, rotate_degrees=2.5, rotate_p=0.5, gamma=(0.9, 1.1),
-    brightness=(0.75, 1.25), channel_gain=(0.9, 1.1), colour_p=0.5,
-)  # fmt: skip
+_ANY = AugmentConfig(random_crop=True, flip_p=0.5, rotate_p=0.5, colour_p=0.5)
+BTS = replace(
+    _ANY, rotate_degrees=2.5, gamma=(0.9, 1.1), brightness=(0.75, 1.25), channel_gain=(0.9, 1.1)
+)
 """The augmentation of BTS and of the recorded v15 runs, on frames scaled to the network's size."""
+_JITTER = AugmentConfig(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2))
+_STRONG = replace(BTS, gamma=(0.8, 1.25), brightness=(0.7, 1.3), saturation=(0.6, 1.4))
 
 STYLES: dict[str, AugmentConfig] = {
     "none": AugmentConfig(),
     "flip": AugmentConfig(flip_p=0.5),
-    "flip_jitter": AugmentConfig(
-        flip_p=0.5, brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2),
-        colour_p=0.5, colours_apart=True,
-    ),
+    "flip_jitter": replace(_JITTER, flip_p=0.5, colour_p=0.5, colours_apart=True),
     "bts": BTS,
     "bts_native": replace(BTS, crop="native"),
-    "strong": replace(
-        BTS, rotate_degrees=5.0, zoom=(1.0, 1.5), zoom_p=0.7, gamma=(0.8, 1.25),
-        brightness=(0.7, 1.3), saturation=(0.6, 1.4), colour_p=0.8,
-    ),
-}  # fmt: skip
-"""Augmentations by name. "flip_jitter" is that of experiments 6 to 8; "strong" adds to BTS what the
-prototype found useful, and more."""
+    "strong": replace(_STRONG, rotate_degrees=5.0, zoom=(1.0, 1.5), zoom_p=0.7, colour_p=0.8),
+}
+"""Augmentations by name. "flip_jitter" is that of experiments 6 to 8; "strong" varies more than
+"bts" and zooms, too."""
 
 
 def augmentation(name: str) -> AugmentConfig:

@@ -1,4 +1,4 @@
-"""Training samples: frame, augmentation and query points, reproducible one by one (decisions 9).
+"""Training samples: frame, augmentation and query points, reproducible one by one.
 
 Everything random about a sample derives from (seed, epoch, index), so a resumed run needs no state
 of the workers, and the number of workers changes nothing.
@@ -50,7 +50,7 @@ class SampleConfig:
         seed: seed of every random choice.
         augment: changes of image, depth and camera.
         sampling: "uniform", "edge_aware" (30 % near depth edges) or "with_replacement" (uniform;
-            a pixel may be asked twice).
+            a pixel may be drawn twice).
         jitter: sub-pixel points; False gives integer pixels.
         supervision: "points" draws query points; "lattice" and "dense" leave them out, as the loss
             reads the depth map.
@@ -104,10 +104,10 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         """Make sample (epoch, index); the same position always gives the same sample.
 
         Raises:
-            DataError: `position` is not a pair, or the frame lacks the asked truth.
+            DataError: `position` is not a pair, or the frame lacks the truth to learn.
         """
         if not isinstance(position, tuple):
-            raise DataError(f"training samples are asked by (epoch, index); got {position!r}")
+            raise DataError(f"a training sample's position is (epoch, index); got {position!r}")
         epoch, index = position
         frame, config = self.frames[index], self.config
         generator = seeded_generator("sample", config.seed, epoch, index)

@@ -163,6 +163,12 @@ def add_member(archive: tarfile.TarFile, name: str, content: bytes) -> None:
     archive.addfile(member, io.BytesIO(content))
 
 
+@pytest.fixture(scope="session")
+def make_layouts() -> type[Layouts]:
+    """The maker of layouts, for fixtures that outlive one test."""
+    return Layouts
+
+
 @pytest.fixture
 def layouts(tmp_path: Path) -> Layouts:
     """Six frames of 48x64, to be written in any layout below `tmp_path`."""

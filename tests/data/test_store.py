@@ -81,12 +81,18 @@ def types(path: Path) -> dict[str, str]:
     return dict(info(path)["truths"])
 
 
+@pytest.fixture(scope="module")
+def packed_once(tmp_path_factory: pytest.TempPathFactory, make_layouts: type[Layouts]) -> Path:
+    """Three training and three test frames, packed once for all tests."""
+    root = tmp_path_factory.mktemp("packed")
+    pack(open_source(make_layouts(root).bts()), root / "store.h5", {"layout": "BTSFolder"})
+    return root / "store.h5"
+
+
 @pytest.fixture
-def packed(layouts: Layouts) -> Path:
-    """Three training and three test frames."""
-    path = layouts.root / "store.h5"
-    pack(open_source(layouts.bts()), path, {"layout": "BTSFolder"})
-    return path
+def packed(packed_once: Path, layouts: Layouts) -> Path:
+    """A copy of that store, to be damaged."""
+    return Path(shutil.copy(packed_once, layouts.root))
 
 
 # -------------------- what goes in comes out

@@ -16,15 +16,15 @@ from spdlib.data.rooms.materials import Material
 
 Vector = tuple[float, float, float]
 BOX, CYLINDER, BALL = 0, 1, 2
-LABELS = {
-    "wall": 1, "floor": 2, "cabinet": 3, "bed": 4, "chair": 5, "sofa": 6, "table": 7, "door": 8,
-    "window": 9, "bookshelf": 10, "picture": 11, "counter": 12, "desk": 14, "shelves": 15,
-    "curtain": 16, "dresser": 17, "pillow": 18, "mirror": 19, "floor_mat": 20, "ceiling": 22,
-    "books": 23, "fridge": 24, "television": 25, "box": 29, "whiteboard": 30, "night_stand": 32,
-    "toilet": 33, "sink": 34, "lamp": 35, "bathtub": 36, "other_structure": 38,
-    "other_furniture": 39, "other_prop": 40,
-}  # fmt: skip
-"""Class numbers of `Frame.labels`: those of NYU's usual 40 classes."""
+_CLASSES = """
+    wall floor cabinet bed chair sofa table door window bookshelf picture counter blinds desk
+    shelves curtain dresser pillow mirror floor_mat clothes ceiling books fridge television paper
+    towel shower_curtain box whiteboard person night_stand toilet sink lamp bathtub bag
+    other_structure other_furniture other_prop
+"""
+LABELS = {name: number for number, name in enumerate(_CLASSES.split(), 1)}
+"""Class numbers of `Frame.labels`: NYU's usual 40 classes, in their order."""
+Range = tuple[float, float]
 
 
 class Solid(NamedTuple):
@@ -53,16 +53,21 @@ class Solid(NamedTuple):
     origin: Vector = (0.0, 0.0, 0.0)
 
 
-def box(x: tuple[float, float], y: tuple[float, float], z: tuple[float, float],
-        material: Material, label: str, tilt: float = 0.0) -> Solid:  # fmt: skip
+def box(x: Range, y: Range, z: Range, material: Material, label: str, tilt: float = 0.0) -> Solid:
     """A box from its extents along x, y and z."""
     centre = ((x[0] + x[1]) / 2, (y[0] + y[1]) / 2, (z[0] + z[1]) / 2)
     half = ((x[1] - x[0]) / 2, (y[1] - y[0]) / 2, (z[1] - z[0]) / 2)
     return Solid(BOX, centre, half, material, LABELS[label], tilt=tilt)
 
 
-def post(x: float, z: float, radius: float, y: tuple[float, float], material: Material,
-         label: str) -> Solid:  # fmt: skip
+def wide(
+    width: float, y: Range, z: Range, material: Material, label: str, tilt: float = 0.0
+) -> Solid:
+    """A box of a width, in the middle."""
+    return box((-width / 2, width / 2), y, z, material, label, tilt)
+
+
+def post(x: float, z: float, radius: float, y: Range, material: Material, label: str) -> Solid:
     """An upright cylinder from y[0] to y[1]."""
     half = (radius, (y[1] - y[0]) / 2, radius)
     return Solid(CYLINDER, (x, (y[0] + y[1]) / 2, z), half, material, LABELS[label])
@@ -76,21 +81,20 @@ def ball(centre: Vector, half: Vector, material: Material, label: str, tilt: flo
 def moved(solids: list[Solid], x: float, z: float, yaw: float, y: float = 0.0) -> list[Solid]:
     """Solids turned about the vertical axis, then shifted."""
     c, s = math.cos(yaw), math.sin(yaw)
-    return [
-        solid._replace(
-            centre=(x + c * solid.centre[0] + s * solid.centre[2], y + solid.centre[1],
-                    z - s * solid.centre[0] + c * solid.centre[2]),
-            yaw=solid.yaw + yaw,
-        )
-        for solid in solids
-    ]  # fmt: skip
+
+    def turned(solid: Solid) -> Solid:
+        i, j, k = solid.centre
+        centre = (x + c * i + s * k, y + j, z - s * i + c * k)
+        return solid._replace(centre=centre, yaw=solid.yaw + yaw)
+
+    return [turned(solid) for solid in solids]
 
 
 class Top(NamedTuple):
     """A horizontal surface that carries clutter: extents along x and z, height."""
 
-    x: tuple[float, float]
-    z: tuple[float, float]
+    x: Range
+    z: Range
     y: float
 
 
@@ -129,21 +133,24 @@ class Style:
 
     def front(self, width: float, height: float, columns: int, rows: int) -> Material:
         """The body's material divided into doors or drawers."""
-        return self.body._replace(cell=(width / columns, height / rows), stagger=0.0, shade=0.05,
-                                  seam=0.004, seam_gain=0.3)  # fmt: skip
+        cell = (width / columns, height / rows)
+        return self.body._replace(cell=cell, stagger=0.0, shade=0.05, seam=0.004, seam_gain=0.3)
 
 
 WHITE = Material((0.9, 0.89, 0.86), blotch_gain=0.03, gloss=0.05)
 
 
-def legs(width: float, depth: float, height: float, thick: float, material: Material, label: str,
-         z: float = 0.0) -> list[Solid]:  # fmt: skip
-    """Four legs under a rectangle whose back edge is at z."""
-    x, front, back = width / 2 - thick, z + depth - thick, z + thick
-    corners = [(-x, back), (x, back), (-x, front), (x, front)]
-    half, material = thick / 2, stuff.upright(material)
-    return [box((cx - half, cx + half), (0, height), (cz - half, cz + half), material, label)
-            for cx, cz in corners]  # fmt: skip
+def legs(
+    width: float, depth: float, height: float, thick: float, material: Material, label: str
+) -> list[Solid]:
+    """Four legs under a rectangle whose back edge is at z = 0."""
+    x, half, material = width / 2 - thick, thick / 2, stuff.upright(material)
+    corners = [(cx, cz) for cz in (thick, depth - thick) for cx in (-x, x)]
+    y = (0, height)
+    return [
+        box((cx - half, cx + half), y, (cz - half, cz + half), material, label)
+        for cx, cz in corners
+    ]
 
 
 def chair(style: Style) -> Item:
@@ -151,17 +158,17 @@ def chair(style: Style) -> Item:
     w, d, seat, h = 0.44, 0.46, style.size(0.43, 0.48), style.size(0.8, 1.0)
     cover = style.cloth if style.chance(0.5) else style.wood
     solids = [
-        box((-w / 2, w / 2), (seat - 0.05, seat), (0.02, d), cover, "chair"),
-        box((-w / 2, w / 2), (seat + 0.12, h), (0.0, 0.045), cover, "chair", tilt=-0.12),
+        wide(w, (seat - 0.05, seat), (0.02, d), cover, "chair"),
+        wide(w, (seat + 0.12, h), (0.0, 0.045), cover, "chair", tilt=-0.12),
     ]
     if style.chance(0.35):
-        solids += [post(0, d / 2, 0.03, (0.08, seat), style.metal, "chair"),
-                   post(0, d / 2, 0.28, (0.03, 0.08), stuff.screen(), "chair")]  # fmt: skip
+        solids.append(post(0, d / 2, 0.03, (0.08, seat), style.metal, "chair"))
+        solids.append(post(0, d / 2, 0.28, (0.03, 0.08), stuff.screen(), "chair"))
     else:
         solids += legs(w, d, seat, 0.04, style.wood, "chair")
         rail = stuff.upright(style.wood)
-        solids += [box((x - 0.02, x + 0.02), (seat, h), (0.0, 0.04), rail, "chair", -0.12)
-                   for x in (-w / 2 + 0.02, w / 2 - 0.02)]  # fmt: skip
+        for x in (-w / 2 + 0.02, w / 2 - 0.02):
+            solids.append(box((x - 0.02, x + 0.02), (seat, h), (0.0, 0.04), rail, "chair", -0.12))
     return Item(w, d, h, solids)
 
 
@@ -171,11 +178,13 @@ def table(style: Style) -> Item:
     w = d if style.chance(0.3) else style.size(1.1, 2.2)
     reach = 0.42
     if w == d:
-        solids = [post(0, d / 2, d / 2, (h - 0.035, h), style.wood, "table"),
-                  post(0, d / 2, 0.05, (0, h), style.metal, "table"),
-                  post(0, d / 2, 0.26, (0, 0.03), style.metal, "table")]  # fmt: skip
+        solids = [
+            post(0, d / 2, d / 2, (h - 0.035, h), style.wood, "table"),
+            post(0, d / 2, 0.05, (0, h), style.metal, "table"),
+            post(0, d / 2, 0.26, (0, 0.03), style.metal, "table"),
+        ]
     else:
-        solids = [box((-w / 2, w / 2), (h - 0.04, h), (0, d), style.wood, "table")]
+        solids = [wide(w, (h - 0.04, h), (0, d), style.wood, "table")]
         solids += legs(w, d, h, 0.06, style.wood, "table")
     seats = max(1, int(w / 0.6))
     for i in range(seats):
@@ -192,11 +201,11 @@ def table(style: Style) -> Item:
 def coffee_table(style: Style) -> Item:
     """A low table."""
     w, d, h = style.size(0.7, 1.3), style.size(0.45, 0.7), style.size(0.36, 0.48)
-    solids = [box((-w / 2, w / 2), (h - 0.04, h), (0, d), style.wood, "table")]
+    solids = [wide(w, (h - 0.04, h), (0, d), style.wood, "table")]
     solids += legs(w, d, h, 0.05, style.wood, "table")
     if style.chance(0.5):
-        shelf = box((-w * 0.45, w * 0.45), (0.12, 0.15), (0.03, d - 0.03), style.wood, "table")
-        solids.append(shelf)
+        x = (-w * 0.45, w * 0.45)
+        solids.append(box(x, (0.12, 0.15), (0.03, d - 0.03), style.wood, "table"))
     return Item(w, d, h, solids, [Top((-w * 0.4, w * 0.4), (0.08, d - 0.08), h)])
 
 
@@ -205,22 +214,22 @@ def desk(style: Style) -> Item:
     w, d, h = style.size(1.1, 1.7), style.size(0.6, 0.8), style.size(0.71, 0.76)
     drawers = style.front(0.4, h, 1, 3)
     solids = [
-        box((-w / 2, w / 2), (h - 0.035, h), (0, d), style.wood, "desk"),
+        wide(w, (h - 0.035, h), (0, d), style.wood, "desk"),
         box((-w / 2, -w / 2 + 0.4), (0, h - 0.035), (0.02, d - 0.03), drawers, "desk"),
         box((w / 2 - 0.04, w / 2), (0, h - 0.035), (0.02, d - 0.03), style.wood, "desk"),
     ]
     x = style.size(-0.2, 0.3)
     if style.chance(0.8):
-        mw, mh = style.size(0.22, 0.3), style.size(0.3, 0.38)
-        solids += [box((x - mw, x + mw), (h + 0.1, h + 0.1 + mh), (0.14, 0.18), stuff.screen(),
-                       "television"),
-                   box((x - 0.03, x + 0.03), (h, h + 0.2), (0.11, 0.14), stuff.screen(),
-                       "television"),
-                   box((x - 0.22, x + 0.22), (h, h + 0.025), (0.4, 0.54), stuff.thing(style.rng),
-                       "other_prop")]  # fmt: skip
+        mw, mh, dark = style.size(0.22, 0.3), style.size(0.3, 0.38), stuff.screen()
+        keys = stuff.thing(style.rng)
+        solids += [
+            box((x - mw, x + mw), (h + 0.1, h + 0.1 + mh), (0.14, 0.18), dark, "television"),
+            box((x - 0.03, x + 0.03), (h, h + 0.2), (0.11, 0.14), dark, "television"),
+            box((x - 0.22, x + 0.22), (h, h + 0.025), (0.4, 0.54), keys, "other_prop"),
+        ]
     seat = chair(style).solids
-    solids += moved(seat, x + style.size(-0.2, 0.2), d + style.size(0.2, 0.45),
-                    math.pi + style.size(-0.7, 0.7))  # fmt: skip
+    x, z = x + style.size(-0.2, 0.2), d + style.size(0.2, 0.45)
+    solids += moved(seat, x, z, math.pi + style.size(-0.7, 0.7))
     return Item(w, d + 0.5, h, solids, [Top((-w * 0.45, w * 0.45), (0.08, d - 0.1), h)])
 
 
@@ -230,18 +239,18 @@ def bed(style: Style) -> Item:
     sheet = stuff.fabric(style.rng, (0.0, 0.25))._replace(colour=(0.88, 0.86, 0.82))
     quilt = stuff.fabric(style.rng)
     solids = [
-        box((-w / 2, w / 2), (0.12, h - 0.2), (0.04, d), style.body, "bed"),
-        box((-w / 2, w / 2), (h - 0.2, h), (0.06, d - 0.02), sheet, "bed"),
+        wide(w, (0.12, h - 0.2), (0.04, d), style.body, "bed"),
+        wide(w, (h - 0.2, h), (0.06, d - 0.02), sheet, "bed"),
         box((-w / 2 - 0.04, w / 2 + 0.04), (h - 0.28, h + 0.04), (0.65, d + 0.03), quilt, "bed"),
-        box((-w / 2, w / 2), (0, style.size(0.8, 1.25)), (0, 0.06), style.wood, "bed"),
+        wide(w, (0, style.size(0.8, 1.25)), (0, 0.06), style.wood, "bed"),
     ]
     count = 1 if w < 1.2 else 2
     for i in range(count):
         x = (i + 0.5) * w / count - w / 2
         solids.append(ball((x, h + 0.12, 0.27), (0.33, 0.1, 0.2), sheet, "pillow", tilt=0.6))
     if style.chance(0.4):
-        solids.append(ball((style.size(-0.3, 0.3), h + 0.14, 0.5), (0.2, 0.09, 0.17),
-                           stuff.fabric(style.rng), "pillow", tilt=0.8))  # fmt: skip
+        place, cover = (style.size(-0.3, 0.3), h + 0.14, 0.5), stuff.fabric(style.rng)
+        solids.append(ball(place, (0.2, 0.09, 0.17), cover, "pillow", tilt=0.8))
     for side in (-1, 1):
         if style.chance(0.7):
             stand = night_stand(style)
@@ -252,7 +261,7 @@ def bed(style: Style) -> Item:
 def night_stand(style: Style) -> Item:
     """A bedside cabinet, usually with a lamp."""
     w, d, h = 0.45, 0.4, style.size(0.5, 0.65)
-    solids = [box((-w / 2, w / 2), (0, h), (0, d), style.front(w, h, 1, 2), "night_stand")]
+    solids = [wide(w, (0, h), (0, d), style.front(w, h, 1, 2), "night_stand")]
     if style.chance(0.7):
         solids += table_lamp(style, 0, d / 2, h)
     return Item(w, d, h, solids)
@@ -261,10 +270,10 @@ def night_stand(style: Style) -> Item:
 def table_lamp(style: Style, x: float, z: float, y: float) -> list[Solid]:
     """A lamp standing at height y."""
     lit = stuff.lit_shade(style.rng)
-    glow = lit.glow if style.chance(0.4) else 0.0
-    return [ball((x, y + 0.12, z), (0.07, 0.12, 0.07), style.metal, "lamp"),
-            post(x, z, style.size(0.12, 0.18), (y + 0.24, y + 0.48), lit._replace(glow=glow),
-                 "lamp")._replace(casts=False)]  # fmt: skip
+    lit = lit._replace(glow=lit.glow if style.chance(0.4) else 0.0)
+    foot = ball((x, y + 0.12, z), (0.07, 0.12, 0.07), style.metal, "lamp")
+    shade = post(x, z, style.size(0.12, 0.18), (y + 0.24, y + 0.48), lit, "lamp")
+    return [foot, shade._replace(casts=False)]
 
 
 def sofa(style: Style, seats: int = 0) -> Item:
@@ -275,20 +284,21 @@ def sofa(style: Style, seats: int = 0) -> Item:
     cloth = style.cloth
     inner = w / 2 - arm
     solids = [
-        box((-w / 2, w / 2), (0.06, seat - 0.12), (0.05, d), cloth, "sofa"),
-        box((-w / 2, w / 2), (0.06, h - 0.05), (0, 0.2), cloth, "sofa"),
+        wide(w, (0.06, seat - 0.12), (0.05, d), cloth, "sofa"),
+        wide(w, (0.06, h - 0.05), (0, 0.2), cloth, "sofa"),
         box((-w / 2, -inner), (0.06, seat + 0.18), (0.02, d), cloth, "sofa"),
         box((inner, w / 2), (0.06, seat + 0.18), (0.02, d), cloth, "sofa"),
     ]
     for i in range(seats):
         x = -inner + i * place
-        solids.append(box((x + 0.01, x + place - 0.01), (seat - 0.12, seat + 0.02),
-                          (0.18, d + 0.02), cloth, "sofa"))  # fmt: skip
-        solids.append(box((x + 0.02, x + place - 0.02), (seat, h), (0.15, 0.32), cloth, "sofa",
-                          tilt=-0.15))  # fmt: skip
+        low, high = (seat - 0.12, seat + 0.02), (seat, h)
+        solids += [
+            box((x + 0.01, x + place - 0.01), low, (0.18, d + 0.02), cloth, "sofa"),
+            box((x + 0.02, x + place - 0.02), high, (0.15, 0.32), cloth, "sofa", tilt=-0.15),
+        ]
         if style.chance(0.4):
-            solids.append(ball((x + place / 2, seat + 0.19, 0.42), (0.21, 0.09, 0.19),
-                               stuff.fabric(style.rng), "pillow", tilt=1.1))  # fmt: skip
+            centre, cover = (x + place / 2, seat + 0.19, 0.42), stuff.fabric(style.rng)
+            solids.append(ball(centre, (0.21, 0.09, 0.19), cover, "pillow", tilt=1.1))
     return Item(w, d, h, solids, [Top((-inner, inner), (0.4, d - 0.1), seat + 0.02)])
 
 
@@ -309,14 +319,14 @@ def cabinet(style: Style) -> Item:
     name = "dresser" if kind == "dresser" else "cabinet"
     front = style.front(w, h - 0.05, columns, rows)
     solids = [
-        box((-w / 2, w / 2), (0.05, h), (0, d), front, name),
+        wide(w, (0.05, h), (0, d), front, name),
         box((-w / 2 - 0.02, w / 2 + 0.02), (h, h + 0.03), (0, d + 0.02), style.body, name),
     ]
     for i in range(columns):
         for j in range(rows):
             x, y = (i + 0.5) * w / columns - w / 2, 0.05 + (j + 0.5) * (h - 0.05) / rows
-            solids.append(box((x - 0.05, x + 0.05), (y - 0.008, y + 0.008), (d, d + 0.03),
-                              style.metal, name))  # fmt: skip
+            handle = (x - 0.05, x + 0.05), (y - 0.008, y + 0.008), (d, d + 0.03)
+            solids.append(box(*handle, style.metal, name))
     tops = [Top((-w * 0.45, w * 0.45), (0.08, d - 0.08), h + 0.03)] if h < 1.5 else []
     return Item(w, d, h, solids, tops)
 
@@ -327,19 +337,21 @@ def bookshelf(style: Style) -> Item:
     step = style.size(0.3, 0.38)
     h = shelves * step + 0.1
     wood, side = style.body, stuff.upright(style.body)
-    solids = [box((-w / 2, w / 2), (0, h), (0, 0.02), side, "bookshelf"),
-              box((-w / 2, -w / 2 + 0.025), (0, h), (0, d), side, "bookshelf"),
-              box((w / 2 - 0.025, w / 2), (0, h), (0, d), side, "bookshelf"),
-              box((-w / 2, w / 2), (0, 0.08), (0, d), wood, "bookshelf")]  # fmt: skip
+    solids = [
+        wide(w, (0, h), (0, 0.02), side, "bookshelf"),
+        box((-w / 2, -w / 2 + 0.025), (0, h), (0, d), side, "bookshelf"),
+        box((w / 2 - 0.025, w / 2), (0, h), (0, d), side, "bookshelf"),
+        wide(w, (0, 0.08), (0, d), wood, "bookshelf"),
+    ]
     for i in range(shelves):
         y = 0.08 + i * step
-        solids.append(box((-w / 2, w / 2), (y + step - 0.022, y + step), (0, d), wood, "bookshelf"))
+        solids.append(wide(w, (y + step - 0.022, y + step), (0, d), wood, "bookshelf"))
         left = -w / 2 + 0.03
         while left < w / 2 - 0.2 and style.chance(0.85):
             right = min(left + style.size(0.2, 0.9), w / 2 - 0.03)
-            tall = style.size(0.18, step - 0.04)
-            solids.append(box((left, right), (y, y + tall), (0.03, style.size(0.16, d - 0.02)),
-                              stuff.books(style.rng, tall + 0.01), "books"))  # fmt: skip
+            tall, front = style.size(0.18, step - 0.04), style.size(0.16, d - 0.02)
+            spines = stuff.books(style.rng, tall + 0.01)
+            solids.append(box((left, right), (y, y + tall), (0.03, front), spines, "books"))
             left = right + style.size(0.02, 0.25)
     return Item(w, d, h, solids, [Top((-w * 0.45, w * 0.45), (0.05, d - 0.05), h)])
 
@@ -351,28 +363,28 @@ def counter(style: Style) -> Item:
     top = stuff.stone(style.rng) if style.chance(0.7) else style.wood
     tiles = stuff.wall_tiles(style.rng)
     solids = [
-        box((-w / 2, w / 2), (0.1, h), (0, d - 0.04), style.front(w, h - 0.1, doors, 1), "cabinet"),
-        box((-w / 2, w / 2), (0, 0.1), (0, d - 0.1), stuff.screen(), "cabinet"),
+        wide(w, (0.1, h), (0, d - 0.04), style.front(w, h - 0.1, doors, 1), "cabinet"),
+        wide(w, (0, 0.1), (0, d - 0.1), stuff.screen(), "cabinet"),
         box((-w / 2 - 0.01, w / 2 + 0.01), (h, h + 0.035), (0, d), top, "counter"),
-        box((-w / 2, w / 2), (h, h + 0.5), (0, 0.012), tiles, "wall"),
+        wide(w, (h, h + 0.5), (0, 0.012), tiles, "wall"),
     ]
     if style.chance(0.75):
         low, high = style.size(1.4, 1.5), style.size(2.05, 2.25)
-        solids.append(box((-w / 2, w / 2), (low, high), (0, 0.34),
-                          style.front(w, high - low, doors, 1), "cabinet"))  # fmt: skip
+        front = style.front(w, high - low, doors, 1)
+        solids.append(wide(w, (low, high), (0, 0.34), front, "cabinet"))
     if style.chance(0.6):
         x = style.size(-w / 2 + 0.3, w / 2 - 0.3)
-        solids += [box((x - 0.3, x + 0.3), (0.12, h), (0, d - 0.02), style.metal,
-                       "other_furniture"),
-                   box((x - 0.24, x + 0.24), (0.25, 0.62), (0, d - 0.01), stuff.screen(),
-                       "other_furniture"),
-                   box((x - 0.29, x + 0.29), (h, h + 0.045), (0.04, d - 0.05), stuff.screen(),
-                       "other_furniture")]  # fmt: skip
+        name, dark = "other_furniture", stuff.screen()
+        solids += [
+            box((x - 0.3, x + 0.3), (0.12, h), (0, d - 0.02), style.metal, name),
+            box((x - 0.24, x + 0.24), (0.25, 0.62), (0, d - 0.01), dark, name),
+            box((x - 0.29, x + 0.29), (h, h + 0.045), (0.04, d - 0.05), dark, name),
+        ]
     width = w
     if style.chance(0.6):
         fw, fh, fd = style.size(0.6, 0.9), style.size(1.6, 1.9), style.size(0.62, 0.75)
-        skin = (style.metal if style.chance(0.4) else WHITE)._replace(
-            cell=(stuff.WIDE, fh * 0.65), seam=0.006)  # fmt: skip
+        skin = style.metal if style.chance(0.4) else WHITE
+        skin = skin._replace(cell=(stuff.WIDE, fh * 0.65), seam=0.006)
         solids.append(box((w / 2 + 0.02, w / 2 + 0.02 + fw), (0.02, fh), (0, fd), skin, "fridge"))
         solids = moved(solids, -fw / 2, 0, 0)
         width = w + fw
@@ -386,7 +398,7 @@ def television(style: Style) -> Item:
     w, d, h = style.size(1.0, 1.7), 0.42, style.size(0.4, 0.6)
     sw, sh = style.size(0.35, 0.6), style.size(0.45, 0.7)
     solids = [
-        box((-w / 2, w / 2), (0.03, h), (0, d), style.front(w, h, 3, 1), "cabinet"),
+        wide(w, (0.03, h), (0, d), style.front(w, h, 3, 1), "cabinet"),
         box((-sw, sw), (h + 0.05, h + 0.05 + sh), (0.15, 0.2), stuff.screen(), "television"),
         box((-0.2, 0.2), (h, h + 0.06), (0.1, 0.26), stuff.screen(), "television"),
     ]
@@ -399,11 +411,11 @@ def vanity(style: Style) -> Item:
     glass = Material((0.55, 0.58, 0.6), blotch=2, blotch_gain=0.35, gloss=0.6)
     x, top = style.size(-w / 4, w / 4), stuff.stone(style.rng)
     solids = [
-        box((-w / 2, w / 2), (0.08, h), (0, d - 0.03), style.front(w, h, 2, 1), "cabinet"),
+        wide(w, (0.08, h), (0, d - 0.03), style.front(w, h, 2, 1), "cabinet"),
         box((-w / 2 - 0.02, w / 2 + 0.02), (h, h + 0.04), (0, d), top, "counter"),
         Solid(CYLINDER, (x, h + 0.05, d / 2), (0.24, 0.02, 0.18), stuff.ceramic(), LABELS["sink"]),
         post(x, 0.1, 0.018, (h + 0.04, h + 0.2), style.metal, "sink"),
-        box((-w / 2, w / 2), (h + 0.25, h + 1.1), (0, 0.02), glass, "mirror"),
+        wide(w, (h + 0.25, h + 1.1), (0, 0.02), glass, "mirror"),
     ]
     return Item(w, d, 1.95, solids, [Top((-w * 0.48, w * 0.48), (0.08, d - 0.1), h + 0.04)])
 
@@ -411,47 +423,53 @@ def vanity(style: Style) -> Item:
 def toilet(style: Style) -> Item:
     """A toilet with its cistern."""
     white = stuff.ceramic()
-    solids = [box((-0.22, 0.22), (0.38, 0.76), (0.02, 0.2), white, "toilet"),
-              box((-0.11, 0.11), (0, 0.36), (0.15, 0.5), white, "toilet"),
-              Solid(CYLINDER, (0, 0.38, 0.42), (0.19, 0.04, 0.26), white, LABELS["toilet"]),
-              ball((0, 0.3, 0.4), (0.17, 0.16, 0.24), white, "toilet")]  # fmt: skip
+    solids = [
+        box((-0.22, 0.22), (0.38, 0.76), (0.02, 0.2), white, "toilet"),
+        box((-0.11, 0.11), (0, 0.36), (0.15, 0.5), white, "toilet"),
+        Solid(CYLINDER, (0, 0.38, 0.42), (0.19, 0.04, 0.26), white, LABELS["toilet"]),
+        ball((0, 0.3, 0.4), (0.17, 0.16, 0.24), white, "toilet"),
+    ]
     return Item(0.5, 0.72, 0.76, solids, [Top((-0.18, 0.18), (0.06, 0.16), 0.76)])
 
 
 def bathtub(style: Style) -> Item:
     """A bathtub of four sides and a bottom, often with a curtain."""
     w, d, h, white = style.size(1.5, 1.75), 0.75, 0.55, stuff.ceramic()
-    solids = [box((-w / 2, w / 2), (0, 0.15), (0, d), white, "bathtub"),
-              box((-w / 2, w / 2), (0, h), (0, 0.07), white, "bathtub"),
-              box((-w / 2, w / 2), (0, h), (d - 0.07, d), white, "bathtub"),
-              box((-w / 2, -w / 2 + 0.1), (0, h), (0, d), white, "bathtub"),
-              box((w / 2 - 0.1, w / 2), (0, h), (0, d), white, "bathtub")]  # fmt: skip
+    solids = [
+        wide(w, (0, 0.15), (0, d), white, "bathtub"),
+        wide(w, (0, h), (0, 0.07), white, "bathtub"),
+        wide(w, (0, h), (d - 0.07, d), white, "bathtub"),
+        box((-w / 2, -w / 2 + 0.1), (0, h), (0, d), white, "bathtub"),
+        box((w / 2 - 0.1, w / 2), (0, h), (0, d), white, "bathtub"),
+    ]
     if style.chance(0.5):
-        cloth = stuff.curtain(style.rng)
-        solids.append(box((-w / 2, style.size(-0.4, 0.6)), (0.3, 2.0), (d - 0.04, d - 0.01), cloth,
-                          "curtain"))  # fmt: skip
+        cloth, x = stuff.curtain(style.rng), (-w / 2, style.size(-0.4, 0.6))
+        solids.append(box(x, (0.3, 2.0), (d - 0.04, d - 0.01), cloth, "curtain"))
     return Item(w, d, h, solids)
 
 
 def floor_lamp(style: Style) -> Item:
     """A lamp on a pole."""
-    h = style.size(1.4, 1.8)
-    solids = [post(0, 0.18, 0.015, (0, h), style.metal, "lamp"),
-              post(0, 0.18, 0.14, (0, 0.03), style.metal, "lamp"),
-              post(0, 0.18, style.size(0.15, 0.22), (h - 0.28, h), stuff.lit_shade(style.rng),
-                   "lamp")._replace(casts=False)]  # fmt: skip
+    h, radius, lit = style.size(1.4, 1.8), style.size(0.15, 0.22), stuff.lit_shade(style.rng)
+    solids = [
+        post(0, 0.18, 0.015, (0, h), style.metal, "lamp"),
+        post(0, 0.18, 0.14, (0, 0.03), style.metal, "lamp"),
+        post(0, 0.18, radius, (h - 0.28, h), lit, "lamp")._replace(casts=False),
+    ]
     return Item(0.4, 0.4, h, solids)
 
 
 def plant(style: Style) -> Item:
     """A potted plant of ellipsoid leaves."""
     h, green = style.size(0.6, 1.5), stuff.leaves(style.rng)
-    solids = [post(0, 0.25, 0.15, (0, 0.28), stuff.thing(style.rng), "other_prop"),
-              post(0, 0.25, 0.02, (0.28, h * 0.8), style.wood, "other_prop")]  # fmt: skip
+    solids = [
+        post(0, 0.25, 0.15, (0, 0.28), stuff.thing(style.rng), "other_prop"),
+        post(0, 0.25, 0.02, (0.28, h * 0.8), style.wood, "other_prop"),
+    ]
     for _ in range(18):
         centre = (style.size(-0.22, 0.22), style.size(0.35 * h + 0.1, h), style.size(-0.2, 0.2))
-        leaf = ball((0, 0, 0), (style.size(0.03, 0.08), 0.015, style.size(0.08, 0.17)), green,
-                    "other_prop", tilt=style.size(-0.9, 0.4))  # fmt: skip
+        half, tilt = (style.size(0.03, 0.08), 0.015, style.size(0.08, 0.17)), style.size(-0.9, 0.4)
+        leaf = ball((0, 0, 0), half, green, "other_prop", tilt)
         turned = moved([leaf], centre[0], centre[2], style.size(-math.pi, math.pi), centre[1])
         solids += moved(turned, 0, 0.28, 0.0)
     return Item(0.6, 0.6, h, solids)
@@ -468,11 +486,11 @@ def carton(style: Style) -> Item:
     """Boxes and bags stacked on the floor."""
     w, d, h = style.size(0.25, 0.6), style.size(0.25, 0.5), style.size(0.2, 0.5)
     brown = Material(stuff.tone(style.rng, (0.06, 0.1), (0.3, 0.6), (0.4, 0.7)))
-    solids = [box((-w / 2, w / 2), (0, h), (0, d), brown, "box")]
+    solids = [wide(w, (0, h), (0, d), brown, "box")]
     if style.chance(0.5):
-        lid = stuff.thing(style.rng)
-        solids += moved([box((-w * 0.4, w * 0.4), (h, h + 0.22), (-d / 3, d / 3), lid, "box")],
-                        0, d / 2, style.size(-0.4, 0.4))  # fmt: skip
+        lid, x = stuff.thing(style.rng), (-w * 0.4, w * 0.4)
+        second = box(x, (h, h + 0.22), (-d / 3, d / 3), lid, "box")
+        solids += moved([second], 0, d / 2, style.size(-0.4, 0.4))
     return Item(w, d, h, solids)
 
 
@@ -486,8 +504,8 @@ def clutter(style: Style, top: Top, count: int) -> list[Solid]:
             w, d, h = style.size(0.03, 0.13), style.size(0.03, 0.1), style.size(0.02, 0.2)
             things = [box((-w, w), (0, h), (-d, d), material, "other_prop")]
         elif kind < 0.6:
-            things = [box((-0.11, 0.11), (0, style.size(0.01, 0.09)), (-0.15, 0.15),
-                          stuff.books(style.rng, 0.02), "books")]  # fmt: skip
+            y_range, spines = (0, style.size(0.01, 0.09)), stuff.books(style.rng, 0.02)
+            things = [box((-0.11, 0.11), y_range, (-0.15, 0.15), spines, "books")]
         elif kind < 0.85:
             r, h = style.size(0.03, 0.07), style.size(0.08, 0.3)
             things = [post(0, 0, r, (0, h), material, "other_prop")]

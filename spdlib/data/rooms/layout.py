@@ -20,8 +20,9 @@ Maker = Callable[[Style], Item]
 Choices = list[tuple[Maker, float]]
 THICKNESS = 0.14
 """Thickness of the walls in metres."""
-KINDS = ["bedroom", "bedroom", "living", "living", "kitchen", "kitchen", "dining", "office",
-         "office", "bathroom"]  # fmt: skip
+_KINDS = "bedroom bedroom living living kitchen kitchen dining office office bathroom"
+KINDS = _KINDS.split()
+"""Kinds of room, as often as they are drawn."""
 WALL_ITEMS: dict[str, Choices] = {
     "bedroom": [(shop.bed, 6), (shop.cabinet, 3), (shop.desk, 1.5), (shop.bookshelf, 1),
                 (shop.television, 0.7), (shop.armchair, 0.7), (shop.floor_lamp, 1),
@@ -47,13 +48,14 @@ FREE_ITEMS: dict[str, Choices] = {
     "bathroom": [(shop.stool, 1), (shop.carton, 0.4)],
 }
 """What stands free in each kind of room."""
-
-
 ANCHORS: dict[str, list[Maker]] = {
-    "bedroom": [shop.bed], "living": [shop.sofa, shop.television], "dining": [shop.cabinet],
-    "kitchen": [shop.counter, shop.counter], "office": [shop.desk, shop.bookshelf],
+    "bedroom": [shop.bed],
+    "living": [shop.sofa, shop.television],
+    "dining": [shop.cabinet],
+    "kitchen": [shop.counter, shop.counter],
+    "office": [shop.desk, shop.bookshelf],
     "bathroom": [shop.vanity, shop.toilet, shop.bathtub],
-}  # fmt: skip
+}
 """What each kind of room is made for; placed first."""
 
 
@@ -86,11 +88,9 @@ class Pose(NamedTuple):
         cp, sp = math.cos(self.pitch), math.sin(self.pitch)
         cr, sr = math.cos(self.roll), math.sin(self.roll)
         right, down, forward = (-cy, 0.0, sy), (sy * sp, -cp, cy * sp), (sy * cp, sp, cy * cp)
-        x = (cr * right[0] + sr * down[0], cr * right[1] + sr * down[1],
-             cr * right[2] + sr * down[2])  # fmt: skip
-        y = (cr * down[0] - sr * right[0], cr * down[1] - sr * right[1],
-             cr * down[2] - sr * right[2])  # fmt: skip
-        return x, y, forward
+        rx, ry, rz = (cr * r + sr * d for r, d in zip(right, down, strict=True))
+        dx, dy, dz = (cr * d - sr * r for r, d in zip(right, down, strict=True))
+        return (rx, ry, rz), (dx, dy, dz), forward
 
 
 class Light(NamedTuple):
@@ -133,8 +133,9 @@ class Room:
     def walls(self) -> list[Wall]:
         """The four walls."""
         w, d = self.width, self.depth
-        return [Wall(w, 0, -d / 2, 0.0), Wall(d, -w / 2, 0, math.pi / 2),
-                Wall(w, 0, d / 2, math.pi), Wall(d, w / 2, 0, -math.pi / 2)]  # fmt: skip
+        along_x = Wall(w, 0, -d / 2, 0.0), Wall(w, 0, d / 2, math.pi)
+        along_z = Wall(d, -w / 2, 0, math.pi / 2), Wall(d, w / 2, 0, -math.pi / 2)
+        return [along_x[0], along_z[0], along_x[1], along_z[1]]
 
     def claim(self, x: float, z: float, half_x: float, half_z: float, yaw: float) -> bool:
         """Reserves the floor under a turned rectangle; False if it is taken or outside."""
@@ -158,9 +159,8 @@ def sample_room(rng: Random) -> Room:
     """Draws a room with everything in it."""
     style = Style(rng)
     kind = rng.choice(KINDS)
-    low, high = {"bathroom": (1.9, 3.8), "bedroom": (2.8, 5.5), "kitchen": (2.6, 6.5)}.get(
-        kind, (3.2, 9.0)
-    )
+    sizes = {"bathroom": (1.9, 3.8), "bedroom": (2.8, 5.5), "kitchen": (2.6, 6.5)}
+    low, high = sizes.get(kind, (3.2, 9.0))
     room = Room(style.size(low, high), style.size(low, high), style.size(2.35, 3.0), kind)
     add_enclosure(room, style)
     walls = [(wall, add_wall(room, style, wall)) for wall in room.walls()]
@@ -204,8 +204,8 @@ def add_block(room: Room, style: Style) -> None:
     z = style.size(-1, 1) * (room.depth / 2 - half_z)
     room.claim(x, z, half_x, half_z, 0.0)
     block = box((-half_x, half_x), (0, room.height), (-half_z, half_z), style.wall, "wall")
-    skirting = box((-half_x - 0.014, half_x + 0.014), (0, 0.09), (-half_z - 0.014, half_z + 0.014),
-                   style.trim, "wall")  # fmt: skip
+    around_x, around_z = (-half_x - 0.014, half_x + 0.014), (-half_z - 0.014, half_z + 0.014)
+    skirting = box(around_x, (0, 0.09), around_z, style.trim, "wall")
     room.solids += moved([block, skirting], x, z, 0.0)
 
 
@@ -223,7 +223,7 @@ def add_wall(room: Room, style: Style, wall: Wall) -> list[Rectangle]:
         width, top = pitch * style.size(0.35, 0.75), style.size(1.95, 2.25)
         centres = [(i + 0.5) * pitch - wall.length / 2 for i in range(count)]
         openings += [Rectangle(x - width / 2, x + width / 2, sill, top) for x in centres]
-    solids = wall_pieces(style.wall, style.trim, wall.length, room.height, openings)
+    solids = wall_pieces(style, wall.length, room.height, openings)
     glass = stuff.pane(style.rng)
     for opening in openings:
         if opening.y0 > 0:
@@ -237,9 +237,11 @@ def add_wall(room: Room, style: Style, wall: Wall) -> list[Rectangle]:
     return openings
 
 
-def wall_pieces(paint: stuff.Material, trim: stuff.Material, length: float, height: float,
-                openings: list[Rectangle]) -> list[Solid]:  # fmt: skip
+def wall_pieces(
+    style: Style, length: float, height: float, openings: list[Rectangle]
+) -> list[Solid]:
     """A wall cut around its openings, with skirting boards and frames."""
+    paint, trim = style.wall, style.trim
     solids = []
     end = length / 2 + THICKNESS
     edges = [-end, *[x for o in openings for x in (o.x0, o.x1)], end]
@@ -258,9 +260,13 @@ def wall_pieces(paint: stuff.Material, trim: stuff.Material, length: float, heig
             solids.append(box((x, x + 0.07), (o.y0, o.y1), (-0.02, 0.022), trim, name))
         head = box((o.x0 - 0.07, o.x1 + 0.07), (o.y1, o.y1 + 0.08), (-0.02, 0.024), trim, name)
         solids.append(head)
-    corner = [tuple(c - h for c, h in zip(s.centre, s.half, strict=True)) for s in solids]
-    return [s._replace(casts=False, origin=(x + 20, y, z)) for s, (x, y, z) in
-            zip(solids, corner, strict=True)]  # fmt: skip
+    return [in_the_wall(solid) for solid in solids]
+
+
+def in_the_wall(solid: Solid) -> Solid:
+    """The solid without shadow, its texture laid as on all of the wall."""
+    x, y, z = (c - h for c, h in zip(solid.centre, solid.half, strict=True))
+    return solid._replace(casts=False, origin=(x + 20, y, z))
 
 
 def window(style: Style, opening: Rectangle, glass: stuff.Material) -> list[Solid]:
@@ -274,8 +280,8 @@ def window(style: Style, opening: Rectangle, glass: stuff.Material) -> list[Soli
         for left in (x0 - 0.15, x1 + 0.15 - wide):
             drape = box((left, left + wide), (low, y1 + 0.12), (0.04, 0.1), cloth, "curtain")
             solids.append(drape._replace(casts=False))  # too close to the window's light
-        solids.append(box((x0 - 0.3, x1 + 0.3), (y1 + 0.12, y1 + 0.15), (0.05, 0.08), style.metal,
-                          "curtain"))  # fmt: skip
+        rod = (x0 - 0.3, x1 + 0.3), (y1 + 0.12, y1 + 0.15), (0.05, 0.08)
+        solids.append(box(*rod, style.metal, "curtain"))
     return solids
 
 
@@ -286,9 +292,8 @@ def door(style: Style, opening: Rectangle) -> list[Solid]:
     solids: list[Solid] = []
     if width < 1.1 and state < 0.8:
         leaf = style.trim if style.chance(0.5) else stuff.upright(style.wood)
-        rows = style.rng.choice([1, 2, 3])
-        leaf = leaf._replace(cell=(width / style.rng.choice([1, 2]), y1 / rows), seam=0.012,
-                             seam_gain=0.7)  # fmt: skip
+        rows, columns = style.rng.choice([1, 2, 3]), style.rng.choice([1, 2])
+        leaf = leaf._replace(cell=(width / columns, y1 / rows), seam=0.012, seam_gain=0.7)
         knob = ball((width - 0.07, 1.0, 0.04), (0.03, 0.03, 0.03), style.metal, "door")
         panel = [box((0, width), (0.01, y1), (-0.04, 0), leaf, "door"), knob]
         angle = 0.0 if state < 0.5 else style.size(0.4, 1.9)
@@ -300,16 +305,17 @@ def door(style: Style, opening: Rectangle) -> list[Solid]:
     return solids
 
 
-def place_at_wall(room: Room, style: Style, wall: Wall, on_wall: list[Rectangle], item: Item,
-                  x: float) -> bool:  # fmt: skip
+def place_at_wall(
+    room: Room, style: Style, wall: Wall, on_wall: list[Rectangle], item: Item, x: float
+) -> bool:
     """Stands an item at a wall with its left edge at x; False if something is in the way."""
     c, s = math.cos(wall.yaw), math.sin(wall.yaw)
     centre, back = x + item.width / 2, style.size(0.015, 0.06)
     outline, middle = Rectangle(x, x + item.width, 0.05, item.height), back + item.depth / 2
-    if outline.meets(on_wall) or not room.claim(
-        wall.x + c * centre + s * middle, wall.z - s * centre + c * middle,
-        item.width / 2, item.depth / 2, wall.yaw,
-    ):  # fmt: skip
+    if outline.meets(on_wall):
+        return False
+    place = (wall.x + c * centre + s * middle, wall.z - s * centre + c * middle)
+    if not room.claim(*place, item.width / 2, item.depth / 2, wall.yaw):
         return False
     place = (wall.x + c * centre + s * back, wall.z - s * centre + c * back)
     place_item(room, style, item, place, wall.yaw)
@@ -329,8 +335,9 @@ def furnish_wall(room: Room, style: Style, wall: Wall, on_wall: list[Rectangle])
     room.solids += moved(decorate(room, style, wall, on_wall), wall.x, wall.z, wall.yaw)
 
 
-def place_item(room: Room, style: Style, item: Item, place: tuple[float, float],
-               yaw: float) -> None:  # fmt: skip
+def place_item(
+    room: Room, style: Style, item: Item, place: tuple[float, float], yaw: float
+) -> None:
     """Adds an item and the clutter on it."""
     solids = list(item.solids)
     for top in item.tops:
@@ -359,9 +366,9 @@ def decorate(room: Room, style: Style, wall: Wall, taken: list[Rectangle]) -> li
         board = w > 0.45
         art = shop.WHITE._replace(gloss=0.3) if board else stuff.picture(style.rng)
         name, edge = ("whiteboard", 0.02) if board else ("picture", style.size(0.015, 0.06))
-        solids += [box((x - w, x + w), (y - h, y + h), (0, 0.025), frame, name),
-                   box((x - w + edge, x + w - edge), (y - h + edge, y + h - edge), (0, 0.027), art,
-                       name)]  # fmt: skip
+        inner = (x - w + edge, x + w - edge), (y - h + edge, y + h - edge)
+        solids.append(box((x - w, x + w), (y - h, y + h), (0, 0.025), frame, name))
+        solids.append(box(*inner, (0, 0.027), art, name))
     return [solid._replace(casts=False) for solid in solids]
 
 
@@ -369,8 +376,8 @@ def furnish_floor(room: Room, style: Style) -> None:
     """Free-standing furniture, and often a rug."""
     if style.chance(0.35):
         half_x, half_z = style.size(0.5, room.width * 0.35), style.size(0.4, room.depth * 0.35)
-        rug = box((-half_x, half_x), (0, 0.012), (-half_z, half_z), stuff.rug(style.rng),
-                  "floor_mat")  # fmt: skip
+        cloth = stuff.rug(style.rng)
+        rug = box((-half_x, half_x), (0, 0.012), (-half_z, half_z), cloth, "floor_mat")
         room.solids += moved([rug], style.size(-0.5, 0.5), style.size(-0.5, 0.5), 0.0)
     for _ in range(max(1, round(room.width * room.depth * style.size(0.08, 0.25)))):
         item = pick(style, FREE_ITEMS[room.kind])

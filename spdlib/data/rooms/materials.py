@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional
 
 RGB = tuple[float, float, float]
+Range = tuple[float, float]
 NOISE_SIZE = 256
 WIDE = 1e3
 """A cell so wide that the pattern has no seam along that axis."""
@@ -65,15 +66,10 @@ class Material(NamedTuple):
         return [*colours, *self.cell, *self[3:9], *self.grain, *self[10:]]
 
 
-ROW_LENGTH = len(Material((0, 0, 0)).row())
-
-
-def tone(rng: Random, hue: tuple[float, float], saturation: tuple[float, float],
-         value: tuple[float, float]) -> RGB:  # fmt: skip
+def tone(rng: Random, hue: Range, saturation: Range, value: Range) -> RGB:
     """Random sRGB colour from ranges of hue, saturation and value."""
-    return colorsys.hsv_to_rgb(
-        rng.uniform(*hue) % 1.0, rng.uniform(*saturation), rng.uniform(*value)
-    )
+    h, s, v = (rng.uniform(*bounds) for bounds in (hue, saturation, value))
+    return colorsys.hsv_to_rgb(h % 1.0, s, v)
 
 
 def paint(rng: Random) -> Material:
@@ -91,11 +87,10 @@ def paint(rng: Random) -> Material:
     return plain
 
 
-def wood(rng: Random, value: tuple[float, float] = (0.22, 0.72)) -> Material:
+def wood(rng: Random, value: Range = (0.22, 0.72)) -> Material:
     """Furniture wood: grain along s."""
-    colour = tone(rng, (0.03, 0.1), (0.25, 0.68), value)
-    return Material(colour, grain=(4, 110), grain_gain=0.3, blotch_gain=0.1,
-                    gloss=rng.uniform(0.02, 0.15))  # fmt: skip
+    colour, gloss = tone(rng, (0.03, 0.1), (0.25, 0.68), value), rng.uniform(0.02, 0.15)
+    return Material(colour, grain=(4, 110), grain_gain=0.3, blotch_gain=0.1, gloss=gloss)
 
 
 def upright(material: Material) -> Material:
@@ -112,8 +107,9 @@ def lacquer(rng: Random) -> Material:
 
 def stone(rng: Random) -> Material:
     """Counter tops and ceramics."""
-    return Material(tone(rng, (0.0, 0.15), (0.0, 0.2), (0.25, 0.92)), grain=(45, 45),
-                    grain_gain=0.14, blotch=9, blotch_gain=0.1, gloss=0.35)  # fmt: skip
+    colour = tone(rng, (0.0, 0.15), (0.0, 0.2), (0.25, 0.92))
+    veined = Material(colour, grain=(45, 45), grain_gain=0.14, blotch=9, blotch_gain=0.1)
+    return veined._replace(gloss=0.35)
 
 
 def ceramic() -> Material:
@@ -121,7 +117,7 @@ def ceramic() -> Material:
     return Material((0.93, 0.92, 0.9), blotch_gain=0.02, gloss=0.5)
 
 
-def fabric(rng: Random, saturation: tuple[float, float] = (0.05, 0.55)) -> Material:
+def fabric(rng: Random, saturation: Range = (0.05, 0.55)) -> Material:
     """Upholstery, bedding and clothes: plain, striped, checked or patterned."""
     colour = tone(rng, (0.0, 1.0) if rng.random() < 0.5 else (0.0, 0.15), saturation, (0.16, 0.85))
     plain = Material(colour, grain=(150, 150), grain_gain=0.25, blotch=6, blotch_gain=0.15)
@@ -145,17 +141,14 @@ def floor(rng: Random) -> Material:
     kind = rng.random()
     if kind < 0.4:
         size = (rng.uniform(0.8, 1.4), rng.uniform(0.07, 0.15))
-        return wood(rng, (0.3, 0.75))._replace(
-            cell=size, stagger=0.37, shade=0.4, seam=0.0025, seam_gain=0.35, gloss=0.2
-        )
+        planks = wood(rng, (0.3, 0.75))._replace(cell=size, stagger=0.37, shade=0.4, gloss=0.2)
+        return planks._replace(seam=0.0025, seam_gain=0.35)
     if kind < 0.65:
-        side = rng.choice([0.2, 0.3, 0.33, 0.45])
-        return stone(rng)._replace(
-            cell=(side, side), shade=0.15, mix=rng.choice([0.05, 0.1, 0.4]), seam=0.006,
-            seam_gain=rng.choice([0.55, 1.3]),
-        )  # fmt: skip
-    return Material(tone(rng, (0.0, 0.17), (0.05, 0.5), (0.3, 0.8)), grain=(120, 120),
-                    grain_gain=0.35, blotch=12, blotch_gain=0.13)  # fmt: skip
+        side, tiles = rng.choice([0.2, 0.3, 0.33, 0.45]), stone(rng)
+        tiles = tiles._replace(cell=(side, side), shade=0.15, mix=rng.choice([0.05, 0.1, 0.4]))
+        return tiles._replace(seam=0.006, seam_gain=rng.choice([0.55, 1.3]))
+    colour = tone(rng, (0.0, 0.17), (0.05, 0.5), (0.3, 0.8))
+    return Material(colour, grain=(120, 120), grain_gain=0.35, blotch=12, blotch_gain=0.13)
 
 
 def rug(rng: Random) -> Material:
@@ -167,24 +160,24 @@ def rug(rng: Random) -> Material:
 
 def wall_tiles(rng: Random) -> Material:
     """Glazed tiles of kitchens and bathrooms."""
-    side = rng.choice([0.1, 0.15, 0.2])
-    return stone(rng)._replace(
-        colour=tone(rng, (0.05, 0.6), (0.02, 0.2), (0.7, 0.93)), cell=(side, side), shade=0.12,
-        seam=0.004, seam_gain=0.6, grain_gain=0.05,
-    )  # fmt: skip
+    side, glaze = rng.choice([0.1, 0.15, 0.2]), stone(rng)
+    glaze = glaze._replace(colour=tone(rng, (0.05, 0.6), (0.02, 0.2), (0.7, 0.93)), shade=0.12)
+    return glaze._replace(cell=(side, side), seam=0.004, seam_gain=0.6, grain_gain=0.05)
 
 
 def books(rng: Random, height: float) -> Material:
     """A row of book spines `height` metres tall."""
-    return Material((0.5, 0.45, 0.42), cell=(rng.uniform(0.02, 0.045), height), shade=1.0, hue=1.5,
-                    seam=0.003, seam_gain=0.15, grain=(4, 25), grain_gain=0.5)  # fmt: skip
+    cell = (rng.uniform(0.02, 0.045), height)
+    spines = Material((0.5, 0.45, 0.42), cell=cell, shade=1.0, hue=1.5, grain=(4, 25))
+    return spines._replace(seam=0.003, seam_gain=0.15, grain_gain=0.5)
 
 
 def picture(rng: Random) -> Material:
     """A painting, photograph or poster."""
-    return Material(tone(rng, (0.0, 1.0), (0.05, 0.4), (0.3, 0.85)), hue=0.7, shade=0.7,
-                    cell=(rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.4)), stagger=0.5,
-                    blotch=14, blotch_gain=0.7, grain=(40, 40), grain_gain=0.5)  # fmt: skip
+    colour = tone(rng, (0.0, 1.0), (0.05, 0.4), (0.3, 0.85))
+    cell = (rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.4))
+    patches = Material(colour, cell=cell, stagger=0.5, hue=0.7, shade=0.7)
+    return patches._replace(blotch=14, blotch_gain=0.7, grain=(40, 40), grain_gain=0.5)
 
 
 def pane(rng: Random) -> Material:
@@ -194,8 +187,8 @@ def pane(rng: Random) -> Material:
     glass = Material(colour, blotch=5, blotch_gain=0.25, glow=glow, gloss=0.3)
     if rng.random() < 0.4:
         return glass._replace(cell=(WIDE, 0.05), seam=0.011, seam_gain=0.45, hue=0.0, glow=glow / 2)
-    return glass._replace(cell=(rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.8)), seam=0.02,
-                          seam_gain=0.3 if glow > 0.5 else 6.0)  # fmt: skip
+    cell = (rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.8))
+    return glass._replace(cell=cell, seam=0.02, seam_gain=0.3 if glow > 0.5 else 6.0)
 
 
 def screen() -> Material:
@@ -205,14 +198,14 @@ def screen() -> Material:
 
 def metal(rng: Random) -> Material:
     """Steel, chrome or aluminium."""
-    return Material(tone(rng, (0.55, 0.65), (0.0, 0.06), (0.35, 0.8)), gloss=0.5, grain=(3, 200),
-                    grain_gain=0.1)  # fmt: skip
+    colour = tone(rng, (0.55, 0.65), (0.0, 0.06), (0.35, 0.8))
+    return Material(colour, gloss=0.5, grain=(3, 200), grain_gain=0.1)
 
 
 def leaves(rng: Random) -> Material:
     """Foliage seen from far enough."""
-    return Material(tone(rng, (0.2, 0.36), (0.3, 0.7), (0.3, 0.6)), grain=(40, 40),
-                    grain_gain=0.5, blotch=25, blotch_gain=0.4)  # fmt: skip
+    colour = tone(rng, (0.2, 0.36), (0.3, 0.7), (0.3, 0.6))
+    return Material(colour, grain=(40, 40), grain_gain=0.5, blotch=25, blotch_gain=0.4)
 
 
 def lit_shade(rng: Random) -> Material:
@@ -279,8 +272,8 @@ def shade(rows: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:
         [3, N], may exceed 1 where a surface is bright.
     """
     fine, coarse, cell_colours = noise_tables(str(s.device))
-    (cell_s, cell_t, stagger, mix, vary, hue, seam, seam_gain, grain_s, grain_t, grain_gain,
-     blotch, blotch_gain) = rows[6:19]  # fmt: skip
+    cell_s, cell_t, stagger, mix, vary, hue, seam, seam_gain = rows[6:14]
+    grain_s, grain_t, grain_gain, blotch, blotch_gain = rows[14:19]
     row = t / cell_t
     row_index = row.floor()
     column = s / cell_s + stagger * row_index.remainder(2)

@@ -80,12 +80,13 @@ def make_views(arrays: Sequence[list[np.ndarray]], device: str) -> View:
     """One `View` of several rooms' `view_arrays`; absent solids lie behind the camera."""
     rows = [[field[i] for field in room] for room in arrays for i in range(len(room[0]))]
     turn, start, corners, shape = zip(*rows, strict=True)
-    return View(stack(turn, device), stack(start, device), stack(corners, device, fill=-1.0),
-                stack(shape, device))  # fmt: skip
+    boxes = stack(corners, device, fill=-1.0)
+    return View(stack(turn, device), stack(start, device), boxes, stack(shape, device))
 
 
-def directions(camera: Camera, views: int, shift: tuple[float, float], device: str
-               ) -> tuple[Tensor, Tensor]:  # fmt: skip
+def directions(
+    camera: Camera, views: int, shift: tuple[float, float], device: str
+) -> tuple[Tensor, Tensor]:
     """X/Z [V, W'] and Y/Z [V, H'] of pixel centres plus a shift, padded to whole tiles."""
     width, height = -(-camera.width // TILE) * TILE, -(-camera.height // TILE) * TILE
     x = (torch.arange(width, dtype=torch.float64) + shift[0] - camera.cx) / camera.fx

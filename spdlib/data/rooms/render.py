@@ -109,8 +109,8 @@ def room_arrays(room: Room, pose: Pose) -> dict[str, np.ndarray]:
     """`SceneBatch`'s arrays of one room, except its views."""
     camera, lights = np.array(pose.axes()), room.lights
     place = np.array([light.pose.position for light in lights]) - np.array(pose.position)
-    rows = [[*solid.material.row(), i * 7919 % 65536, *solid.origin]
-            for i, solid in enumerate(room.solids)]  # fmt: skip
+    solids = enumerate(room.solids)
+    rows = [[*solid.material.row(), i * 7919 % 65536, *solid.origin] for i, solid in solids]
     return {
         "half": np.array([solid.half for solid in room.solids]),
         "label": np.array([solid.label for solid in room.solids], np.uint8),
@@ -147,8 +147,9 @@ class Surface:
     footprint: Tensor
 
 
-def surfaces(scene: SceneBatch, rays: Tensor, depth: Tensor, owner: Tensor, focal: float
-             ) -> Surface:  # fmt: skip
+def surfaces(
+    scene: SceneBatch, rays: Tensor, depth: Tensor, owner: Tensor, focal: float
+) -> Surface:
     """Geometry and texture coordinates where rays [3, N] (third component 1) end."""
     point = depth * rays
     turn = gathered(scene.camera.turn, owner).view(3, 3, -1)
@@ -183,9 +184,9 @@ def shadow_maps(lamps: View) -> Tensor:
     rays = ((places * 2 - 1) * MAP_REACH).expand(len(lamps.turn), -1)
     depth, _ = trace(lamps, rays, rays)
     depth = untiled(depth, len(rays), MAP_SIZE // TILE).clamp(max=6.0)
-    blur = functional.avg_pool2d((MAP_RATE * depth)[:, None].exp(), MAP_BLUR, 1, MAP_BLUR // 2,
-                                 count_include_pad=False)  # fmt: skip
-    return blur.log()
+    darkness = (MAP_RATE * depth)[:, None].exp()
+    blur = (MAP_BLUR, 1, MAP_BLUR // 2)
+    return functional.avg_pool2d(darkness, *blur, count_include_pad=False).log()
 
 
 def light_up(scene: SceneBatch, maps: Tensor, surface: Surface, albedo: Tensor) -> Tensor:
@@ -225,16 +226,18 @@ def light_seen(shadow: Tensor, place: Tensor, beam: Tensor) -> Tensor:
     """
     depth = place[:, 2]
     grid = (place[:, :2] / (depth.clamp(min=0.05)[:, None] * MAP_REACH)).movedim(1, -1)
-    blocked = functional.grid_sample(shadow, grid[:, None], padding_mode="border",
-                                     align_corners=False)[:, 0, 0]  # fmt: skip
+    blocked = functional.grid_sample(
+        shadow, grid[:, None], padding_mode="border", align_corners=False
+    )[:, 0, 0]
     open_path = (blocked - MAP_RATE * depth + 0.3).clamp(max=0).exp()
     outside = (grid.abs().amax(-1) > 1) | (depth < 0.05)
     cosine = depth.clamp(min=0) * place.square().sum(1).rsqrt()
     return torch.where(outside, 1.0, open_path) * torch.lerp(torch.ones_like(depth), cosine, beam)
 
 
-def expose(scene: SceneBatch, maps: Tensor, camera: Camera, shift: tuple[float, float]
-           ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def expose(
+    scene: SceneBatch, maps: Tensor, camera: Camera, shift: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
     """Radiance [B, 3, H, W], depth [B, H, W] and labels [B, H, W] along shifted pixel rays."""
     views = len(scene.up)
     x, y = directions(camera, views, shift, str(scene.up.device))
@@ -275,11 +278,10 @@ def sample_sensor(rng: Random) -> Sensor:
     """Draws exposure, white balance and noise like those of NYU's camera."""
     warm = rng.gauss(0.05, 0.1)
     balance = (1 + warm, 1.0, 1.1 - warm + rng.gauss(0, 0.05))
-    return Sensor(
-        level=rng.uniform(0.13, 0.36), balance=balance, vignette=rng.uniform(0.05, 0.35),
-        noise=rng.uniform(0.004, 0.02), black=rng.uniform(0.0, 0.02),
-        gamma=rng.uniform(0.5, 0.66), seed=rng.getrandbits(40),
-    )  # fmt: skip
+    level, vignette = rng.uniform(0.13, 0.36), rng.uniform(0.05, 0.35)
+    noise, black = rng.uniform(0.004, 0.02), rng.uniform(0.0, 0.02)
+    gamma, seed = rng.uniform(0.5, 0.66), rng.getrandbits(40)
+    return Sensor(level, balance, vignette, noise, black, gamma, seed)
 
 
 def develop(radiance: Tensor, sensors: Sequence[Sensor]) -> Tensor:
@@ -297,11 +299,10 @@ def develop(radiance: Tensor, sensors: Sequence[Sensor]) -> Tensor:
     light = radiance * (column([sensor.level for sensor in sensors]) / mean) * balance
     light = light * (1 - column([sensor.vignette for sensor in sensors]) * (x * x + y * y) / 2)
     light = torch.where(light > 0.6, 1 - 0.4 * (-(light - 0.6) / 0.4).exp(), light)  # soft shoulder
-    noise = torch.stack([
-        torch.randn(3, height, width, generator=torch.Generator().manual_seed(sensor.seed))
-        for sensor in sensors
-    ]).to(device)  # fmt: skip
-    noise = noise * column([sensor.noise for sensor in sensors]) * (0.02 + light).sqrt()
+    generators = [torch.Generator().manual_seed(sensor.seed) for sensor in sensors]
+    noises = [torch.randn(3, height, width, generator=generator) for generator in generators]
+    strength = column([sensor.noise for sensor in sensors]) * (0.02 + light).sqrt()
+    noise = torch.stack(noises).to(device) * strength
     gamma = column([sensor.gamma for sensor in sensors])
     light = light + noise - column([sensor.black for sensor in sensors])
     values = light.clamp(0, 1).pow(gamma) * 255
@@ -323,8 +324,9 @@ def choose_pose(room: Room, rng: Random) -> Pose:
     return poses[int(cost.argmin())]
 
 
-def render_rooms(indices: Sequence[int], seed: int = 0, size: Size = (240, 320),
-                 device: str = "cpu") -> RoomBatch:  # fmt: skip
+def render_rooms(
+    indices: Sequence[int], seed: int = 0, size: Size = (240, 320), device: str = "cpu"
+) -> RoomBatch:
     """Renders frames of a seed.
 
     Args:
@@ -337,9 +339,9 @@ def render_rooms(indices: Sequence[int], seed: int = 0, size: Size = (240, 320),
     """
     pixels = len(EXPOSURES) * size[0] * size[1]
     step = max(1, (CPU_PIXELS if device == "cpu" else GPU_PIXELS) // pixels)
+    groups = [indices[i : i + step] for i in range(0, len(indices), step)]
     with one_thread():
-        parts = [render_some(indices[i : i + step], seed, size, device)
-                 for i in range(0, len(indices), step)]  # fmt: skip
+        parts = [render_some(group, seed, size, device) for group in groups]
     return RoomBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from spdlib.data.files import check_frame, nyu_box, nyu_camera, reading
-from spdlib.data.frames import TRUTHS, Frame, Frames
+from spdlib.data.frames import TRUTHS, Frame
 from spdlib.errors import ConfigError, DataError
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -18,9 +18,10 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 class Source:
     """Frames behind a list of items that each know their `id` and `where` they lie.
 
-    A reader says what it `expects`, recognises its layout, opens its splits and reads one item.
+    A reader also has `recognises(path)`, `open_splits(path, **options)` and `_read(item)`.
 
     Attributes:
+        expects: the layout in words.
         truth: what the depth is, if the layout holds one kind.
         split_by: who divided the frames; "" where the layout itself does.
 
@@ -37,16 +38,6 @@ class Source:
             raise DataError(f"{where}: no frames found; see data/README.md for the layouts")
         refuse_duplicates(((item.id, item.where) for item in items), where)
         self._items = list(items)
-
-    @classmethod
-    def recognises(cls, path: Path) -> bool:
-        """Whether a path has this layout."""
-        raise NotImplementedError
-
-    @classmethod
-    def open_splits(cls, path: Path) -> Mapping[str, Frames]:
-        """Frames by split; a reader adds its own options."""
-        raise NotImplementedError
 
     @property
     def ids(self) -> list[str]:
