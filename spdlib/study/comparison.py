@@ -19,7 +19,7 @@ import pandas as pd
 from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.data.queries import EIGEN_POINTS
 from spdlib.errors import ConfigError, RunError
-from spdlib.models.layers import HEAD_BIAS
+from spdlib.models.layers import MEDIAN_DEPTH
 from spdlib.study.config import RunConfig
 from spdlib.study.losses import LOSSES
 from spdlib.study.metrics import BINS, bin_name
@@ -453,7 +453,8 @@ def as_recorded(config: RunConfig, frames: int) -> dict[str, Any]:
     if "grid_rule" in options:
         used["grid_rule"] = options["grid_rule"]
     if "head_bias" in options:
-        used["head_bias_init"] = round(HEAD_BIAS[options["head_bias"]], 3)
+        start = MEDIAN_DEPTH if options["head_bias"] == "median" else 1.0
+        used["head_bias_init"] = round(math.log(start), 3)
     return used
 
 

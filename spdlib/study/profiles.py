@@ -89,7 +89,7 @@ def nyu_labeled(recipe: Recipe, device: str) -> Recipe:
 
     Its weights are those of the file SPD_WEIGHTS, if that is set.
     """
-    weights = os.environ.get("SPD_WEIGHTS")
+    weights = os.environ.get("SPD_WEIGHTS") or None
     labeled = essence(recipe) | dict(
         data="nyu_labeled",
         batch_size=8,

@@ -148,7 +148,11 @@ def test_history_is_never_fair_as_it_is_measured_otherwise(twin: Measured) -> No
             "trained",
             "data nyu_labeled, 47,584 frames (log: nyu_full, 47,584 frames)",
         ),
-        (configured(data="rooms"), "measured", "654 test frames, rooms (log: 654 test frames, nyu"),
+        (
+            configured(data="rooms", train_frames=1, selection_frames=1, test_frames=1),
+            "measured",
+            "654 test frames, rooms (log: 654 test frames, nyu",
+        ),
         (configured(augment={"crop": "fit"}), "measured", "frames scaled to fit (log: unscaled"),
         (scored(points=654 * 256), "measured", "recorded, 256 points (log: recorded, 128 points)"),
     ],

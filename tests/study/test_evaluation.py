@@ -374,7 +374,7 @@ def test_run_keeps_tables_and_examples(
 ) -> None:
     run = Run(tmp_path)
     run.update_record({"status": "finished"})
-    (tmp_path / "config.json").write_text(json.dumps(small.to_dict()))
+    run.config_path.write_text(json.dumps(small.to_dict()))
     result = evaluate_run(run, model, held_out, examples=2, progress=False)
     for name in ("metrics", "bins", "frames", "k_sweep", "inside"):
         assert len(run.table(name)) == len(getattr(result, name))

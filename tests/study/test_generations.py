@@ -12,6 +12,7 @@ import pytest
 
 from spdlib.errors import RunError
 from spdlib.study.generations import EqualTerms, equal_terms, step_seconds
+from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 
 FRAMES = 40
@@ -28,8 +29,9 @@ def write(tmp_path: Path) -> Write:
     ) -> Run:  # fmt: skip
         folder = tmp_path / f"{network}_{len(list(tmp_path.iterdir()))}"
         folder.mkdir()
-        settings = {"network": network, "experiment": network, "options": {}, "steps": 20}
-        (folder / "config.json").write_text(json.dumps(settings | config))
+        settings = {"network": network, "experiment": network, "options": {}, **config}
+        terms = resolve("v15_2", "equal_terms", device="cpu", steps=20).but(**settings)
+        (folder / "config.json").write_text(json.dumps(terms.to_dict()))
         data = {"ids_hash": "same"}
         record = {
             "parameters": {"encoder": 10, "head": 5, "total": 15}, "steps_done": 20,
