@@ -1,4 +1,4 @@
-"""README and docs/ stay true: links, tables, and every Python block is run."""
+"""README and docs/ stay true: their links and tables, and the code that they show."""
 
 from __future__ import annotations
 
@@ -66,3 +66,17 @@ def test_readme_answers_a_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     names: dict[str, object] = {}
     exec(blocks("README.md")[0], names)
     assert np.shape(names["depth"]) == (2,)
+
+
+def test_networks_page_names_what_the_code_has() -> None:
+    """Where it says that a network's layer order is found, files hold these classes and methods."""
+    page = REPOSITORY / "docs" / "networks.md"
+    rows = re.findall(r"^\| `.*\.py\).*$", page.read_text(), re.M)
+    assert len(rows) == 4
+    for row in rows:
+        _, networks, files, once, query, _ = row.split("|")
+        code = "".join((page.parent / f).read_text() for f in re.findall(r"\]\((.*?)\)", files))
+        for name in re.findall(r"`(\w+)`", networks):
+            assert f'@register("{name}"' in code
+        for name in re.findall(r"`(\w+)`", once + query):
+            assert re.search(rf"^ *(def|class) {name}\b", code, re.M), f"{name} in {files}"
