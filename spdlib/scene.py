@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -48,6 +48,15 @@ class Decoder(Protocol):
     @property
     def execution(self) -> str:
         """The form in which it computes: "fast" or "reference"."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        ...
+
+    def warn_untrained(self, stacklevel: int) -> None:
+        """Warn if it was never trained."""
         ...
 
     def encoded(self, images: Tensor) -> Maps:
@@ -109,13 +118,19 @@ class Scene:
         """Number of images."""
         return len(next(iter(self.maps.values())))
 
+    def to(self, device: torch.device | str) -> Scene:
+        """The scene on another device; move its network there too, by `model.to(device)`."""
+        maps = {name: level.to(device) for name, level in self.maps.items()}
+        images = None if self.images is None else self.images.to(device)
+        return replace(self, maps=maps, images=images)
+
     @torch.no_grad()
     def depth_at(self, points: Any, chunk: int | None = None, group: int | None = None) -> Tensor:
         """Metric depth at pixels of the given image.
 
         Args:
-            points: (u, v), [K, 2] for a scene of one image or [B, K, 2]; u to the right, v down,
-                integers are pixel centres, fractions allowed.
+            points: (u, v), u to the right, v down; integers are pixel centres, fractions allowed.
+                One point [2] or [K, 2] for a scene of one image, [B, K, 2] for any.
             chunk: queries decoded at a time where they are independent, default `CHUNK`; changes
                 memory, not results.
             group: queries that share one pass and may influence each other. Default 256 for
@@ -123,7 +138,7 @@ class Scene:
                 What is left over is a smaller group.
 
         Returns:
-            [K] or [B, K] metres, float32 (float64 from a float64 network).
+            [], [K] or [B, K] metres, float32 (float64 from a float64 network).
 
         Raises:
             QueryError: no points, wrong shape, NaN, a point outside the image, or a chunk or
@@ -133,18 +148,19 @@ class Scene:
             if size is not None and (type(size) is not int or size < 1):
                 raise QueryError(f"{name} is a whole number of queries from 1; got {size!r}")
         asked = self._check(points)
-        inside = self._to_network(asked.view(-1, *asked.shape[-2:]))
+        inside = self._to_network(asked.view(self.batch, -1, 2))
         chunk = chunk or CHUNK.get(inside.device.type, CHUNK["cpu"])
         together = group or (chunk if self.model.queries_are_independent else GROUP)
+        self.model.warn_untrained(stacklevel=3)  # the caller, past the no_grad wrapper
         groups = inside.split(together, 1)
         parts = [self.model.decode(self.maps, part, self.padded).depth for part in groups]
         return torch.cat(parts, 1).view(asked.shape[:-1])
 
     def points_3d(self, points: Any, chunk: int | None = None, group: int | None = None) -> Tensor:
-        """3-D points [K, 3] or [B, K, 3] in metres (x right, y down, z forward).
+        """3-D points [3], [K, 3] or [B, K, 3] in metres (x right, y down, z forward).
 
         Args:
-            points: (u, v), [K, 2] or [B, K, 2].
+            points: (u, v), [2], [K, 2] or [B, K, 2].
             chunk: as for `depth_at`.
             group: as for `depth_at`.
 
@@ -177,7 +193,7 @@ class Scene:
                 f"{type(self.model).__name__} does not tell where it looks; v13 and v14 do"
             )
         asked = self._check(points)
-        inside = self._to_network(asked.view(-1, *asked.shape[-2:]))
+        inside = self._to_network(asked.view(self.batch, -1, 2))
         seen: dict[str, Tensor] = explain(self.maps, inside, self.padded)
         places = ("pixels", "local_pixels")
         return {k: self._from_network(v) if k in places else v for k, v in seen.items()}
@@ -199,6 +215,7 @@ class Scene:
         if not self.model.has_dense:
             return self._dense_by_queries(rows, columns)
         self._check_form()
+        self.model.warn_untrained(stacklevel=3)
         lattice = self.model.decode_lattice(self.maps)
         size = (lattice.shape[1], lattice.shape[2])
         y = _cells(rows.to(lattice), height, self.resized[0], self.padded[0], size[0])
@@ -274,7 +291,13 @@ class Scene:
         return cls(model, maps, image_size, resized, padded, camera, assumed, form, None, own)
 
     def _check_form(self) -> None:
-        """QueryError if the network now runs in a form that reads other maps than these."""
+        """QueryError if the network moved, or runs in a form that reads other maps than these."""
+        ours = next(iter(self.maps.values())).device
+        if ours != self.model.device:
+            raise QueryError(
+                f"this scene is on {ours}, its network on {self.model.device}: use scene.to or "
+                "model.to"
+            )
         if self.execution not in (None, self.model.execution):
             raise QueryError(
                 f"this scene was encoded with execution={self.execution!r}, the network now runs "
@@ -289,12 +312,14 @@ class Scene:
         try:
             asked = points if isinstance(points, Tensor) else torch.from_numpy(np.array(points))
         except (TypeError, ValueError, RuntimeError) as error:
-            raise QueryError(f"points are numbers [K, 2] or [B, K, 2]; {error}") from None
+            raise QueryError(f"points are numbers [2], [K, 2] or [B, K, 2]; {error}") from None
         if asked.numel() == 0:
             raise QueryError("no points were asked; give at least one (u, v)")
-        if asked.dim() not in (2, 3) or asked.shape[-1] != 2:
+        if asked.dim() not in (1, 2, 3) or asked.shape[-1] != 2:
             shape = list(asked.shape)
-            raise QueryError(f"points are (u, v) pixels [K, 2] or [B, K, 2]; got shape {shape}")
+            raise QueryError(
+                f"points are (u, v) pixels [2], [K, 2] or [B, K, 2]; got shape {shape}"
+            )
         if asked.is_complex() or asked.dtype == torch.bool:
             raise QueryError(f"points are pixels (u, v); got {asked.dtype}")
         images = len(asked) if asked.dim() == 3 else 1
@@ -319,7 +344,7 @@ class Scene:
 
 
 def refuse_outside(points: Tensor, image_size: Size) -> None:
-    """QueryError names the first of the points [..., 2] that is not in the image (decisions 1)."""
+    """QueryError names the first of the points [..., 2] that is not in the image."""
     height, width = image_size
     limit = points.new_tensor([width - 0.5, height - 0.5])
     inside = ((points >= -0.5) & (points <= limit)).all(-1)  # NaN compares false

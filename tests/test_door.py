@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pkgutil
+import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 import spdlib
 from spdlib import geometry
 from spdlib.__main__ import COMMANDS, build_parser, main
-from spdlib.errors import unknown_name
+from spdlib.errors import ModelError, unknown_name
+from spdlib.models import DepthModel, create_model, load, network_class
+from spdlib.models.checkpoint import UNNOTED
 from spdlib.version import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -142,6 +149,74 @@ def test_names_are_forgiven_or_listed(name: str | None, ending: str) -> None:
     known = ("exp08", "v15_2")
     message = unknown_name("experiment", name, known, meant={"v14_dual": "exp08"})
     assert message == f"unknown experiment {name!r}; {ending}"
+
+
+# networks
+
+
+def network(name: str = "v15_2", **settings: Any) -> DepthModel:
+    return create_model(name, "mobilenetv3_small_050", image_size=(64, 96), **settings)
+
+
+def test_a_network_says_in_one_line_by_what_it_was_trained(tmp_path: Path) -> None:
+    model = network()
+    assert repr(model) == "v15_2(mobilenetv3_small_050, 64x96, untrained)"
+    model.save(tmp_path)
+    assert repr(load(tmp_path)) == repr(model)
+    fingerprint = model.fingerprint()
+    model.trained = "exp09, 2,000 steps"
+    model.save(tmp_path)
+    assert repr(load(tmp_path)).endswith(", trained: exp09, 2,000 steps)")
+    assert load(tmp_path).fingerprint() == fingerprint
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["trained"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert load(tmp_path).trained == UNNOTED
+
+
+def test_an_untrained_network_warns_once_when_it_is_first_asked() -> None:
+    model, image = network().eval(), torch.rand(3, 64, 96)
+    scene = model.encode(image)
+    with pytest.warns(UserWarning, match="answers from random weights") as caught:
+        for _ in range(2):
+            scene.depth_at((3, 4))
+            model.encode(image).dense(8)
+    assert [Path(one.filename).name for one in caught] == ["test_door.py"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_trained_network_does_not_warn() -> None:
+    model, image = network(), torch.rand(1, 3, 64, 96)
+    model.train()(image, torch.zeros(1, 1, 2))
+    assert model.trained is not None
+    model.encode(image).depth_at([[3, 4]])
+
+
+def test_a_network_goes_to_the_hub_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Hub is a folder here: nothing is sent or fetched."""
+
+    class Hub:
+        def __init__(self, token: str | None) -> None:
+            self.token = token
+
+        def create_repo(self, repo_id: str, **_: Any) -> SimpleNamespace:
+            return SimpleNamespace(repo_id=repo_id)
+
+        def upload_folder(self, repo_id: str, folder_path: Path, **_: Any) -> str:
+            shutil.copytree(folder_path, tmp_path / repo_id)
+            return repo_id
+
+    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", Hub)
+    model = network().eval()
+    model.push_to_hub("someone/rooms")
+    files = {path.name for path in (tmp_path / "someone" / "rooms").iterdir()}
+    assert {"README.md", "config.json", "model.safetensors"} <= files
+    again = DepthModel.from_pretrained(tmp_path / "someone" / "rooms")
+    assert type(again) is type(model) and again.fingerprint() == model.fingerprint()
+    with pytest.raises(ModelError, match="which is no V131"):
+        network_class("v13_1").from_pretrained(str(tmp_path / "someone" / "rooms"))
 
 
 def test_the_console_script_and_the_types_travel_with_the_package() -> None:

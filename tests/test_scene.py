@@ -84,6 +84,48 @@ def test_every_form_of_an_image_gives_the_same_scene(model: DepthModel, image: n
             assert largest(model.encode(form).depth_at([[3.0, 4.5]]) - expected) < 1e-5
 
 
+def test_a_path_and_a_list_are_images_too(
+    model: DepthModel, image: np.ndarray, tmp_path: Path
+) -> None:
+    path, rotated = tmp_path / "room.png", tmp_path / "rotated.png"
+    picture = Image.fromarray(image)
+    picture.convert("RGBA").save(path)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # the camera was held upright: to be turned right by 90 degrees
+    picture.transpose(Image.Transpose.ROTATE_90).save(rotated, exif=turned)
+    expected = model.encode(image).depth_at([[3.0, 4.5]])
+    for form in (path, str(path), rotated):
+        assert torch.equal(model.encode(form).depth_at([[3.0, 4.5]]), expected)
+    both = model.encode([path, image[:, ::-1]])
+    assert both.batch == 2 and both.image_size == SIZE
+    assert largest(both.depth_at([[[3.0, 4.5]]] * 2)[0] - expected) < 1e-5
+
+
+def test_deep_pictures_are_refused(model: DepthModel, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 9), np.uint16)).save(tmp_path / "depth.png")
+    with pytest.raises(QueryError, match=r"depth.png holds I;16 values, not 8-bit"):
+        model.encode(tmp_path / "depth.png")
+
+
+def test_one_point_has_one_depth(model: DepthModel, image: np.ndarray) -> None:
+    scene = model.encode(image, Camera.from_focal(FOCAL, 96, 64))
+    depth = scene.depth_at((3, 4.5))
+    assert depth.shape == ()
+    assert torch.equal(depth, scene.depth_at([(3, 4.5)])[0])
+    assert torch.equal(scene.points_3d((3, 4.5)), scene.points_3d([(3, 4.5)])[0])
+    with pytest.raises(QueryError, match="the scene holds 2 images"):
+        model.encode([image, image]).depth_at((3, 4.5))
+
+
+def test_a_scene_moves_between_devices(model: DepthModel, image: np.ndarray) -> None:
+    moved = model.encode(image).to("meta")
+    assert {level.device.type for level in moved.maps.values()} == {"meta"}
+    with pytest.raises(
+        QueryError, match=r"this scene is on meta, its network on cpu: use scene.to"
+    ):
+        moved.depth_at((3, 4))
+
+
 def bad_images() -> dict[str, tuple[Any, str]]:
     """Name -> an image that must be refused, and what the message must say."""
     grey, colour = np.zeros((8, 9), np.uint8), np.zeros((8, 9, 3), np.uint8)
@@ -111,8 +153,11 @@ def bad_images() -> dict[str, tuple[Any, str]]:
         "objects": (colour.astype(object), "got object"),
         "nothing": (np.zeros((0, 9, 3), np.uint8), "got shape"),
         "five dimensions": (torch.zeros(1, 1, 3, 8, 9), "got shape"),
-        "a path": ("room.jpg", "got str"),
-        "a list": ([[1, 2, 3]], "got list"),
+        "a missing file": ("room.jpg", "no such picture"),
+        "a file of text": (__file__, "not a readable picture"),
+        "numbers": ([[1, 2, 3]], "got int"),
+        "an empty list": ([], "images of one size"),
+        "a list of two sizes": ([colour, colour[1:]], r"got sizes \[\(8, 9\), \(7, 9\)\]"),
     }
 
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import pandas as pd
 import torch
+from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spdlib.errors import ConfigError, ModelError, QueryError
+from spdlib.errors import ConfigError, ModelError, QueryError, unknown_name
 from spdlib.geometry import Camera, Size
 from spdlib.models.checkpoint import write_network
 from spdlib.models.config import ModelConfig
@@ -39,8 +42,18 @@ class Prediction(NamedTuple):
     auxiliary: dict[str, Tensor]
 
 
-class DepthModel(nn.Module, ABC):
+class DepthModel(
+    nn.Module,
+    ModelHubMixin,
+    ABC,
+    library_name="spdlib",
+    pipeline_tag="depth-estimation",
+    license="apache-2.0",
+):
     """An encoder, a neck and a decoder that fill and read a `Scene`.
+
+    `push_to_hub("user/name")` publishes the files that `save` writes, with a model card, and
+    `DepthModel.from_pretrained("user/name")` loads them (huggingface_hub).
 
     A network implements `maps` (once per image), `decode` (per query) and, if it has one,
     `decode_lattice` (its own dense path). Many have two forms of one function: "fast" does the
@@ -57,6 +70,7 @@ class DepthModel(nn.Module, ABC):
         routes_l3: whether queries are routed to cells of L3, which `explain` names "l3_routed".
         order: names of the parts as `components` lists them; empty for the order of their making.
         options: this network's settings, an instance of `Options`.
+        trained: by what it was trained, for instance "v15_2, 2,000 steps"; None for random weights.
     """
 
     Options: ClassVar[type] = Options
@@ -77,6 +91,22 @@ class DepthModel(nn.Module, ABC):
         # with all options: a checkpoint means the same when a default has changed
         self.config = replace(config, encoder=self.encoder.config, options=asdict(self.options))
         self._execution = EXECUTIONS[0]
+        self.trained: str | None = None
+        self._warned = False
+
+    def __repr__(self) -> str:
+        height, width = self.config.image_size
+        state = f"trained: {self.trained}" if self.trained else "untrained"
+        return f"{self.config.network}({self.config.encoder.name}, {height}x{width}, {state})"
+
+    def warn_untrained(self, stacklevel: int) -> None:
+        """Warn, once, that the depths of an untrained network mean nothing."""
+        if self.trained is None and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self!r} answers from random weights: train it, or `load` a trained one",
+                stacklevel=stacklevel + 1,
+            )
 
     @property
     def execution(self) -> str:
@@ -89,8 +119,9 @@ class DepthModel(nn.Module, ABC):
 
     @execution.setter
     def execution(self, form: str) -> None:
+        """Choose how queries are computed; ConfigError: there is no such form."""
         if form not in EXECUTIONS:
-            raise ConfigError(f"execution={form!r} is unknown; choose from {list(EXECUTIONS)}")
+            raise ConfigError(unknown_name("execution", form, EXECUTIONS))
         self._execution = form
 
     @abstractmethod
@@ -136,6 +167,8 @@ class DepthModel(nn.Module, ABC):
             )
         if points is not None:
             _check_points(points, len(images), size)
+        if self.training and self.trained is None:
+            self.trained = "steps that were not noted"
         maps = self.maps(images)
         auxiliary = self.auxiliary(maps) if self.training else {}
         if points is None:
@@ -157,14 +190,17 @@ class DepthModel(nn.Module, ABC):
         (`scene.camera_assumed` says what that assumes). Points stay in the caller's pixels.
 
         Args:
-            image: PIL image, uint8 [H, W, 3], float [3, H, W] or [B, 3, H, W] in 0..1; RGB.
+            image: path of a picture, RGB PIL image, uint8 [H, W, 3], float [3, H, W] in 0..1, or
+                a batch [B, 3, H, W] or list of images of equal size. A picture's file is turned
+                upright as its EXIF data say, and a palette, grey or transparent one made RGB.
             camera: the image's pinhole camera.
             squash: press the image into the training size, whatever its aspect and focal length:
                 the recorded fault F1, for ablations.
 
         Raises:
-            QueryError: a grey or RGBA image, values outside 0..1, a camera of another size, or a
-                resized image longer than `MAX_SIDE` or smaller than the encoder's multiple.
+            QueryError: an unreadable picture, a grey or RGBA image, values outside 0..1, images
+                or a camera of another size, or a resized image longer than `MAX_SIDE` or smaller
+                than the encoder's multiple.
         """
         images = as_images(image).to(self.device, self.dtype)
         size = (images.shape[-2], images.shape[-1])
@@ -258,7 +294,39 @@ class DepthModel(nn.Module, ABC):
         Raises:
             ModelError: the folder cannot be written; files already there stay as they were.
         """
-        write_network(self, self.config, Path(folder))
+        write_network(self, self.config, self.trained, Path(folder))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        self.save(save_directory)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None,
+        cache_dir: str | Path | None,
+        force_download: bool,
+        local_files_only: bool,
+        token: str | bool | None,
+        **_: Any,
+    ) -> Self:
+        """A network from a folder or a repository of the Hub; ModelError: of another class."""
+        if not Path(model_id).is_dir():
+            model_id = snapshot_download(
+                model_id,
+                revision=revision,
+                cache_dir=cache_dir,
+                force_download=force_download,
+                local_files_only=local_files_only,
+                token=token,
+                allow_patterns=["config.json", "model.safetensors"],
+            )
+        # by name, as the registry's networks are made of this class
+        model = import_module("spdlib.models.registry").load(model_id)
+        if not isinstance(model, cls):
+            raise ModelError(f"{model_id} holds {model}, which is no {cls.__name__}")
+        return model
 
 
 def _check_points(points: Tensor, images: int, size: Size) -> None:

@@ -13,14 +13,26 @@ from spdlib.disk import write_bytes
 from spdlib.errors import ModelError
 from spdlib.models.config import ModelConfig
 
+UNNOTED = "not noted how"
+"""By what a network was trained, in files from before this was noted."""
 
-def write_network(network: nn.Module, config: ModelConfig, folder: Path) -> None:
+
+def write_network(
+    network: nn.Module, config: ModelConfig, trained: str | None, folder: Path
+) -> None:
     """Write `model.safetensors` and `config.json`, each by rename.
+
+    Args:
+        network: whose weights are written.
+        config: of it.
+        trained: by what it was trained; None: it was not. A note for readers, which is no part of
+            the configuration or of the fingerprint: weights are the same whoever made them.
+        folder: where the files go.
 
     Raises:
         ModelError: the folder cannot be written; files already there stay as they were.
     """
-    text = json.dumps(config.to_dict(), indent=2)
+    text = json.dumps({**config.to_dict(), "trained": trained}, indent=2)
     state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
     weights = safetensors.torch.save(state, {"config": text})
     write_bytes(folder / "model.safetensors", weights, ModelError)
@@ -52,8 +64,12 @@ def load_weights(network: nn.Module, config: ModelConfig, folder: Path) -> None:
         ) from None
 
 
-def read_config(folder: Path) -> ModelConfig:
-    """The `config.json` of a saved model; ModelError names the file if it cannot be used."""
+def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
+    """The `config.json` of a saved model and by what it was trained, None if it was not.
+
+    Raises:
+        ModelError: a missing or damaged file, or that of a run without weights.
+    """
     path = folder / "config.json"
     try:
         values = json.loads(path.read_text())
@@ -61,7 +77,8 @@ def read_config(folder: Path) -> ModelConfig:
             raise ModelError(
                 f"{folder} is a run without weights; train it, or take another run's folder"
             )
-        return ModelConfig.from_dict(values)
+        trained = values.pop("trained", UNNOTED)
+        return ModelConfig.from_dict(values), trained
     except FileNotFoundError:
         raise ModelError(f"no config.json in {folder}; is it a saved model?") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

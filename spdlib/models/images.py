@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from spdlib.errors import QueryError
@@ -19,6 +20,10 @@ def as_images(image: Any) -> Tensor:
     Raises:
         QueryError: wrong shape, channels, type or range; the message says what was given.
     """
+    if isinstance(image, list | tuple):
+        return _batch([as_images(each) for each in image])
+    if isinstance(image, str | Path):
+        image = _read_picture(Path(image))
     if isinstance(image, Image.Image):
         if image.mode != "RGB":
             raise QueryError(f"the image is {image.mode}, not RGB; use image.convert('RGB')")
@@ -26,7 +31,7 @@ def as_images(image: Any) -> Tensor:
     tensor = _array_to_tensor(image) if isinstance(image, np.ndarray) else image
     if not isinstance(tensor, Tensor):
         kind = type(image).__name__
-        raise QueryError(f"an image is a PIL image, an array or a tensor; got {kind}")
+        raise QueryError(f"an image is a path, a PIL image, an array or a tensor; got {kind}")
     if tensor.dtype == torch.uint8:
         tensor = _bytes_to_float(tensor)
     elif not tensor.is_floating_point():
@@ -44,6 +49,29 @@ def as_images(image: Any) -> Tensor:
     if not (low >= 0 and high <= 1):
         raise QueryError(f"float images lie in 0..1; this one spans {low:.3g}..{high:.3g}")
     return tensor
+
+
+def _batch(images: list[Tensor]) -> Tensor:
+    sizes = [tuple(each.shape[-2:]) for each in images]
+    if len(set(sizes)) != 1:
+        raise QueryError(f"a list holds images of one size, at least one; got sizes {sizes}")
+    return torch.cat([each.to(images[0].device) for each in images])
+
+
+def _read_picture(path: Path) -> Image.Image:
+    """The picture of a file, upright and RGB."""
+    try:
+        with Image.open(path) as picture:
+            upright = ImageOps.exif_transpose(picture)
+    except FileNotFoundError:
+        raise QueryError(f"{path}: no such picture; check the path") from None
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise QueryError(f"{path} is not a readable picture ({error}); save it anew") from None
+    if upright.mode.startswith(("I", "F")):
+        raise QueryError(
+            f"{path} holds {upright.mode} values, not 8-bit colours; convert it to RGB"
+        )
+    return upright.convert("RGB")
 
 
 def _array_to_tensor(array: np.ndarray) -> Tensor:

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from spdlib.errors import ModelError, unknown_name
+from spdlib.errors import ConfigError, ModelError, unknown_name
 from spdlib.geometry import Size
 from spdlib.models.base import DepthModel
 from spdlib.models.checkpoint import load_weights, read_config
@@ -77,7 +77,7 @@ def create_model(
     name: str,
     encoder: str | EncoderConfig | None = None,
     *,
-    pretrained: bool = False,
+    pretrained_encoder: bool = False,
     image_size: Size | None = None,
     focal: float | None = None,
     **options: Any,
@@ -87,8 +87,8 @@ def create_model(
     Args:
         name: one of `list_models()`.
         encoder: timm name or configuration; None takes the network's own.
-        pretrained: load timm's encoder weights; nothing is fetched otherwise. The same as
-            `EncoderConfig(..., pretrained=True)`.
+        pretrained_encoder: load timm's weights of the encoder, and only of the encoder; nothing
+            is fetched otherwise. The same as `EncoderConfig(..., pretrained=True)`.
         image_size: height, width of training images; None takes the network's own.
         focal: focal length in pixels of training images.
         options: the network's own settings.
@@ -100,7 +100,9 @@ def create_model(
     entry = _entry(name)
     if not isinstance(encoder, EncoderConfig):
         encoder = EncoderConfig(encoder or entry.encoder)
-    if pretrained:
+    if "pretrained" in options:
+        raise ConfigError("only the encoder comes pretrained: write pretrained_encoder=True")
+    if pretrained_encoder:
         encoder = replace(encoder, pretrained=True)
     return build(ModelConfig(name, encoder, image_size or entry.image_size, focal, options))
 
@@ -122,11 +124,11 @@ def load(folder: str | Path) -> DepthModel:
     folder = Path(folder)
     if not (folder / "model.safetensors").is_file() and (folder / "best").is_dir():
         folder = folder / "best"
-    config = read_config(folder)
+    config, trained = read_config(folder)
     random_encoder = replace(config.encoder, pretrained=False, weights=None)
     model = build(replace(config, encoder=random_encoder))
     load_weights(model, config, folder)
-    model.config = config
+    model.config, model.trained = config, trained
     return model.eval()
 
 

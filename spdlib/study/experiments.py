@@ -7,14 +7,13 @@ trained; `v15_2` takes the settings of the last run on record, experiment 13 of 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
 from spdlib.data.augment import STYLES, AugmentConfig
-from spdlib.errors import ConfigError, did_you_mean
+from spdlib.errors import ConfigError, unknown_name
 from spdlib.models import CONVNEXT_V2_TINY, list_models, network_class
 from spdlib.models.encoders import IMAGENET_MEAN, IMAGENET_STD
 from spdlib.study.config import RunConfig
@@ -414,6 +413,4 @@ def find_experiment(name: str) -> Experiment:
         raise ConfigError(f"{name!r} is a network; experiments that train it: {', '.join(trained)}")
     if name in list_models():
         return Experiment(name, network_class(name).idea, {**PLAIN, "network": name})
-    spelt = re.sub(r"[^a-z0-9]+", "_", str(name).lower())
-    hint = did_you_mean(spelt, [*EXPERIMENTS, *list_models()])
-    raise ConfigError(f"no experiment {name!r}; {hint or 'known: ' + ', '.join(EXPERIMENTS)}")
+    raise ConfigError(unknown_name("experiment", name, [*EXPERIMENTS, *list_models()]))

@@ -22,7 +22,7 @@ import torch
 
 from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.disk import file_hash
-from spdlib.errors import ConfigError, did_you_mean
+from spdlib.errors import ConfigError, did_you_mean, unknown_name
 from spdlib.geometry import Size
 from spdlib.models import counts, network_class, network_options
 from spdlib.settings import plain, tuples
@@ -168,8 +168,7 @@ def resolve(
     """
     chosen = find_experiment(experiment)
     if profile not in PROFILES:
-        hint = did_you_mean(profile, PROFILES)
-        raise ConfigError(f"no profile {profile!r}; {hint}choose from {list(PROFILES)}")
+        raise ConfigError(unknown_name("profile", profile, PROFILES))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     recipe = {**PROFILES[profile](chosen.recipe, device), **chosen.small.get(profile, {})}
     network = overrides.get("network", chosen.network)

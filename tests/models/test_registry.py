@@ -63,7 +63,9 @@ def test_an_encoder_is_a_name_or_a_configuration() -> None:
 def test_pretrained_is_never_dropped() -> None:
     config = EncoderConfig(TINY, weights="file.safetensors", mean=(0, 0, 0), std=(1, 1, 1))
     with pytest.raises(ConfigError, match="exclude each other"):
-        create_model("v15_2", config, pretrained=True)
+        create_model("v15_2", config, pretrained_encoder=True)
+    with pytest.raises(ConfigError, match="write pretrained_encoder=True"):
+        create_model("v15_2", TINY, pretrained=True)
 
 
 @pytest.mark.parametrize(
