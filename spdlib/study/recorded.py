@@ -88,6 +88,11 @@ def recorded(experiment: str) -> pd.DataFrame:
     return wide[[name for name in SCORES if name in wide]].rename_axis(columns=None)
 
 
+def on_record(experiment: str) -> bool:
+    """Whether the log has results of an experiment; "exp08_corrected" finds exp08."""
+    return experiment.removesuffix(CORRECTED) in set(recorded_table()["experiment"])
+
+
 def recorded_facts(experiment: str) -> dict[str, float | str]:
     """An experiment's settings and other `FACTS`: numbers, or words where the log has no number.
 

@@ -256,8 +256,15 @@ def _changes(augment: AugmentConfig) -> list[str]:
 
 
 def settings_of(**parameters: Any) -> dict[str, Any]:
-    """A notebook's parameters without those left empty or 0, which keep the experiment's own."""
-    return {name: value for name, value in parameters.items() if value not in ("", 0)}
+    """A notebook's parameters without those that keep the experiment's own: "", None, False, 0.
+
+    A fraction of 0.0 is a setting.
+    """
+    return {
+        name: value
+        for name, value in parameters.items()
+        if value or (isinstance(value, float) and not math.isnan(value))
+    }
 
 
 # -- sentences --------------------------------------------------------------------------------

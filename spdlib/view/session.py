@@ -1,0 +1,347 @@
+"""`open_study`: one experiment from its record to its verdict, a line a step.
+
+A notebook tells the story; a `Study` holds what the steps hand on: config, frames, network, run,
+scores. Each step returns what a notebook shows, a figure or a table, and leaves it in the folder of
+the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from IPython.display import Markdown
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
+
+from spdlib.data.frames import spread
+from spdlib.models import DepthModel, load
+from spdlib.models.counting import macs_per_image, macs_per_query
+from spdlib.study.answers import load_examples
+from spdlib.study.comparison import compare, fairness, recorded_scores
+from spdlib.study.config import RunConfig
+from spdlib.study.datasets import DataSets, open_data
+from spdlib.study.diagnostics import per_bin_table, range_table
+from spdlib.study.evaluation import Evaluation, evaluate_run
+from spdlib.study.generations import EqualTerms
+from spdlib.study.image_free import fit_image_free
+from spdlib.study.preflight import check
+from spdlib.study.profiles import deviations, resolve
+from spdlib.study.recorded import on_record
+from spdlib.study.runs import Run
+from spdlib.study.training import build_model, fit
+from spdlib.view import plots, questions, report
+from spdlib.view.diagram import network_diagram
+from spdlib.view.generations import learning_side_by_side, pairs_apart
+from spdlib.view.inside import layers_at_work, where_it_looks
+
+EQUAL_TERMS = Path("results") / "measured" / "generations_nyu_labeled"
+"""Published tables of all networks on equal terms."""
+
+
+def open_study(
+    experiment: str = "v15_2",
+    profile: str = "demo",
+    *,
+    name: str = "",
+    data: str = "",
+    weights: str = "",
+    out: str = "",
+    threads: int = 0,
+    **settings: Any,
+) -> Study:
+    """Start the study of an experiment; nothing is trained yet.
+
+    Args:
+        experiment: name of an experiment, or of a registered network.
+        profile: "smoke", "demo", "nyu_labeled", "equal_terms" or "paper".
+        name: of the run's folder under results/runs/; default the experiment's.
+        data: packed store with real frames; empty takes SPD_DATA. Rooms need none.
+        weights: file of encoder weights; empty takes SPD_WEIGHTS, or else timm's download.
+        out: folder of the run; see `report.run_folder`.
+        threads: of the CPU; 0 leaves them to PyTorch.
+        settings: of the run or the network by name, named faults included. "", None, False and
+            whole-number zeros keep what experiment and profile say.
+
+    Raises:
+        ConfigError: unknown names, or settings that contradict each other.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    given = report.settings_of(weights=report.from_root(weights), **settings)
+    config = resolve(experiment, profile, **given)
+    folder = report.run_folder(out, name or experiment, profile)
+    print(
+        f"{experiment}, profile {profile}: {config.schedule.steps} steps of "
+        f"{config.schedule.batch_size} frames, seed {config.seed}"
+    )
+    return Study(config, folder, report.from_root(data) or None)
+
+
+class Study:
+    """One experiment, step by step.
+
+    Steps that need an earlier one make it happen: the first that asks for frames opens them, the
+    first that asks for scores evaluates.
+
+    Attributes:
+        config: of the run.
+        folder: of the run.
+        tables: what has been shown as a table and is kept as NAME.csv by `close`.
+    """
+
+    def __init__(self, config: RunConfig, folder: Path, store: str | None = None) -> None:
+        self.config, self.folder, self.store = config, folder, store
+        self.tables: dict[str, pd.DataFrame] = {}
+        self._compared: pd.DataFrame | None = None
+
+    # -- what the steps hand on ----------------------------------------------------------------
+
+    @property
+    def network_name(self) -> str:
+        """Name of the network in all tables."""
+        return self.config.model.network
+
+    @cached_property
+    def data(self) -> DataSets:
+        """Frames to learn from, to choose weights by, and to report on."""
+        return open_data(self.config, self.store)
+
+    @cached_property
+    def model(self) -> DepthModel:
+        """The network before its first step."""
+        return build_model(self.config, self.data.train)
+
+    @cached_property
+    def run(self) -> Run:
+        """The trained run; one that was interrupted is continued, a finished one is read."""
+        return fit(self.config, self.data.train, self.data.selection, self.folder)
+
+    @cached_property
+    def best(self) -> DepthModel:
+        """The network with the weights that score best on the selection frames."""
+        return load(self.run.best).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    @cached_property
+    def result(self) -> Evaluation:
+        """Scores of the best weights and of the image-free baselines on the test frames."""
+        return evaluate_run(self.run, self.best, self.data.test, fit_image_free(self.data.train))
+
+    # -- before training -----------------------------------------------------------------------
+
+    def log(self, *experiments: str) -> Styler:
+        """How the log ran some of its experiments, and what it measured."""
+        return report.shown(report.log_table(experiments))
+
+    def frames(self, count: int = 6) -> Figure:
+        """Some of the frames to learn from, each above its depth."""
+        train = self.data.train
+        chosen = [train[index] for index in spread(len(train), count)]
+        depths = [frame.truth(self.config.data.truth) for frame in chosen]
+        return self._keep("frames", plots.contact_sheet([f.image for f in chosen], depths))
+
+    def depths(self) -> Figure:
+        """How often each depth occurs."""
+        sets = {"to learn from": self.data.train, "to report on": self.data.test}
+        truth = self.config.data.truth
+        depths = {name: questions.depths_of(frames, truth) for name, frames in sets.items()}
+        return self._keep("depths", plots.depth_histogram(depths))
+
+    def network(self) -> Figure:
+        """What runs once per image and what per query, drawn from the network itself."""
+        return self._keep("network", network_diagram(self.model))
+
+    def costs(self) -> Styler:
+        """Parameters by component; multiply-accumulates are printed."""
+        image, query = macs_per_image(self.model), macs_per_query(self.model)
+        print(f"{image / 1e9:.2f} G MACs an image, {query / 1e6:.2f} M MACs a query among 256")
+        return self._table("parameters", self.model.parameter_table())
+
+    def preflight(self) -> Styler:
+        """Checks of frames and network; a violation stops the run here."""
+        return report.shown(check(self.model, self.data.train, self.data.selection, self.config))
+
+    def deviations(self) -> Styler:
+        """Where this run differs from the recorded one."""
+        return self._table("deviations", deviations(self.config))
+
+    # -- training ------------------------------------------------------------------------------
+
+    def train(self) -> Figure:
+        """Train, or continue, or read a finished run; its learning curves."""
+        record = self.run.record
+        best, step = record["best_sel_abs_rel"], record["best_step"]
+        print(f"best selection AbsRel {best:.3f}, at step {step}; weights in {self.run.best.name}/")
+        return self._keep("learning_curves", plots.learning_curves(self.run.history))
+
+    def ranges(self) -> Figure:
+        """Smallest and largest prediction beside the truth's, epoch by epoch."""
+        self.tables["ranges"] = range_table(self.run.history)
+        return self._keep("depth_ranges", plots.depth_ranges(self.run.history))
+
+    def gradients(self) -> Styler:
+        """Which parameters the gradient of the last evaluated step reached."""
+        return report.shown(self.run.gradients)
+
+    # -- scores --------------------------------------------------------------------------------
+
+    def scores(self) -> Styler:
+        """Scores of the network and the baselines under every protocol; its notes are printed."""
+        for protocol, note in self.result.notes.items():
+            print(f"{protocol}: {note}\n")
+        return report.shown(report.score_table(self.result.metrics))
+
+    def score_bars(self) -> Figure:
+        """AbsRel of the network beside the baselines'."""
+        return self._keep("scores", plots.score_bars(self.result.metrics))
+
+    def improvements(self, wanted: float | None = None) -> Figure:
+        """How far AbsRel lies below each baseline's, with intervals.
+
+        Args:
+            wanted: improvement in percent that was asked for.
+        """
+        return self._keep("improvements", plots.improvement_intervals(self._gains, wanted=wanted))
+
+    def bins(self) -> Figure:
+        """AbsRel by true depth."""
+        return self._keep("bins", plots.bin_bars(self.result.bins))
+
+    def bin_table(self) -> Styler:
+        """The same as a table."""
+        return report.shown(per_bin_table(self.result.bins).reset_index())
+
+    def predicted_against_true(self) -> Figure:
+        """Predictions at the eigen points of all test frames over the truth."""
+        answers = self.result.answers()
+        title = f"{self.network_name}, {answers['frame'].nunique()} test frames, eigen points"
+        drawn = plots.predicted_against_true(answers["prediction"], answers["truth"], title)
+        return self._keep("predicted_against_true", drawn)
+
+    def error_maps(self, count: int = 4) -> Figure:
+        """Truth, prediction and error of some test frames, evenly spread, not chosen."""
+        examples = list(load_examples(self.run).values())[:count]
+        columns = ([each[key] for each in examples] for key in ("image", "truth", "dense"))
+        title = f"{self.network_name}: dense path, whole frames"
+        return self._keep("error_maps", plots.error_maps(*columns, title=title))
+
+    def sparse_and_dense(self) -> Figure:
+        """Queries against the dense path at the same places."""
+        pairs = questions.sparse_and_dense(self.best, self.data.test)
+        return self._keep("sparse_and_dense", plots.sparse_against_dense(pairs))
+
+    def accuracy_at_k(self) -> Figure:
+        """The same points in groups of different size."""
+        return self._keep("accuracy_at_k", plots.accuracy_at_k(self.result.k_sweep))
+
+    # -- inside --------------------------------------------------------------------------------
+
+    def where_it_looks(self, which: str = "near") -> Figure:
+        """Where the query at the nearest ("near") or farthest ("far") point reads the image."""
+        frame = self.data.test[0]
+        points, near, far = questions.near_and_far(frame, self.config.data.truth)
+        scene = self.best.encode(frame.image, frame.camera)
+        index = {"near": near, "far": far}[which]
+        return self._keep(f"where_{which}", where_it_looks(frame.image, scene, points, index))
+
+    def inside(self) -> Styler:
+        """What the network does within, over some test frames."""
+        return report.shown(self.result.inside)
+
+    def layers(self) -> Figure:
+        """The same, layer by layer."""
+        return self._keep("layers", layers_at_work(self.result.inside))
+
+    # -- beside the record ---------------------------------------------------------------------
+
+    def beside_record(self, experiment: str = "") -> Styler | None:
+        """The run's final scores beside the epoch that the log quotes; None without a record.
+
+        Args:
+            experiment: of the log; default this study's.
+        """
+        experiment = experiment or self.config.experiment
+        if not on_record(experiment):
+            print(f"the log has no run of {experiment}")
+            return None
+        self._compared = compare(self.run, experiment)
+        return self._table("beside_recorded", report.beside_recorded(self._compared))
+
+    def fairness(self) -> Styler | None:
+        """What of `beside_record` is a fair comparison, and what is not and why."""
+        return None if self._compared is None else report.shown(fairness(self._compared))
+
+    def recorded_curves(self) -> Figure | None:
+        """The run beside the record, epoch by epoch, after `beside_record`."""
+        if self._compared is None:
+            return None
+        return self._keep("recorded_beside", plots.recorded_beside(self._compared))
+
+    # -- all networks on equal terms -----------------------------------------------------------
+
+    @cached_property
+    def equal_terms(self) -> EqualTerms:
+        """The published comparison of all networks on the same frames, steps and loss."""
+        return EqualTerms.read(report.project_root() / EQUAL_TERMS)
+
+    def generations(self) -> Figure:
+        """How all networks learn on equal terms."""
+        return self._keep("generations", learning_side_by_side(self.equal_terms.curves))
+
+    def pairs(self) -> Figure:
+        """Every pair of networks on equal terms, with its interval."""
+        networks = self.equal_terms.networks
+        protocol = next(p for p in networks["protocol"] if p.startswith("eigen"))
+        return self._keep("pairs", pairs_apart(self.equal_terms.pairs, networks, protocol))
+
+    def generation_table(self) -> Styler:
+        """Scores, parameters and minutes of all networks on equal terms."""
+        aside = ["experiment", "parameters", "silog", "s_star", "machine", "commit"]
+        return report.shown(self.equal_terms.networks.drop(columns=aside))
+
+    def generation_verdict(self, first: Sequence[str], second: Sequence[str]) -> Markdown:
+        """Whether the networks `first` beat the networks `second` on equal terms."""
+        return Markdown(report.equal_terms_verdict(self.equal_terms, first, second))
+
+    # -- the end -------------------------------------------------------------------------------
+
+    def verdict(self, wanted: float = 0) -> Markdown:
+        """What the numbers say about the network.
+
+        Args:
+            wanted: improvement in percent over both baselines that was asked for.
+        """
+        name = self.network_name
+        _, scores = recorded_scores(self.result.metrics, name)
+        return Markdown(
+            report.verdict(self._gains, self.run.history, name, wanted=wanted, scores=scores)
+        )
+
+    def findings(self) -> Markdown:
+        """What the diagnostics say, in words."""
+        result = self.result
+        return Markdown(
+            report.findings(self.run.history, result.bins, result.inside, self.network_name)
+        )
+
+    def close(self) -> None:
+        """Keep the tables in the run's folder and print where it lies, with its short table."""
+        self.tables["improvements"] = self._gains
+        for name, table in self.tables.items():
+            self.run.write_table(name, table)
+        print(report.closing(self.run))
+
+    @cached_property
+    def _gains(self) -> pd.DataFrame:
+        return report.improvements(self.result.metrics, self.result.frames, self.network_name)
+
+    def _keep(self, name: str, figure: Figure) -> Figure:
+        return report.keep(self.folder, name, figure)
+
+    def _table(self, name: str, table: pd.DataFrame) -> Styler:
+        self.tables[name] = table
+        return report.shown(table)
