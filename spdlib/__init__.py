@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from spdlib.geometry import NYU_CAMERA, Camera, GridRule
     from spdlib.models import DepthModel, EncoderConfig, create_model, list_models, load
     from spdlib.scene import Scene
+    from spdlib.view.session import Study, open_study
 
 # GNU OpenMP reads it when PyTorch is loaded, so it helps only those who import spdlib first (the
 # command line, and the notebooks that it runs). By default threads spin for milliseconds when they
@@ -26,6 +27,7 @@ _MODULES = {
     "geometry": ("NYU_CAMERA", "Camera", "GridRule"),
     "models": ("DepthModel", "EncoderConfig", "create_model", "list_models", "load"),
     "scene": ("Scene",),
+    "view.session": ("Study", "open_study"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -37,10 +39,12 @@ __all__ = [
     "GridRule",
     "SPDError",
     "Scene",
+    "Study",
     "__version__",
     "create_model",
     "list_models",
     "load",
+    "open_study",
 ]
 
 

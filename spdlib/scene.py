@@ -18,6 +18,7 @@ from torch import Tensor
 from spdlib.disk import write_bytes
 from spdlib.errors import QueryError
 from spdlib.geometry import Camera, Size
+from spdlib.inspection import Probe, Reads
 
 Maps = Mapping[str, Tensor]
 """Feature maps by name, channels-last [B, h, w, C]."""
@@ -61,6 +62,10 @@ class Decoder(Protocol):
 
     def encoded(self, images: Tensor) -> Maps:
         """Maps of padded images [B, 3, H, W] in evaluation mode."""
+        ...
+
+    def explained(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
+        """What the parts read for points, in evaluation mode."""
         ...
 
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
@@ -173,30 +178,28 @@ class Scene:
         return self.camera.back_project(self._check(points).to(depth), depth)
 
     @torch.no_grad()
-    def explain(self, points: Any) -> dict[str, Tensor]:
-        """Where queries look and what the network's parts do with them, asked all together.
+    def explain(self, points: Any) -> list[Probe]:
+        """What the network's parts read for queries, all asked together (see `spdlib.inspection`).
 
         Args:
             points: as for `depth_at`.
 
         Returns:
-            What the network's own `explain` tells (see `V13.explain` and `V14.explain` for names
-            and axes), places ("pixels", "local_pixels") in pixels of the given image. They may lie
-            outside it.
+            What each part tells, in evaluation mode; places are in pixels of the given image. Empty
+            for a network that tells nothing.
 
         Raises:
-            QueryError: the network cannot explain itself, or `depth_at` refuses the points.
+            QueryError: `depth_at` refuses the points.
         """
-        explain = getattr(self.model, "explain", None)
-        if explain is None:
-            raise QueryError(
-                f"{type(self.model).__name__} does not tell where it looks; v13 and v14 do"
-            )
         asked = self._check(points)
         inside = self._to_network(asked.view(self.batch, -1, 2))
-        seen: dict[str, Tensor] = explain(self.maps, inside, self.padded)
-        places = ("pixels", "local_pixels")
-        return {k: self._from_network(v) if k in places else v for k, v in seen.items()}
+        probes = self.model.explained(self.maps, inside, self.padded)
+        return [
+            replace(probe, pixels=self._from_network(probe.pixels))
+            if isinstance(probe, Reads)
+            else probe
+            for probe in probes
+        ]
 
     @torch.no_grad()
     def dense(self, stride: int = 1) -> Tensor:

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 import spdlib
 from spdlib.errors import QueryError
 from spdlib.geometry import NYU_CAMERA, Camera, Size
+from spdlib.inspection import Reads
 from spdlib.models import DepthModel, ModelConfig
 from spdlib.models.base import EXECUTIONS, MAX_SIDE
 from spdlib.models.sampling import bilinear_points
@@ -346,15 +347,15 @@ def test_places_that_a_query_reads_are_in_the_callers_pixels() -> None:
     watched: Any = spdlib.create_model("v14_dual", "mobilenetv2_035", image_size=SIZE).eval()
     half = watched.encode(torch.rand(3, 128, 192))
     points = points_in((128, 192), 5)
-    seen = half.explain(points)
-    assert largest(seen["depth"][0] - half.depth_at(points)) < 1e-6
-    own = watched.explain(half.maps, half._to_network(points[None].float()), half.padded)
-    assert torch.allclose(seen["pixels"], 2 * own["pixels"] + 0.5, atol=1e-3)
-
-
-def test_networks_that_cannot_explain_say_so(model: DepthModel, image: np.ndarray) -> None:
-    with pytest.raises(QueryError, match="V152 does not tell where it looks"):
-        model.encode(image).explain([(1, 1)])
+    own = watched.explained(half.maps, half._to_network(points[None].float()), half.padded)
+    found = half.explain(points)
+    assert [type(probe) for probe in found] == [type(probe) for probe in own]
+    pairs = [(a, b) for a, b in zip(found, own, strict=True) if isinstance(a, Reads)]
+    assert len(pairs) == 3
+    for seen, inside in pairs:
+        assert isinstance(inside, Reads)
+        assert torch.allclose(seen.pixels, 2 * inside.pixels + 0.5, atol=1e-3)
+        assert torch.equal(seen.weights, inside.weights)
 
 
 def test_points_3d_use_the_callers_camera(model: DepthModel) -> None:

@@ -7,11 +7,11 @@ import hashlib
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import pandas as pd
 import torch
@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from spdlib.errors import ConfigError, ModelError, QueryError, unknown_name
 from spdlib.geometry import Camera, Size
+from spdlib.inspection import Probe, Stage
 from spdlib.models.checkpoint import write_network
 from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import Encoder, add_state, padded_size
@@ -33,6 +34,10 @@ EXECUTIONS = ("fast", "reference")
 
 MAX_SIDE = 4096
 """Longest side, in pixels, that `encode` resizes an image to before it doubts the camera."""
+
+
+Caption = tuple[str, str]
+"""Title of a part and what it does, in a few words."""
 
 
 class Prediction(NamedTuple):
@@ -65,9 +70,9 @@ class DepthModel(
         has_dense: whether there is a dense path.
         queries_are_independent: whether a point's depth is the same whatever is asked with it.
         has_auxiliary: whether there are `auxiliary` maps.
+        recorded_points: queries a frame that the recorded runs of its kind were scored with.
+        routed_levels: levels of whose cells a query is routed to some.
         maps_depend_on_execution: whether the two forms read different maps.
-        recorded_points: points a frame with which its scores were recorded.
-        routes_l3: whether queries are routed to cells of L3, which `explain` names "l3_routed".
         order: names of the parts as `components` lists them; empty for the order of their making.
         options: this network's settings, an instance of `Options`.
         trained: by what it was trained, for instance "v15_2, 2,000 steps"; None for random weights.
@@ -78,9 +83,9 @@ class DepthModel(
     has_dense: ClassVar[bool] = False
     queries_are_independent: ClassVar[bool] = True
     has_auxiliary: ClassVar[bool] = False
-    maps_depend_on_execution: ClassVar[bool] = False
     recorded_points: ClassVar[int] = 128
-    routes_l3: ClassVar[bool] = False
+    routed_levels: ClassVar[tuple[str, ...]] = ()
+    maps_depend_on_execution: ClassVar[bool] = False
     order: ClassVar[Sequence[str]] = ()
     encoder: Encoder
 
@@ -123,6 +128,56 @@ class DepthModel(
         if form not in EXECUTIONS:
             raise ConfigError(unknown_name("execution", form, EXECUTIONS))
         self._execution = form
+
+    def captions(self) -> dict[str, Caption]:
+        """Title and a few words on each component, for diagrams; those left out get their names."""
+        return {
+            "encoder": ("encoder", self.encoder.config.name.replace("_", " ")),
+            "neck": ("neck", "1×1, LN"),
+            "level3_attention": ("attention on L3", "before stage 4"),
+            "level4_attention": ("attention on L4", "2 layers"),
+        }
+
+    def stages(self, image_size: Size | None = None) -> list[Stage]:
+        """What runs once per image and what per query, found by watching the parts run.
+
+        Args:
+            image_size: height, width in pixels; None takes the training size.
+        """
+        images = torch.zeros(1, 3, *(image_size or self.config.image_size))
+        images = self.pad(images.to(self.device, self.dtype))
+        size, points = (images.shape[-2], images.shape[-1]), images.new_zeros(1, 1, 2)
+        with evaluating(self), torch.no_grad():
+            with running(self.components()) as once:
+                maps = self.maps(images)
+            with running(self.components()) as each:
+                self.decode(maps, points, size)
+        captions = self.captions()
+        found = []
+        for name, part in self.components().items():
+            if name in once | each:
+                title, detail = captions.get(name, (name.replace("_", " "), type(part).__name__))
+                when: Literal["image", "query"] = "query" if name in each else "image"
+                found.append(Stage(when, title, detail, count_parameters(part)))
+        shapes = {name: (level.shape[3], *level.shape[1:3]) for name, level in maps.items()}
+        return [*found, Stage("image", "maps", maps=shapes)]
+
+    def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
+        """What each part reads for K queries [B, K, 2] in pixels of the padded image.
+
+        A network tells what it can; by default nothing.
+        """
+        return []
+
+    @torch.no_grad()
+    def explained(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
+        """`probes` in evaluation mode, as scenes ask for them."""
+        with evaluating(self):
+            return self.probes(maps, points, image_size)
+
+    def ablations(self) -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
+        """Parts that a trained network can do without for a while, by name."""
+        return {}
 
     @abstractmethod
     def maps(self, images: Tensor) -> Maps:
@@ -352,6 +407,18 @@ def refuse_plain_vit(network: DepthModel) -> None:
 def count_parameters(module: nn.Module) -> int:
     """Number of parameters, trainable or not."""
     return sum(p.numel() for p in module.parameters())
+
+
+@contextlib.contextmanager
+def running(parts: Mapping[str, nn.Module]) -> Iterator[set[str]]:
+    """Meanwhile the names of those parts are collected of which any module runs."""
+    seen: set[str] = set()
+    with contextlib.ExitStack() as hooks:
+        for name, part in parts.items():
+            for module in part.modules():
+                handle = module.register_forward_pre_hook(lambda *_, name=name: seen.add(name))
+                hooks.callback(handle.remove)
+        yield seen
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Encoders: timm networks -> four feature levels (decisions 1 and 3, sheet v15).
+"""Encoders: timm networks -> four feature levels.
 
 Hierarchical networks give their levels at strides 4, 8, 16 and 32; plain ViTs give four taps at the
 patch stride. Weights come from timm by name or from a local safetensors file. The input mean, std
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -26,7 +27,6 @@ from torch.nn import functional as F
 
 from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import Size
-from spdlib.models.displacement import displacements
 from spdlib.models.layers import full_precision
 from spdlib.settings import check
 
@@ -38,6 +38,14 @@ INPUT_NORMS = ("weights", "none")
 CONVNEXT_V2_TINY = "convnextv2_tiny.fcmae_ft_in22k_in1k"
 """The encoder of the networks before v15."""
 _PAD_TYPE_FAMILIES = ("mobilenet", "efficientnet", "tf_", "mnasnet", "fbnet", "tinynet", "lcnet")
+_PADDING_OF = {
+    "vit_": "patch",
+    r"convnext(v2)?_(?!.*_(ols|rms))": "patch",
+    "edgenext_": "patch",
+    r"resnet\d+(\.|$)": "symmetric",
+}
+"""Families that are built in one way, by the start of their timm names. `resnet10t` is none of
+them: its shortcuts average 2x2 cells, so that two centres meet."""
 _HEAD_PREFIXES = (
     "head.", "classifier.", "fc.", "conv_head.", "bn2.", "norm_head.", "norm.", "mask_token",
 )  # fmt: skip
@@ -59,7 +67,7 @@ class EncoderConfig:
             takes the usual one of families that are trained with either, such as MobileNet.
             Others are built in one way: theirs may be left out, and is refused if it is wrong.
         taps: blocks a plain ViT is read after (0-based).
-        train_batchnorm: update BatchNorm statistics in training; off unless asked (decisions 3).
+        train_batchnorm: update BatchNorm statistics in training; off unless asked.
         weights_sha256: hash of the file `weights` was read from; filled in when it is loaded.
     """
 
@@ -130,8 +138,6 @@ class Encoder(nn.Module):
             _load_strictly(self.body, file[0], str(config.weights))
         for name, value in (("mean", self.config.mean), ("std", self.config.std)):
             self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
-        if self.config.padding is not None and len(_paddings(self.config.name)) > 2:
-            self._refuse_other_padding(self.config.padding)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """RGB images [B, 3, H, W] in 0..1 -> four levels [B, C_l, h_l, w_l], finest first."""
@@ -151,7 +157,7 @@ class Encoder(nn.Module):
         return self
 
     def insert(self, between: Callable[[Tensor], Tensor]) -> None:
-        """Lets `between` change level 3, [B, C, h, w], before stage 4 and the neck read it.
+        """Apply a module to level 3, [B, C, h, w], before stage 4 and the neck read it.
 
         Raises:
             ModelError: a plain ViT, which has no stages.
@@ -172,32 +178,20 @@ class Encoder(nn.Module):
         """Pixels by which each level's receptive fields lie right of and below the grid rule.
 
         With stride s the rule expects cell i at s i + (s - 1)/2. TensorFlow padding centres it at
-        s i + s - 1, symmetric padding at s i; windows that do not overlap sit on the rule. Found
-        by following a small image through the network: about a tenth of a second. None where
-        branches disagree or an operation moves cells in a way that is not understood.
+        s i + s - 1, symmetric padding at s i; windows that do not overlap sit on the rule. None for
+        families whose padding is not known.
         """
-        was_training = self.training
-        self.eval()
-        try:
-            return displacements(self, self.mean.new_zeros(1, 3, *[2 * self.multiple] * 2))
-        finally:
-            self.train(was_training)
+        possible = _paddings(self.config.name)
+        padding = self.config.padding or (possible[0] if len(possible) == 1 else None)
+        if padding is None:
+            return [None] * len(STRIDES)
+        return [PADDINGS[padding] * (stride - 1) for stride in STRIDES]
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights, in hexadecimal, wherever they came from."""
         digest = hashlib.sha256()
         add_state(digest, self.body)
         return digest.hexdigest()
-
-    def _refuse_other_padding(self, padding: str) -> None:
-        """ConfigError if a known displacement contradicts the padding that is said of it."""
-        found = self.displacement
-        said = [PADDINGS[padding] * (stride - 1) for stride in STRIDES]
-        if any(one not in (None, other) for one, other in zip(found, said, strict=True)):
-            raise ConfigError(
-                f"encoder {self.config.name!r} cannot have padding {padding!r}: it displaces its "
-                f"levels by {found} px, not {said}; leave padding out"
-            )
 
 
 def add_state(digest: Any, module: nn.Module) -> None:
@@ -217,7 +211,7 @@ def vit_taps(vit: VisionTransformer, images: Tensor, taps: Sequence[int]) -> lis
     """Feature maps [B, C, h, w] after the blocks `taps` of a timm ViT, through its final norm.
 
     The position table is resized bicubically to the token grid, half-pixel rule, no antialiasing,
-    as `transformers` does for DINOv2 (decisions 3; timm itself would antialias).
+    as `transformers` does for DINOv2; timm itself would antialias.
     """
     patch = vit.patch_embed.patch_size
     h, w = images.shape[-2] // patch[0], images.shape[-1] // patch[1]
@@ -298,10 +292,13 @@ def _create(config: EncoderConfig, **options: Any) -> Any:
 
 
 def _paddings(name: str) -> tuple[str, ...]:
-    """Paddings that may be said of a network; all where only the network itself can tell."""
-    if name.startswith("vit_"):
-        return ("patch",)
-    return ("same", "symmetric") if name.startswith(_PAD_TYPE_FAMILIES) else tuple(PADDINGS)
+    """Paddings that may be said of a network; all of a family that is not known."""
+    if name.startswith(_PAD_TYPE_FAMILIES):
+        return ("same", "symmetric")
+    for family, padding in _PADDING_OF.items():
+        if re.match(family, name):
+            return (padding,)
+    return tuple(PADDINGS)
 
 
 def _complete(config: EncoderConfig, file: tuple[Any, dict[str, str]] | None) -> EncoderConfig:

@@ -56,11 +56,6 @@ def start_at_zero(*layers: nn.Module) -> None:
             nn.init.zeros_(parameter)
 
 
-def start_at(last: nn.Linear, depth: float) -> None:
-    """Set the bias of a fresh log-depth head so that it answers about `depth` metres (F17c)."""
-    nn.init.constant_(last.bias, math.log(depth))
-
-
 class NumberHead(nn.Sequential):
     """Linear(C -> 2 C), GELU, Linear(2 C -> 1): the number a query ends in (74,497 at 192).
 

@@ -15,6 +15,7 @@ from spdlib.models.checkpoint import load_weights, read_config
 from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import read_options
+from spdlib.plugins import import_plugins
 
 
 class _Entry(NamedTuple):
@@ -55,6 +56,7 @@ def register(name: str, *, encoder: str, image_size: Size) -> Callable[[Network]
 
 def list_models(pattern: str = "*") -> list[str]:
     """Names that `create_model` takes, of those that match a pattern such as "v14*"."""
+    import_plugins()
     return sorted(name for name in _REGISTRY if fnmatchcase(name, pattern))
 
 
@@ -133,6 +135,7 @@ def load(folder: str | Path) -> DepthModel:
 
 
 def _entry(name: str) -> _Entry:
+    import_plugins()
     if name not in _REGISTRY:
         raise ModelError(unknown_name("network", name, _REGISTRY))
     return _REGISTRY[name]

@@ -18,19 +18,20 @@ form of execution that encoded it. The blocks themselves are in `v13_blocks`.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-import torch
 from torch import Tensor, nn
 
 from spdlib.errors import ModelError
 from spdlib.geometry import GridRule, Size
+from spdlib.inspection import Probe, Reads, Shares
 from spdlib.models.attention import MapAttention
-from spdlib.models.base import DepthModel, evaluating, refuse_plain_vit
+from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import CONVNEXT_V2_TINY, padded_size
-from spdlib.models.layers import MEDIAN_DEPTH, NumberHead, standardised, start_at
+from spdlib.models.layers import HEAD_BIAS, NumberHead, standardised
 from spdlib.models.necks import PlanNeck, PyramidNeck
 from spdlib.models.options import Count, Options, counts
 from spdlib.models.registry import register
@@ -44,6 +45,7 @@ from spdlib.models.v13_blocks import (
     CODE_UNIT,
     HEADS,
     LEVELS,
+    TOKENS,
     WIDTH,
     Calibration,
     Precompute,
@@ -51,9 +53,6 @@ from spdlib.models.v13_blocks import (
     value_maps,
 )
 from spdlib.scene import Answer, Maps
-
-Trace = dict[str, Tensor]
-"""Depth [B, K] under "depth", and what else `V13.explain` tells."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +108,7 @@ class V13(DepthModel):
 
     Options = V13Options
     maps_depend_on_execution = True
+    recorded_points = 256
     order = (
         "encoder", "level3_attention", "neck", "level4_attention", "precompute", "b1", "b2", "b3",
         "b3a", "b3b", "b4", "b5", "head",
@@ -151,8 +151,8 @@ class V13(DepthModel):
         """What is projected of the neck's levels [B, h, w, C_l] once per image, but for B1."""
 
     @abstractmethod
-    def run(self, queries: Queries) -> Trace:
-        """The network's blocks, one after the other."""
+    def run(self, queries: Queries) -> Tensor:
+        """The network's blocks, one after the other: depth [B, K] in metres."""
 
     @property
     def fast(self) -> bool:
@@ -161,38 +161,34 @@ class V13(DepthModel):
 
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
-        return Answer(self.run(self.queries(maps, points, image_size))["depth"])
+        return Answer(self.run(self.queries(maps, points, image_size)))
 
     def queries(self, maps: Maps, points: Tensor, image_size: Size) -> Queries:
         """The points [B, K, 2] with all that the blocks know of them."""
         return Queries(maps, points, image_size, GridRule(self.options.grid_rule), self.fast)
 
-    @torch.no_grad()
-    def explain(self, maps: Maps, points: Tensor, image_size: Size) -> Trace:
-        """Where queries look, and what they answer: `decode` in evaluation mode, with its notes.
+    def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
+        """What each block reads for K queries, in the order of the blocks.
 
-        Args:
-            maps: of the scene.
-            points: [B, K, 2] in pixels of the padded image.
-            image_size: height, width of the padded image.
-
-        Returns:
-            "depth" [B, K] in metres;
-            "pixels" [n, B, K, 6 heads, ..., 2], where a query reads the image, and "weights"
-            [n, B, K, 6, ...] of these reads, one in sum over what is left of each head: as v14's.
-            With B4, [R, B, K, 6, 3 maps, 4] around R routed cells; without, [1, B, K, 6, 91] of B2
-            on B1's tokens;
-            "local_pixels" [B, K, 91, 2] and "local_weights" [B, K, 6, 91] of B2 on B1's tokens;
-            "l4_weights" [B, K, h, w] of B3 on L4's cells, mean of its heads, and "l4_routed"
-            [B, K, R], their numbers row * w + column, most looked at first; in v13.1 "l3_weights"
-            and "l3_routed" too;
-            "fused_weights" [B, K, 6, T] of B5 on its tokens, B1's first.
-            Weights are those of a block's last layer.
+        B2 on the tokens around a query, every B3 on the cells of its level, B4 around routed cells,
+        B5 on its tokens by source. Weights are those of a block's last layer, mean of its heads.
         """
-        with evaluating(self):
-            trace = self.run(self.queries(maps, points, image_size))
-        local = trace["local_pixels"].unsqueeze(2).expand(-1, -1, HEADS, -1, -1)
-        return {"pixels": local[None], "weights": trace["local_weights"][None], **trace}
+        found: list[Probe] = []
+        self.run(self.queries(maps, points, image_size)._replace(probes=found))
+        return found
+
+    def captions(self) -> dict[str, Caption]:
+        """What a diagram says of the blocks."""
+        routed = getattr(self.options, "routed_l4", None)
+        return super().captions() | {
+            "precompute": ("projected for all", "keys and values, maps to read"),
+            "b1": ("B1: look around", "91 tokens of L1 to L4"),
+            "b2": ("B2: read them", "2 layers"),
+            "b3": ("B3: read all of L4", f"route to {routed} cells" if routed else "2 layers"),
+            "b4": ("B4: read around them", "6 heads, 3 maps, 4 places"),
+            "b5": ("B5: read everything", "3 layers"),
+            "head": ("head", "log-depth"),
+        }
 
     def _add_neck(self) -> None:
         """Conv1x1 + LN of every level, then two self-attention layers on L4 (3,950,592)."""
@@ -200,18 +196,30 @@ class V13(DepthModel):
         self.neck: nn.Module = PyramidNeck(self.encoder.channels, CHANNELS)
         self.level4_attention = MapAttention(CHANNELS[3], HEADS, positions=self.coded)
 
-    def _local(self, queries: Queries) -> tuple[Tensor, list[Tensor], Trace]:
-        """B1 and B2: queries [B, K, 192], their own 91 tokens by level, and notes of both."""
+    def _local(self, queries: Queries) -> tuple[Tensor, list[Tensor]]:
+        """B1 and B2: queries [B, K, 192], and their own 91 tokens by level."""
         h, tokens, pixels = self.b1(queries)
         tokens = [standardised(part) for part in tokens]
         h, weights = self.b2(h, tokens, queries.fast)
-        return h, tokens, {"local_pixels": pixels, "local_weights": weights}
+        levels = [level for level, count in TOKENS.items() for _ in range(count)]
+        queries.tell(
+            lambda: Reads("B2", "tokens around", pixels, weights.mean(2), levels, close=True)
+        )
+        return h, tokens
 
-    def _route(self, weights: Tensor, level: str, queries: Queries) -> tuple[Tensor, Trace]:
-        """The cells [B, K, R] of a level that a B3 looks at most, [B, K, cells]; with notes."""
-        routed = weights.topk(getattr(self.options, f"routed_{level}")).indices
-        size = queries.size(level.upper())
-        return routed, {f"{level}_weights": weights.unflatten(-1, size), f"{level}_routed": routed}
+    def _fuse(
+        self, h: Tensor, tokens: Sequence[Tensor], sources: Mapping[str, int], queries: Queries
+    ) -> Tensor:
+        """B5 over tokens [B, K, T_i, 192], of which each source has so many, in this order."""
+        h, weights = self.b5(h, tokens, queries.fast)
+
+        def shares() -> Shares:
+            parts = weights.mean(2).split(list(sources.values()), -1)
+            sums = (part.sum(-1) for part in parts)
+            return Shares("B5", dict(zip(sources, sums, strict=True)), sources)
+
+        queries.tell(shares)
+        return h
 
     def _check_routing(self, image_size: Size) -> None:
         """ModelError if a level of such images has fewer cells than a query is routed to."""
@@ -248,17 +256,21 @@ class V13Calibrated(V13):
         self.precompute.values.requires_grad_(False)
         self.b3 = B3("b3", self.dropout)
 
+    def captions(self) -> dict[str, Caption]:
+        """What a diagram says of the blocks."""
+        return super().captions() | {"head": ("head", "inverse depth, calibrated")}
+
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """B3's keys and values, and the calibration."""
         tokens = self.precompute.b3_tokens(levels["L4"], "b3")
         return {**tokens, "calibration": self.precompute.calibration(levels["L4"])}
 
-    def run(self, queries: Queries) -> Trace:
+    def run(self, queries: Queries) -> Tensor:
         """B1, B2, B3, and the head's number calibrated."""
-        h, _, notes = self._local(queries)
+        h, _ = self._local(queries)
         h, weights = self.b3(h, queries.maps)
-        depth = Calibration.depth(self.head(h).squeeze(-1), queries.maps["calibration"])
-        return {"depth": depth, **notes, "l4_weights": weights.unflatten(-1, queries.size("L4"))}
+        queries.tell_attention("B3", "L4", weights, None)
+        return Calibration.depth(self.head(h).squeeze(-1), queries.maps["calibration"])
 
 
 @register("v13_log_depth", encoder=CONVNEXT_V2_TINY, image_size=(256, 320))
@@ -268,6 +280,7 @@ class V13LogDepth(V13):
     Options: ClassVar[type] = V13LogDepthOptions
     idea = "as v13_calibrated, then deformable reads around 32 routed cells of L4; log-depth"
     planned: ClassVar[bool] = False
+    routed_levels = ("L4",)
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -276,7 +289,7 @@ class V13LogDepth(V13):
         self.b4 = B4(bounded=not self.planned)
         self.b5 = B5(1 if self.planned else 3, self.dropout)
         if not self.planned:
-            start_at(self.head[-1], MEDIAN_DEPTH if self.options.head_bias == "median" else 1.0)
+            nn.init.constant_(self.head[-1].bias, HEAD_BIAS[self.options.head_bias])
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """B3's keys and values, the anchors and the value maps of B4."""
@@ -287,17 +300,17 @@ class V13LogDepth(V13):
             **value_maps(once.values, levels),
         }
 
-    def run(self, queries: Queries) -> Trace:
+    def run(self, queries: Queries) -> Tensor:
         """B1 to B5, and the head's number as depth."""
-        h, local, notes = self._local(queries)
+        h, local = self._local(queries)
         h, weights = self.b3(h, queries.maps)
-        routed, more = self._route(weights, "l4", queries)
-        tokens, pixels, shares = self.b4(h, routed, queries)
+        routed = weights.topk(self.options.routed_l4).indices
+        queries.tell_attention("B3", "L4", weights, routed)
+        tokens = self.b4(h, routed, queries)
         tokens = self.pass_through(tokens, weights.gather(-1, routed)) + self.b4.type_code
-        h, fused = self.b5(h, [*local, standardised(tokens)], queries.fast)
-        reads = {"pixels": pixels.movedim(2, 0), "weights": shares.movedim(2, 0)}
-        depth = self.depth(self.head(h).squeeze(-1), queries.maps)
-        return {"depth": depth, **notes, **more, **reads, "fused_weights": fused}
+        sources = {**TOKENS, "routed L4": routed.shape[-1]}
+        h = self._fuse(h, [*local, standardised(tokens)], sources, queries)
+        return self.depth(self.head(h).squeeze(-1), queries.maps)
 
     def pass_through(self, tokens: Tensor, chosen: Tensor) -> Tensor:
         """Tokens [B, K, R, 192] of routed cells, looked at by weights [B, K, R]; as they are."""
@@ -324,6 +337,10 @@ class V13Plan(V13LogDepth):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder.requires_grad_(False)
+
+    def captions(self) -> dict[str, Caption]:
+        """What a diagram says of the blocks."""
+        return super().captions() | {"head": ("head", "inverse depth, calibrated")}
 
     def levels(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] -> the neck's levels [B, 64/128/192/384, h_l, w_l]."""

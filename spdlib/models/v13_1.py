@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from spdlib.geometry import GridRule
 from spdlib.models import v13_blocks
 from spdlib.models.attention import GlobalTokens, MapAttention, head_count
+from spdlib.models.base import Caption
 from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import CONVNEXT_V2_TINY
-from spdlib.models.layers import MEDIAN_DEPTH, standardised, start_at
+from spdlib.models.layers import HEAD_BIAS, standardised
 from spdlib.models.options import Count
 from spdlib.models.registry import register
 from spdlib.models.sampling import gather_rows
-from spdlib.models.v13 import V13, Trace, V13Options
+from spdlib.models.v13 import V13, V13Options
 from spdlib.models.v13_blocks import B3, CHANNELS, SPREADS, WIDTH, Queries, value_layers, value_maps
 from spdlib.scene import Maps
 
@@ -82,10 +83,12 @@ class B1(v13_blocks.B1):
         super().__init__(unit)
         self.central_code = nn.Parameter(torch.zeros(len(SPREADS), WIDTH))
 
-    def central(self, queries: Queries) -> Tensor:
-        """Tokens [B, K, 3, 192]: L2, L3 and L4 at the query."""
-        found = [queries.read(name, self._place(queries, name).unsqueeze(2)) for name in SPREADS]
-        return torch.cat(found, 2) + self.central_code
+    def central(self, queries: Queries) -> dict[str, Tensor]:
+        """Tokens [B, K, 1, 192] of L2, L3 and L4 at the query."""
+        return {
+            f"L{name[1]}": queries.read(name, self._place(queries, name).unsqueeze(2)) + code
+            for name, code in zip(SPREADS, self.central_code, strict=True)
+        }
 
     @staticmethod
     def _place(queries: Queries, name: str) -> Tensor:
@@ -113,8 +116,8 @@ class V131(V13):
 
     Options = V131Options
     idea = "attention inside the encoder; routed to cells of L3 and L4: 33 tokens instead of 123"
-    routes_l3 = True
     first_block = B1
+    routed_levels = ("L3", "L4")
     b1: B1
 
     def __init__(self, config: ModelConfig) -> None:
@@ -127,29 +130,41 @@ class V131(V13):
         self.b5 = B5()
         if self.options.inserted_attention == "zero":
             self.level3_attention.start_as_identity()
-        start_at(self.head[-1], MEDIAN_DEPTH if self.options.head_bias == "median" else 1.0)
+        nn.init.constant_(self.head[-1].bias, HEAD_BIAS[self.options.head_bias])
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """Keys and values of B3a and B3b, and the maps of B5's tokens."""
         projected: dict[str, Tensor] = self.precompute(levels)
         return projected
 
-    def run(self, queries: Queries) -> Trace:
+    def run(self, queries: Queries) -> Tensor:
         """B1, B2, B3a, B3b, B5, and the head's number as depth."""
-        h, _, notes = self._local(queries)
+        h, _ = self._local(queries)
         h, weights = self.b3a(h, queries.maps)
-        routed3, of_l3 = self._route(weights, "l3", queries)
+        routed3 = weights.topk(self.options.routed_l3).indices
+        queries.tell_attention("B3a", "L3", weights, routed3)
         h, weights = self.b3b(h, queries.maps)
-        routed4, of_l4 = self._route(weights, "l4", queries)
+        routed4 = weights.topk(self.options.routed_l4).indices
+        queries.tell_attention("B3b", "L4", weights, routed4)
         code3, code4 = self.b5.routed_code
-        tokens = [
-            self.b1.central(queries),
-            cells_of(queries.maps["g3"], routed3) + code3,
-            cells_of(queries.maps["g4"], routed4) + code4,
-        ]
-        h, fused = self.b5(h, [standardised(torch.cat(tokens, 2))], queries.fast)
-        depth = self.head(h).squeeze(-1).exp()
-        return {"depth": depth, **notes, **of_l3, **of_l4, "fused_weights": fused}
+        tokens = {
+            **self.b1.central(queries),
+            "routed L3": cells_of(queries.maps["g3"], routed3) + code3,
+            "routed L4": cells_of(queries.maps["g4"], routed4) + code4,
+        }
+        sources = {name: part.shape[2] for name, part in tokens.items()}
+        joined = standardised(torch.cat(list(tokens.values()), 2))
+        h = self._fuse(h, [joined], sources, queries)
+        return self.head(h).squeeze(-1).exp()
+
+    def captions(self) -> dict[str, Caption]:
+        """What a diagram says of the blocks."""
+        three, four = self.options.routed_l3, self.options.routed_l4
+        return super().captions() | {
+            "b3a": ("B3a: read all of L3", f"route to {three} cells"),
+            "b3b": ("B3b: read all of L4", f"route to {four} cells"),
+            "b5": ("B5: read all finds", f"3 + {three} + {four} tokens, 3 layers"),
+        }
 
 
 def cells_of(level: Tensor, routed: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ The fast form projects maps before they are read, or nothing at all (see `Attent
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spdlib.geometry import GridRule, Size, cells_to_pixels, pixels_to_cells
+from spdlib.inspection import CellAttention, Probe, Reads
 from spdlib.models.attention import GlobalTokens, OwnLayer, SharedLayer
 from spdlib.models.layers import fourier_code, full_precision
 from spdlib.models.sampling import (
@@ -40,6 +41,8 @@ than 12, some that differ would have one code (+3 and -3, +6 and -6 in units of 
 
 LOCAL_BANDS, PLACE_BANDS = 4, 8
 READS = 4
+TOKENS = {"L1": SIDE**2 - 1 + LEARNED, "L2": SIDE**2, "L3": SIDE**2, "L4": 9}
+"""B1's tokens by level, in order."""
 SPREADS = {"V2": 4.0, "V3": 2.0, "V4": 1.0}
 """How many of its cells B4's offsets reach on each value map."""
 
@@ -53,6 +56,7 @@ class Queries(NamedTuple):
         image_size: height, width of that image.
         rule: how pixels find cells.
         fast: the form of execution.
+        probes: where blocks tell what they do, if anybody looks.
     """
 
     maps: Maps
@@ -60,6 +64,17 @@ class Queries(NamedTuple):
     image_size: Size
     rule: GridRule
     fast: bool
+    probes: list[Probe] | None = None
+
+    def tell(self, probe: Callable[[], Probe]) -> None:
+        """Keep what a block did, if anybody looks; else it is not even computed."""
+        if self.probes is not None:
+            self.probes.append(probe())
+
+    def tell_attention(self, part: str, level: str, weights: Tensor, routed: Tensor | None) -> None:
+        """A B3's weights [B, K, cells] on a level, and the cells [B, K, R] it routes to."""
+        size = self.size(level)
+        self.tell(lambda: CellAttention(part, level, weights.unflatten(-1, size), routed))
 
     def size(self, name: str) -> Size:
         """Height, width of a map."""
@@ -249,12 +264,11 @@ class B4(nn.Module):
         """What anchors hold [B, h4, w4, 192] -> "anchors"; fast, as `condition` projects it."""
         return {"anchors": F.linear(anchors, self._parts()[1]) if fast else anchors}
 
-    def forward(self, h: Tensor, routed: Tensor, queries: Queries) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, h: Tensor, routed: Tensor, queries: Queries) -> Tensor:
         """Queries h [B, K, 192] read around their routed cells [B, K, R].
 
         Returns:
-            tokens [B, K, R, 192] without their type code, the pixels of the reads
-            [B, K, R, 6, 3, 4, 2] and their weights [B, K, R, 6, 3, 4].
+            tokens [B, K, R, 192] without their type code.
         """
         width = queries.size("anchors")[1]
         cells = torch.stack([routed % width, routed // width], -1)
@@ -266,7 +280,8 @@ class B4(nn.Module):
         where, shares = (x.flatten(1, 2).unbind(3) for x in (pixels, weights))
         found = [queries.read_heads(*x) for x in zip(SPREADS, where, shares, strict=True)]
         tokens = self.out(torch.stack(found).sum(0)).unflatten(1, routed.shape[1:])
-        return tokens, pixels, weights
+        queries.tell(lambda: _around(pixels, weights))
+        return tokens
 
     def _centres(self, cells: Tensor, queries: Queries) -> Tensor:
         """Pixels [..., 2] of cells' centres; the recorded rule has them at 32 column + 16."""
@@ -298,6 +313,14 @@ class B4(nn.Module):
         if self.bounded:
             cells = torch.tanh(cells) * cells.new_tensor(list(SPREADS.values())).view(-1, 1, 1)
         return cells * torch.stack([queries.stride(name) for name in SPREADS]).unsqueeze(1)
+
+
+def _around(pixels: Tensor, weights: Tensor) -> Reads:
+    """B4's reads [B, K, R, 6, 3, 4, 2] as one list."""
+    cells = weights.shape[2]
+    levels = [f"L{name[1]}" for name in SPREADS for _ in range(READS)] * (cells * HEADS)
+    shares = weights.flatten(2) / (cells * HEADS)
+    return Reads("B4", f"reads around {cells} cells", pixels.flatten(2, 5), shares, levels)
 
 
 class B5(B2):

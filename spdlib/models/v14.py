@@ -23,22 +23,22 @@ group side by side. Canvases start as copies of the neck's levels in every call.
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from spdlib.errors import ModelError
 from spdlib.geometry import GridRule, Size
+from spdlib.inspection import Number, Probe
 from spdlib.models.attention import GlobalTokens, MapAttention, head_count
-from spdlib.models.base import DepthModel, evaluating, refuse_plain_vit
+from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import CONVNEXT_V2_TINY, STRIDES, padded_size
-from spdlib.models.layers import MEDIAN_DEPTH, fourier_code, full_precision, start_at
+from spdlib.models.layers import HEAD_BIAS, fourier_code, full_precision
 from spdlib.models.necks import project
 from spdlib.models.options import Options
 from spdlib.models.registry import register
@@ -52,7 +52,6 @@ from spdlib.models.v14_layers import (
     Canvas,
     Canvases,
     CanvasRead,
-    CanvasWrite,
     CanvasWrites,
     DeformableRead,
     DepthHead,
@@ -153,7 +152,7 @@ class V14(DepthModel):
             for layer in self.msda:
                 layer.cross.start_directional(self._directions())
         for last in (self.head.layers[-1], *self.neck_depth.heads.values()):
-            start_at(last, MEDIAN_DEPTH if options.head_bias == "median" else 1.0)
+            nn.init.constant_(last.bias, HEAD_BIAS[options.head_bias])
 
     def maps(self, images: Tensor) -> Maps:
         """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text).
@@ -178,12 +177,19 @@ class V14(DepthModel):
 
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
+        return Answer(self._run(maps, points, image_size))
+
+    def _run(
+        self, maps: Maps, points: Tensor, image_size: Size, probes: list[Probe] | None = None
+    ) -> Tensor:
+        """Depth [B, K]; layers tell `probes` what they do, if there is such a list."""
         h, queries = self.seeded(maps, points, image_size)
         # what the layers add up stays in float32 under autocast
         canvases = {level: full_precision(maps[level])[0] for level in self.kernels}
-        for layer in self.layers():
-            h, canvases = layer(h, canvases, queries)
-        return Answer(self.head(self.finish(h, canvases, queries)))
+        for number, layer in enumerate(self.layers(), 1):
+            watched = replace(queries, layer=f"layer {number}", probes=probes)
+            h, canvases = layer(h, canvases, watched)
+        return self.head(self.finish(h, canvases, queries))
 
     def layers(self) -> list[nn.Module]:
         """The decoder layers in order."""
@@ -193,31 +199,30 @@ class V14(DepthModel):
         """What happens to the queries [B, K, C] between the last layer and the head."""
         return h
 
-    def explain(self, maps: Maps, points: Tensor, image_size: Size) -> dict[str, Tensor]:
-        """What the layers do with K queries: `decode`, watched; normal use pays nothing for it.
+    def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
+        """Reads of every deformable layer, gates and canvases of every layer, the head's scale."""
+        found: list[Probe] = []
+        self._run(maps, points, image_size, found)
+        return [*found, Number("head", "scale of ln depth", float(self.head.scale.detach().exp()))]
 
-        Args:
-            maps: of the scene.
-            points: [B, K, 2] in pixels of the padded image.
-            image_size: height, width of the padded image.
+    def ablations(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
+        """A trained network can do without its canvases, to see how far it leans on them."""
+        return {"canvas": self.without_canvas}
 
-        Returns:
-            "depth" [B, K] in metres; "scale" [], the learnt factor e^s of ln depth;
-            "gates" [layers, B, K], how far each layer's queries open to the canvas;
-            "canvas_write_L2" and so on [layers, B], the norm of what a layer's queries write over
-            the norm of the canvas before; "canvas_change_L2" likewise, smoothing included;
-            "weights" [3, B, K, 6 heads, 4 levels, 4] of the deformable reads, one in sum over the
-            last two; "offsets" [3, B, K, 6, 4, 4, 2] of these reads in map units; "locations", the
-            same with the queries' own places added: outside -1..1 is outside the map; "pixels",
-            these in pixels of the padded image.
-        """
-        notes: dict[str, list[Tensor]] = defaultdict(list)
-        with torch.no_grad(), evaluating(self), self._watched(notes):
-            depth = self.decode(maps, points, image_size).depth
-        found = {name: torch.stack(layers) for name, layers in notes.items()}
-        locations, pixels = self._locate(maps, points, image_size, found["offsets"])
-        scale = self.head.scale.detach().exp()
-        return {**found, "depth": depth, "scale": scale, "locations": locations, "pixels": pixels}
+    def captions(self) -> dict[str, Caption]:
+        """What a diagram says of the layers."""
+        each = f"each: read, canvas of {', '.join(self.kernels)},\nQ2Q, FFN"
+        return super().captions() | {
+            "values": ("value maps", "of L1, L2 and L4"),
+            "b3a_tokens": ("tokens of L3", "keys and values"),
+            "b3b_tokens": ("tokens of L4", "keys and values"),
+            "seed": ("query starts", "L1 to L4 there"),
+            "msda": ("3 layers: own places", f"6 × 4 × 4 reads\n{each}"),
+            "b3a": ("2 layers: all of L3", each),
+            "b3b": ("2 layers: all of L4", each),
+            "canvas": ("shared canvas", "write and smoothing of\nall layers; read at the end"),
+            "head": ("head", "log-depth"),
+        }
 
     def _layer(self, cross: nn.Module) -> Layer:
         return Layer(cross, Canvas(self.kernels))
@@ -246,6 +251,7 @@ class V14(DepthModel):
             cells=cells,
             shares=shares,
             positions=self.seed.position(code),
+            image_size=image_size,
             fast=self.execution == "fast",
             write=self._shared_write(),
         )
@@ -281,32 +287,6 @@ class V14(DepthModel):
         cells = rays[:, None] * torch.arange(1, READS + 1)[:, None]  # [6, 4, 2]
         sizes = self._level_sizes(self.config.image_size)
         return torch.stack([cells / self.grid.cells_per_unit(cells, size) for size in sizes], 1)
-
-    def _locate(
-        self, maps: Maps, points: Tensor, image_size: Size, offsets: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Offsets [..., B, K, 6, 4, 4, 2] -> where they lead, in map units and in pixels."""
-        units, pixels = [], []
-        for level, offset in zip(LEVELS, offsets.unbind(-3), strict=True):
-            size = (maps[level].shape[1], maps[level].shape[2])
-            reference = self.grid.reference(points, image_size, size)
-            units.append(reference[:, :, None, None] + offset)
-            pixels.append(self.grid.pixels(units[-1], image_size, size))
-        return torch.stack(units, -3), torch.stack(pixels, -3)
-
-    @contextmanager
-    def _watched(self, notes: dict[str, list[Tensor]]) -> Iterator[None]:
-        """Lets the layers' parts note what they do, by forward hooks."""
-
-        def note(part: Any, inputs: tuple[Tensor, ...], result: Tensor) -> None:
-            for name, value in part.notes(*inputs, result).items():
-                notes[name].append(value)
-
-        with ExitStack() as hooks:
-            for part in self.modules():
-                if isinstance(part, DeformableRead | CanvasRead | CanvasWrite):
-                    hooks.callback(part.register_forward_hook(note).remove)
-            yield
 
     @contextmanager
     def without_canvas(self) -> Iterator[None]:

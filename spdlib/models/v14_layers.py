@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from spdlib.geometry import GridRule, Size, nearest_cell, pixels_to_cells
+from spdlib.inspection import CanvasStep, Gate, Probe, Reads
 from spdlib.models.attention import Attention
 from spdlib.models.layers import FeedForward, NumberHead, full_precision, start_at_zero
 from spdlib.models.sampling import Places, deformable_read, reference_deformable_read
@@ -97,8 +97,11 @@ class Queries:
         cells: the cell that each query writes to by canvas level, [B K].
         shares: of each query in its cell's change by canvas level, [B K, 1].
         positions: the queries' position code for Q2Q, [B, K, C].
+        image_size: height, width of the padded image.
         fast: the form of execution.
         write: the canvas write that all layers share; None where each has its own.
+        layer: name of the layer at work.
+        probes: where layers tell what they do, if anybody looks.
     """
 
     maps: Maps
@@ -108,8 +111,16 @@ class Queries:
     cells: Mapping[str, Tensor]
     shares: Mapping[str, Tensor]
     positions: Tensor
+    image_size: Size
     fast: bool
     write: CanvasWrites | None
+    layer: str = ""
+    probes: list[Probe] | None = None
+
+    def tell(self, probe: Callable[[], Probe]) -> None:
+        """Keep what a layer did, if anybody looks; else it is not even computed."""
+        if self.probes is not None:
+            self.probes.append(probe())
 
     def read(self, level: str, values: Tensor) -> Tensor:
         """Bilinear values [B, K, C] of a map of this level, [B, h, w, C], at the queries."""
@@ -158,6 +169,7 @@ class DeformableRead(nn.Module):
     def forward(self, h: Tensor, queries: Queries) -> Tensor:
         """Queries [B, K, C] -> [B, K, C]."""
         offsets, weights = self.choose(h)
+        queries.tell(lambda: _chosen(queries, offsets, weights))
         read = deformable_read if queries.fast else reference_deformable_read
         found = []
         for n, (level, name) in enumerate(zip(LEVELS, self.levels, strict=True)):
@@ -167,16 +179,30 @@ class DeformableRead(nn.Module):
             found.append(read(values, cells, weights[:, :, :, n], queries.grid.zeros))
         return h + self.out(torch.stack(found).sum(0))
 
-    def notes(self, h: Tensor, *_: Any) -> dict[str, Tensor]:
-        """For `explain`: where it reads, and by which weights."""
-        return dict(zip(("offsets", "weights"), self.choose(h), strict=True))
-
     def choose(self, h: Tensor) -> tuple[Tensor, Tensor]:
         """Offsets [B, K, 6, 4 levels, 4, 2] in map units and weights [B, K, 6, 4 levels, 4]."""
         z = self.norm(h)
         offsets = self.offsets(z).unflatten(-1, (HEADS, len(LEVELS), READS, 2))
         weights = self.weights(z).unflatten(-1, (HEADS, -1)).softmax(-1)
         return offsets, weights.unflatten(-1, (len(LEVELS), READS))
+
+
+def _chosen(queries: Queries, offsets: Tensor, weights: Tensor) -> Reads:
+    """A layer's reads [B, K, 6, 4 levels, 4] as one list."""
+    units, pixels = [], []
+    for level, offset in zip(LEVELS, offsets.unbind(3), strict=True):
+        size = (queries.maps[level].shape[1], queries.maps[level].shape[2])
+        units.append(queries.reference[level][:, :, None, None] + offset)
+        pixels.append(queries.grid.pixels(units[-1], queries.image_size, size))
+    return Reads(
+        queries.layer,
+        "reads of its choice",
+        torch.stack(pixels, 3).flatten(2, 4),
+        weights.flatten(2) / HEADS,
+        [level for level in LEVELS for _ in range(READS)] * HEADS,
+        offsets=offsets.flatten(2, 4),
+        outside=(torch.stack(units, 3).abs() > 1).any(-1).flatten(2),
+    )
 
 
 class GlobalRead(nn.Module):
@@ -221,7 +247,16 @@ class CanvasWrite(nn.Module):
     def forward(self, canvas: Tensor, h: Tensor, queries: Queries) -> Tensor:
         """Canvas [B, h, w, C] and queries [B, K, C] -> a new canvas [B, h, w, C]."""
         written = self.written(canvas, h, queries)
-        return written + self.smooth(written.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        changed = written + self.smooth(written.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        queries.tell(lambda: self._step(canvas, written, changed, queries))
+        return changed
+
+    def _step(
+        self, canvas: Tensor, written: Tensor, changed: Tensor, queries: Queries
+    ) -> CanvasStep:
+        parts = (written - canvas, changed - canvas, canvas)
+        write, change, before = (x.flatten(1).norm(dim=1) for x in parts)
+        return CanvasStep(queries.layer, self.level, write / before, change / before)
 
     def written(self, canvas: Tensor, h: Tensor, queries: Queries) -> Tensor:
         """The canvas after the write alone; the given one stays as it is (F17b)."""
@@ -230,15 +265,6 @@ class CanvasWrite(nn.Module):
         return cells.index_add(0, queries.cells[self.level], change.to(canvas.dtype)).view_as(
             canvas
         )
-
-    def notes(
-        self, canvas: Tensor, h: Tensor, queries: Queries, changed: Tensor
-    ) -> dict[str, Tensor]:
-        """For `explain`: norms of the write and of the whole change, over the canvas's, [B]."""
-        written = self.written(canvas, h, queries)
-        sizes = [x.flatten(1).norm(dim=1) for x in (written - canvas, changed - canvas, canvas)]
-        names = (f"canvas_write_{self.level}", f"canvas_change_{self.level}")
-        return {name: size / sizes[-1] for name, size in zip(names, sizes, strict=False)}
 
 
 class CanvasWrites(nn.Module):
@@ -276,15 +302,9 @@ class CanvasRead(nn.Module):
     def forward(self, h: Tensor, canvases: Canvases, queries: Queries) -> Tensor:
         """Queries [B, K, C] -> [B, K, C]."""
         found = [queries.read(level, canvas) for level, canvas in canvases.items()]
-        return h + self.opening(h) * self.read(torch.cat(found, -1))
-
-    def opening(self, h: Tensor) -> Tensor:
-        """How far each query [B, K, C] opens to the canvas: [B, K, 1] in 0..1."""
-        return self.gate(self.norm(h)).sigmoid()
-
-    def notes(self, h: Tensor, *_: Any) -> dict[str, Tensor]:
-        """For `explain`: the gates, [B, K]."""
-        return {"gates": self.opening(h).squeeze(-1)}
+        opening = self.gate(self.norm(h)).sigmoid()
+        queries.tell(lambda: Gate(queries.layer, opening.squeeze(-1)))
+        return h + opening * self.read(torch.cat(found, -1))
 
 
 class Canvas(nn.Module):

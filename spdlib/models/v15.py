@@ -22,8 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spdlib.errors import ModelError
-from spdlib.geometry import Size
-from spdlib.models.base import DepthModel
+from spdlib.geometry import Size, cells_to_pixels, pixels_to_cells
+from spdlib.inspection import Probe, Reads, Stage
+from spdlib.models.base import Caption, DepthModel
+from spdlib.models.base import count_parameters as count
 from spdlib.models.config import ModelConfig
 from spdlib.models.layers import MEDIAN_DEPTH, FeedForward, ResidualConvUnit, full_precision, resize
 from spdlib.models.necks import PyramidNeck, ViTNeck
@@ -35,6 +37,7 @@ from spdlib.models.sampling import (
     interpolate_block,
     neighbourhood,
     spread_block,
+    square,
 )
 from spdlib.scene import Answer, Maps
 
@@ -82,11 +85,15 @@ class CrossAttention(nn.Module):
         self.norm_ffn = nn.LayerNorm(width)
         self.ffn = FeedForward(width)
 
-    def plain(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """Queries x [B, K, C] read tokens [B, K, T, C], codes included."""
+    def plain(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Queries x [B, K, C] read tokens [B, K, T, C], codes included.
+
+        Returns:
+            x, and the attention weights [B, K, heads, T].
+        """
         keys, values = self._split(self.key(tokens)), self._split(self.value(tokens))
         weights = torch.einsum("bkhd,bkthd->bkht", self._ask(x), keys).softmax(-1)
-        return self._finish(x, torch.einsum("bkht,bkthd->bkhd", weights, values))
+        return self._finish(x, torch.einsum("bkht,bkthd->bkhd", weights, values)), weights
 
     def folded(self, x: Tensor, rows: Tensor, fractions: Tensor, codes: Tensor) -> Tensor:
         """Queries read blocks of unprojected cells.
@@ -197,15 +204,26 @@ class LocalPath(nn.Module):
         with no_autocast:
             return F.softplus(self.head(wide)).squeeze(-1)
 
-    def plain(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
-        """Depth [B, K] at points [B, K, 2]: the reference form."""
+    def plain(
+        self, maps: Maps, points: Tensor, image_size: Size, probes: list[Probe] | None = None
+    ) -> Tensor:
+        """Depth [B, K] at points [B, K, 2]: the reference form, which may tell what it reads."""
         coarse_codes, fine_codes = self.codes()
         x = bilinear_points(_s8(maps), points, image_size)
         coarse = neighbourhood(maps["s8_L2"], points, image_size, SIDE)
         coarse = coarse.unflatten(-1, (2, -1)).flatten(2, 3)  # [B, K, 50, C]
-        x = self.coarse.plain(x, coarse + coarse_codes)
+        x, at_coarse = self.coarse.plain(x, coarse + coarse_codes)
         fine = neighbourhood(maps["L1"], points, image_size, SIDE)
-        return self.depth(self.fine.plain(x, fine + fine_codes))
+        x, at_fine = self.fine.plain(x, fine + fine_codes)
+        if probes is not None:
+            of_coarse = _around(maps["s8_L2"], points, image_size).repeat_interleave(2, 2)
+            of_fine = _around(maps["L1"], points, image_size)
+            about, two = f"{SIDE}×{SIDE} cells of", ("s8", "L2")
+            probes += [
+                Reads("coarse", f"{about} s8 and L2", of_coarse, at_coarse.mean(2), two * 25, True),
+                Reads("fine", f"{about} L1", of_fine, at_fine.mean(2), ("L1",) * 25, True),
+            ]
+        return self.depth(x)
 
     def folded(self, maps: Maps, points: Tensor, image_size: Size) -> Tensor:
         """Depth [B, K] at points [B, K, 2]: the default form."""
@@ -274,6 +292,28 @@ class V152(DepthModel):
         form = local.folded if self.execution == "fast" else local.plain
         return Answer(form(maps, points, image_size))
 
+    def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
+        """Where both stages of the local path read for K queries, and by which weights."""
+        found: list[Probe] = []
+        self.local_path.plain(maps, points, image_size, found)
+        return found
+
+    def stages(self, image_size: Size | None = None) -> list[Stage]:
+        """As for every network, the local path in its three steps."""
+        local, each = self.local_path, "tokens\nattention, FFN"
+        once = [stage for stage in super().stages(image_size) if stage.when == "image"]
+        return [
+            *once,
+            Stage("query", "start", "s8 at (u, v)"),
+            Stage("query", "read coarse", f"5×5 of s8 and L2: 50 {each}", count(local.coarse)),
+            Stage("query", "read fine", f"5×5 of L1: 25 {each}", count(local.fine)),
+            Stage("query", "head", "softplus", count(local.head)),
+        ]
+
+    def captions(self) -> dict[str, Caption]:
+        """What a diagram says of the parts."""
+        return super().captions() | {"global_path": ("global path", "DPT fusion of L4 and L3: s8")}
+
     def decode_lattice(self, maps: Maps) -> Tensor:
         """Depth [B, h1, w1] at all sites of L1's grid."""
         return self.local_path.lattice(maps)
@@ -281,6 +321,13 @@ class V152(DepthModel):
 
 def _size(level: Tensor) -> Size:
     return level.shape[-2], level.shape[-1]
+
+
+def _around(level: Tensor, points: Tensor, image_size: Size) -> Tensor:
+    """Pixels [B, K, 25, 2] of the places that `neighbourhood` reads on a map [B, h, w, C]."""
+    size = (level.shape[1], level.shape[2])
+    cells = pixels_to_cells(points, image_size, size).unsqueeze(2)
+    return cells_to_pixels(cells + square(SIDE, cells), image_size, size)
 
 
 def _channels_last(level: Tensor) -> Tensor:

@@ -1,16 +1,17 @@
 """What a run's numbers, and the inside of its network, warn of.
 
 The numbers come from `metrics.RecordedMetrics.compute`, from history.csv and from bins.csv; here
-they get the verdicts of the recorded reports and the tables that notebooks show
-(evaluation_and_diagnostics.md sections 3 to 6). `look_inside` watches a network at work on a few
-frames: where it routes, what its gates and canvases do, how far its reads spread.
+they get the verdicts of the recorded reports and the tables that notebooks show. `look_inside`
+watches a network at work on a few frames: where it routes, what its gates and canvases do, how far
+its reads spread.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TypeVar
 
 import pandas as pd
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from spdlib.data.frames import Frames, spread
 from spdlib.data.queries import evaluation_points
 from spdlib.errors import DataError
+from spdlib.inspection import CanvasStep, CellAttention, Gate, Number, Probe, Reads
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.scene import GROUP, Scene
@@ -127,7 +129,7 @@ def look_inside(
     """Watch a network answer 256 points of each of some frames, spread evenly.
 
     Args:
-        model: the network; those without an `explain` have set dependence alone.
+        model: the network; those without probes have set dependence alone.
         frames: to look at.
         limit: how many of them.
         squash: show the network every frame pressed into its training size (F1).
@@ -159,18 +161,26 @@ def look_inside(
 
 def _inside(model: DepthModel, scene: Scene, points: Tensor) -> list[Note]:
     """Diagnostics of one frame's queries [1, K, 2], in pixels of the frame."""
-    notes = [("set dependence", "answers", set_dependence(scene, points[0]))]
-    if hasattr(model, "without_canvas"):
-        notes.append(("canvas reliance", "answers", canvas_reliance(model, scene, points[0])))
-    if not hasattr(model, "explain"):
-        return notes
-    seen = scene.explain(points)
-    notes += [*_routing(seen), *_canvas(seen)]
-    if "offsets" in seen:
-        notes += [*_reads(seen["offsets"], seen["locations"])]
-    if "scale" in seen:
-        notes.append(("scale of ln depth", "head", float(seen["scale"])))
-    return notes
+    probes = scene.explain(points)
+    return [
+        ("set dependence", "answers", set_dependence(scene, points[0])),
+        *(
+            (f"{name} reliance", "answers", reliance(scene, points[0], without))
+            for name, without in model.ablations().items()
+        ),
+        *_routing(of_kind(probes, CellAttention)),
+        *_canvas(of_kind(probes, Gate), of_kind(probes, CanvasStep)),
+        *_reads(of_kind(probes, Reads)),
+        *((number.name, number.part, number.value) for number in of_kind(probes, Number)),
+    ]
+
+
+Kind = TypeVar("Kind", bound=Probe)
+
+
+def of_kind(probes: Sequence[Probe], kind: type[Kind]) -> list[Kind]:
+    """The probes of one kind, in their order."""
+    return [probe for probe in probes if isinstance(probe, kind)]
 
 
 def set_dependence(scene: Scene, points: Tensor) -> float:
@@ -188,13 +198,15 @@ def set_dependence(scene: Scene, points: Tensor) -> float:
     return _relative_change(one, other)
 
 
-def canvas_reliance(model: Any, scene: Scene, points: Tensor) -> float:
-    """Mean relative change of depth at points [K, 2] when no query reads a canvas.
+def reliance(
+    scene: Scene, points: Tensor, without: Callable[[], AbstractContextManager[None]]
+) -> float:
+    """Mean relative change of depth at points [K, 2] when the network does without a part.
 
-    Of answers, not of their error: how far a trained v14 network leans on its canvases.
+    Of answers, not of their error: how far a trained network leans on that part.
     """
     read = scene.depth_at(points)
-    with model.without_canvas():
+    with without():
         unread = scene.depth_at(points)
     return _relative_change(unread, read)
 
@@ -203,45 +215,41 @@ def _relative_change(depth: Tensor, reference: Tensor) -> float:
     return float(((depth - reference).abs() / reference).mean())
 
 
-def _routing(seen: Mapping[str, Tensor]) -> Iterator[Note]:
+def _routing(found: Sequence[CellAttention]) -> Iterator[Note]:
     """How many cells the queries of one image are routed to, and how evenly they look at all.
 
     Evenness is the entropy of attention weights over its maximum, of a query (mean over queries)
     and of the mean over all: queries that each look at one cell of their own have 0 and 1.
     """
-    for level in ("L3", "L4"):
-        routed, weights = f"{level.lower()}_routed", f"{level.lower()}_weights"
-        if weights not in seen:
-            continue
-        cells = seen[weights].flatten(2)  # [1, K, cells]
+    for probe in found:
+        cells, level = probe.weights.flatten(2), probe.level  # [1, K, cells]
         count = cells.shape[-1]
-        if routed in seen:
-            unique = seen[routed].unique().numel()
+        if probe.routed is not None:
+            unique = probe.routed.unique().numel()
             yield "routed cells", level, float(unique)
             yield "share of cells routed to", level, unique / count
-            yield "routed cells over one query's", level, unique / seen[routed].shape[-1]
+            yield "routed cells over one query's", level, unique / probe.routed.shape[-1]
         for whose, shares in (("a query", cells), ("all queries", cells.mean(1))):
             entropy = torch.special.entr(shares.double()).sum(-1) / math.log(count)
             yield f"evenness of attention of {whose}", level, float(entropy.mean())
 
 
-def _canvas(seen: Mapping[str, Tensor]) -> Iterator[Note]:
-    for number, gates in enumerate(seen.get("gates", ()), 1):
-        yield "gate", f"layer {number}", float(gates.mean())
-    for kind in ("write", "change"):
-        start = f"canvas_{kind}_"
-        for name in (name for name in seen if name.startswith(start)):
-            for number, share in enumerate(seen[name], 1):
-                part = f"{name.removeprefix(start)}, layer {number}"
-                yield f"canvas {kind}", part, float(share.mean())
+def _canvas(gates: Sequence[Gate], steps: Sequence[CanvasStep]) -> Iterator[Note]:
+    for gate in gates:
+        yield "gate", gate.part, float(gate.opening.mean())
+    by_level = sorted(steps, key=lambda step: step.level)  # a stable sort keeps the layers' order
+    for step in by_level:
+        yield "canvas write", f"{step.level}, {step.part}", float(step.write.mean())
+    for step in by_level:
+        yield "canvas change", f"{step.level}, {step.part}", float(step.change.mean())
 
 
-def _reads(offsets: Tensor, locations: Tensor) -> Iterator[Note]:
-    """Deformable reads [layers, B, K, heads, levels, reads, 2] in map units, -1..1 on the map."""
-    outside = (locations.abs() > 1).any(-1).double()
-    for number, (moved, out) in enumerate(zip(offsets.double(), outside, strict=True), 1):
-        yield "spread of reads", f"layer {number}", float(moved.std())
-        yield "reads outside the map", f"layer {number}", float(out.mean())
+def _reads(found: Sequence[Reads]) -> Iterator[Note]:
+    """How far queries' own choice of sampling locations spreads, and how much of it is outside."""
+    for probe in found:
+        if probe.offsets is not None and probe.outside is not None:
+            yield "spread of reads", probe.part, float(probe.offsets.double().std())
+            yield "reads outside the map", probe.part, float(probe.outside.double().mean())
 
 
 def _verdict(diagnostic: str, value: float) -> str:

@@ -20,10 +20,11 @@ from tqdm import tqdm
 from spdlib.data.frames import TRUTHS, Frame, Frames, spread
 from spdlib.data.queries import evaluation_points
 from spdlib.errors import RunError
+from spdlib.inspection import CellAttention
 from spdlib.machine import origin
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
-from spdlib.scene import GROUP
+from spdlib.scene import GROUP, Scene
 from spdlib.study.answers import (
     ANSWERS_FILE,
     EXAMPLES_FILE,
@@ -32,7 +33,7 @@ from spdlib.study.answers import (
     points_table,
     write_arrays,
 )
-from spdlib.study.diagnostics import look_inside
+from spdlib.study.diagnostics import look_inside, of_kind
 from spdlib.study.entrants import (
     Answers,
     Look,
@@ -277,9 +278,8 @@ def selection_scores(
         scene = model.encode(frame.image, frame.camera, squash=squash)
         depth = scene.depth_at(sample.points).cpu()[None]
         total.update(depth, sample.truth[None].to(depth), sample.valid[None], [index])
-        if model.routes_l3:
-            seen = scene.explain(sample.points[:GROUP])
-            unique[index] = seen["l3_routed"].unique().numel()
+        if "L3" in model.routed_levels:
+            unique[index] = _routed_cells(scene, sample.points[:GROUP], "L3")
     scores = merge_processes({"": total}, processes)[""].compute()
     routed = [number for part in of_all_processes(unique, processes) for number in part.values()]
     return {
@@ -287,6 +287,12 @@ def selection_scores(
         "sel_unique_l3": float(torch.tensor(routed, dtype=torch.float32).mean()),
         **{name: scores[name] for name in ("pred_min", "pred_max", "gt_min", "gt_max")},
     }
+
+
+def _routed_cells(scene: Scene, points: Tensor, level: str) -> int:
+    """How many different cells of a level the queries are routed to."""
+    cells = (p for p in of_kind(scene.explain(points), CellAttention) if p.level == level)
+    return sum(p.routed.unique().numel() for p in cells if p.routed is not None)
 
 
 # ------------------------------------------------------------------------- what a frame is asked

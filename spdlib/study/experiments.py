@@ -14,6 +14,7 @@ from typing import Any
 
 from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.errors import ConfigError, unknown_name
+from spdlib.faults import recorded_values
 from spdlib.models import CONVNEXT_V2_TINY, list_models, network_class
 from spdlib.models.encoders import IMAGENET_MEAN, IMAGENET_STD
 from spdlib.study.config import RunConfig
@@ -125,20 +126,9 @@ COMMON = (SCHEDULE, SELECTION, LAST_BATCH)
 """What all of experiments 1 to 10 depart in."""
 
 # Settings as recorded: named faults that are options of the networks.
-V13_FAULTS = {
-    "grid_rule": "recorded",
-    "offset_code": "recorded",
-    "token_positions": "none",
-    "head_dtype": "bfloat16",
-}
-V14_FAULTS = {
-    "grid_rule": "recorded",
-    "msda_init": "default",
-    "canvas_write": "sum",
-    "head_bias": "zero",
-    "head_dtype": "bfloat16",
-    "token_positions": "none",
-}
+COMMON_FAULTS = ("grid_rule", "token_positions", "head_dtype")
+V13_FAULTS = recorded_values((*COMMON_FAULTS, "offset_code"))
+V14_FAULTS = recorded_values((*COMMON_FAULTS, "msda_init", "canvas_write", "head_bias"))
 
 SHORT_DEMO: Recipe = dict(
     train_frames=200,
@@ -386,6 +376,8 @@ V14_PLAN = Experiment(
 PLAIN: Recipe = put_right({**EXP07.recipe, "silog_lambda": 0.5})
 """How a network without an experiment is trained."""
 
+DEFAULT = "v15_2"
+"""The experiment that is run where none is named."""
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
         each.name: each

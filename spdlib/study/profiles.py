@@ -27,7 +27,7 @@ from spdlib.geometry import Size
 from spdlib.models import counts, network_class, network_options
 from spdlib.settings import plain, tuples
 from spdlib.study.config import SETTINGS, ObjectiveConfig, RunConfig, augment_config, check_setting
-from spdlib.study.experiments import Recipe, find_experiment
+from spdlib.study.experiments import DEFAULT, Recipe, find_experiment
 
 HALVES = (0.5, 0.5, 0.5)
 RECORDED_SIZE = (256, 320)
@@ -146,7 +146,7 @@ PROFILES: Mapping[str, Callable[[Recipe, str], Recipe]] = MappingProxyType(
 
 
 def resolve(
-    experiment: str = "v15_2",
+    experiment: str = DEFAULT,
     profile: str = "demo",
     *,
     device: str | None = None,

@@ -1,11 +1,11 @@
 """Figures of a network at work: where one query looks, and what its parts do.
 
-They show what `Scene.explain` tells of a query and what `diagnostics.look_inside` measures.
+They show the probes of `Scene.explain` and what `diagnostics.look_inside` measures, of any network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,20 +15,18 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from torch import Tensor
 
-from spdlib.errors import RunError
-from spdlib.models.v13_blocks import SPREADS
+from spdlib.errors import QueryError, RunError
+from spdlib.inspection import CellAttention, Reads, Shares
 from spdlib.scene import Scene
 from spdlib.view.plots.style import WIDTH, figure, styled
 
-TOKENS = {"L1": 32, "L2": 25, "L3": 25, "L4": 9}
-"""B1's tokens by level, in order."""
-CENTRAL = {"L2": 1, "L3": 1, "L4": 1}
-"""v13.1's tokens at the query itself."""
 ALARM = "#b3261e"
 MARK = 170.0
 """Area of a read's dot in square points if it had all the weight."""
+
+LEVELS = ("L1", "L2", "L3", "L4")
+"""Levels that have the same colour in every figure."""
 
 Panel = tuple[str, Callable[[Axes], None]]
 """Title, and what draws under it."""
@@ -51,149 +49,111 @@ def where_it_looks(image: Any, scene: Scene, points: Any, index: int = 0) -> Fig
     Raises:
         QueryError: the network does not tell where it looks.
     """
-    seen = scene.explain(points)
     query = np.asarray(points, float)[index]
     picture = np.asarray(image)
-    over = [*_local(seen, index), *_attention(seen, index, scene), *_reads(seen, index)]
-    panels: list[Panel] = [(title, partial(_over, picture, query, draw)) for title, draw in over]
-    panels += _fused(seen, index)
+    over = partial(_over, picture, query)
+    panels: list[Panel] = []
+    for probe in scene.explain(points):
+        if isinstance(probe, Reads):
+            panels.append(_reads(probe, index, over))
+        elif isinstance(probe, CellAttention):
+            panels.append(_heat(probe, index, scene, over))
+        elif isinstance(probe, Shares):
+            panels.append(_bars(probe, index))
+    if not panels:
+        raise QueryError(f"{type(scene.model).__name__} does not tell where it looks: no `probes`")
     height = WIDTH / len(panels) * picture.shape[0] / picture.shape[1] + 0.9
     fig, axes = figure(1, len(panels), max(2.6, height), squeeze=False)
     for ax, (title, draw) in zip(axes[0], panels, strict=True):
         draw(ax)
         ax.set_title(title, fontsize="small")
-    depth = float(seen["depth"].flatten()[index])
+    together = len(np.asarray(points))
+    depth = float(scene.depth_at(points, group=together).flatten()[index])
     fig.suptitle(
-        f"query ({query[0]:.0f}, {query[1]:.0f}), among {len(np.asarray(points))}: {depth:.2f} m",
+        f"query ({query[0]:.0f}, {query[1]:.0f}), among {together}: {depth:.2f} m",
         x=0.004, ha="left", fontsize="medium",
     )  # fmt: skip
     return fig
 
 
-def _over(picture: np.ndarray, query: np.ndarray, draw: Callable[[Axes], None], ax: Axes) -> None:
-    """Something drawn over the faded image, with the query's cross."""
+View = tuple[np.ndarray, np.ndarray]
+"""Left top and right bottom corner in pixels."""
+
+
+def _over(
+    picture: np.ndarray,
+    query: np.ndarray,
+    draw: Callable[[Axes], None],
+    view: View | None,
+    ax: Axes,
+) -> None:
+    """Something drawn over the faded image, with the query's cross; the view is a part of it."""
     ax.imshow(picture.mean(-1), cmap="gray", alpha=0.6, interpolation="antialiased")
+    whole = ax.get_xlim(), ax.get_ylim()
     draw(ax)
     ax.plot(*query, "+", color="black", markersize=13, markeredgewidth=3.4)
     ax.plot(*query, "+", color="white", markersize=12, markeredgewidth=1.4)
+    if view is not None:
+        (left, top), (right, bottom) = view
+        whole = (left, right), (bottom, top)
+    ax.set(xlim=whole[0], ylim=whole[1])
     ax.axis("off")
 
 
-def _local(seen: Mapping[str, Tensor], index: int) -> list[Panel]:
-    """B2's attention to the tokens that B1 read, close up."""
-    if "local_pixels" not in seen:
-        return []
-    places = seen["local_pixels"][0, index].cpu().numpy()
-    weights = seen["local_weights"][0, index].mean(0).cpu().numpy()
+def _reads(probe: Reads, index: int, over: Any) -> Panel:
+    """Bilinear reads, a colour a map; close up where they lie around the query."""
+    places = probe.pixels[0, index].cpu().numpy()
+    weights = probe.weights[0, index].cpu().numpy()
+    levels = np.array(probe.levels)
 
     def draw(ax: Axes) -> None:
-        start = 0
-        for number, (level, count) in enumerate(TOKENS.items()):
-            part = slice(start, start + count)
-            _dots(ax, places[part], weights[part], number, level)
-            start += count
-        (left, top), (right, bottom) = places.min(0) - 8, places.max(0) + 8
-        ax.set(xlim=(left, right), ylim=(bottom, top))
+        for number, level in enumerate(dict.fromkeys(probe.levels)):
+            own = levels == level
+            colour = LEVELS.index(level) if level in LEVELS else number
+            x, y = places[own].T
+            area = MARK * np.sqrt(weights[own])  # in proportion to weights, most dots would vanish
+            ax.scatter(x, y, area, color=_colour(colour), label=level, alpha=0.75, linewidth=0)
         _legend(ax)
 
-    return [("B2: tokens around, close up", draw)]
+    view = (places.min(0) - 8, places.max(0) + 8) if probe.close else None
+    title = f"{probe.part}: {probe.about}" + (", close up" if probe.close else "")
+    return title, partial(over, draw, view)
 
 
-def _attention(seen: Mapping[str, Tensor], index: int, scene: Scene) -> list[Panel]:
-    """What the B3 blocks look at, and where they route the query."""
-    return [
-        (_level_title(seen, index, level), _heat(seen, index, level, scene))
-        for level in ("l3", "l4")
-        if f"{level}_weights" in seen
-    ]
-
-
-def _level_title(seen: Mapping[str, Tensor], index: int, level: str) -> str:
-    weights = seen[f"{level}_weights"][0, index]
-    framed = ", routed cells framed" if f"{level}_routed" in seen else ""
-    return f"B3: {level.upper()}{framed}\n{weights.min():.1%} to {weights.max():.1%} a cell"
-
-
-def _heat(
-    seen: Mapping[str, Tensor], index: int, level: str, scene: Scene
-) -> Callable[[Axes], None]:
-    weights = seen[f"{level}_weights"][0, index].cpu().numpy()
-    rows, columns = weights.shape
+def _heat(probe: CellAttention, index: int, scene: Scene, over: Any) -> Panel:
+    """Attention over all cells of a map, with the cells that the query is routed to framed."""
+    weights = probe.weights[0, index].cpu().numpy()
     # the padded image, which the cells share evenly, in pixels of the given one
     height, width = (
         n * p / r for n, p, r in zip(scene.image_size, scene.padded, scene.resized, strict=True)
     )
-    routed = seen[f"{level}_routed"][0, index].tolist() if f"{level}_routed" in seen else []
+    down, across = height / weights.shape[0], width / weights.shape[1]
+    routed = [] if probe.routed is None else probe.routed[0, index].tolist()
 
     def draw(ax: Axes) -> None:
-        limits = ax.get_xlim(), ax.get_ylim()
         extent = (-0.5, width - 0.5, height - 0.5, -0.5)
         # from zero, so that attention which hardly differs looks alike
         ax.imshow(
             weights, cmap="rocket", alpha=0.55, extent=extent, interpolation="nearest", vmin=0
         )
         for cell in routed:
-            corner = (cell % columns * width / columns - 0.5, cell // columns * height / rows - 0.5)
-            ax.add_patch(
-                Rectangle(corner, width / columns, height / rows, fill=False, edgecolor="white",
-                          linewidth=1.1)
-            )  # fmt: skip
-        ax.set(xlim=limits[0], ylim=limits[1])
+            row, column = divmod(cell, weights.shape[1])
+            corner = (column * across - 0.5, row * down - 0.5)
+            ax.add_patch(Rectangle(corner, across, down, fill=False, edgecolor="white", lw=1.1))
 
-    return draw
-
-
-def _reads(seen: Mapping[str, Tensor], index: int) -> list[Panel]:
-    """Deformable reads: of B4 around its routed cells, or of v14's first layers."""
-    weights = seen["weights"][:, 0, index].cpu().numpy() if "weights" in seen else np.empty(0)
-    if weights.ndim != 4:  # [layers or cells, heads, maps, reads]
-        return []
-    places = seen["pixels"][:, 0, index].cpu().numpy()
-    heads = weights.shape[1]
-    if "local_pixels" in seen:
-        cells = len(weights)
-        draw = _levels(places, weights / (heads * cells), tuple(f"L{name[1]}" for name in SPREADS))
-        return [(f"B4: reads around {cells} cells", draw)]
-    levels = ("L1", "L2", "L3", "L4")
-    return [
-        (f"layer {number}: reads of its choice", _levels(place[None], weight[None] / heads, levels))
-        for number, (place, weight) in enumerate(zip(places, weights, strict=True), 1)
-    ]
+    framed = ", routed cells framed" if routed else ""
+    title = (
+        f"{probe.part}: {probe.level}{framed}\n{weights.min():.1%} to {weights.max():.1%} a cell"
+    )
+    return title, partial(over, draw, None)
 
 
-def _levels(
-    places: np.ndarray, weights: np.ndarray, levels: Sequence[str]
-) -> Callable[[Axes], None]:
-    """Reads [n, heads, maps, reads, 2] and their weights, a colour a map."""
+def _bars(probe: Shares, index: int) -> Panel:
+    """What a block attends to, by source."""
+    sums = [float(share[0, index]) for share in probe.shares.values()]
+    names = [f"{name} ({probe.tokens[name]})" for name in probe.shares]
 
     def draw(ax: Axes) -> None:
-        limits = ax.get_xlim(), ax.get_ylim()
-        for number, level in enumerate(levels):
-            first = number + 4 - len(levels)
-            where, shares = places[:, :, number].reshape(-1, 2), weights[:, :, number].ravel()
-            _dots(ax, where, shares, first, level)
-        ax.set(xlim=limits[0], ylim=limits[1])
-        _legend(ax)
-
-    return draw
-
-
-def _fused(seen: Mapping[str, Tensor], index: int) -> list[Panel]:
-    """What B5 attends to, by source."""
-    if "fused_weights" not in seen:
-        return []
-    shares = seen["fused_weights"][0, index].mean(0).cpu().numpy()
-    routed = {
-        f"routed {level.upper()}": seen[f"{level}_routed"].shape[-1]
-        for level in ("l3", "l4")
-        if f"{level}_routed" in seen
-    }
-    sources = (CENTRAL if "l3_routed" in seen else TOKENS) | routed
-    ends = np.cumsum(list(sources.values()))[:-1]
-    sums = [part.sum() for part in np.split(shares, ends)]
-
-    def draw(ax: Axes) -> None:
-        names = [f"{name} ({count})" for name, count in sources.items()]
         bars = ax.barh(names, sums, color=_colour(0))
         ax.bar_label(bars, [f"{share:.0%}" for share in sums], padding=3, fontsize="small")
         ax.set(xlim=(0, 1.25 * max(sums)), xticks=[])
@@ -201,13 +161,7 @@ def _fused(seen: Mapping[str, Tensor], index: int) -> list[Panel]:
         ax.spines["bottom"].set_visible(False)
         ax.grid(visible=False)
 
-    return [("B5: attention by source (tokens)", draw)]
-
-
-def _dots(ax: Axes, places: np.ndarray, weights: np.ndarray, colour: int, name: str) -> None:
-    x, y = places.T
-    area = MARK * np.sqrt(weights)  # in proportion to weights, most dots would vanish
-    ax.scatter(x, y, area, color=_colour(colour), label=name, alpha=0.75, linewidth=0)
+    return f"{probe.part}: attention by source (tokens)", draw
 
 
 def _legend(ax: Axes) -> None:

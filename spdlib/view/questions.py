@@ -21,6 +21,7 @@ from spdlib.geometry import NYU_CAMERA, Camera, lattice_points
 from spdlib.models import DepthModel, load
 from spdlib.scene import GROUP, Scene
 from spdlib.study.datasets import open_data
+from spdlib.study.experiments import DEFAULT
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, hash_of
 from spdlib.study.training import fit
@@ -74,7 +75,7 @@ def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
     if profile == "demo" and demo.finished:
         error = demo.record["best_sel_abs_rel"]
         return load(demo.best), f"This is the demo's network (AbsRel {error:.3f} on other rooms)."
-    config = resolve("v15_2", profile, seed=seed, **QUICK[profile])
+    config = resolve(DEFAULT, profile, seed=seed, **QUICK[profile])
     data = open_data(config)
     print(f"no trained network here: training one for {config.schedule.steps} steps")
     # other settings, another folder: each seed has its own network

@@ -21,7 +21,7 @@ from pandas.io.formats.style import Styler
 from spdlib.data.frames import spread
 from spdlib.models import DepthModel, load
 from spdlib.models.counting import macs_per_image, macs_per_query
-from spdlib.study.answers import load_examples
+from spdlib.study.answers import sparse_and_dense
 from spdlib.study.comparison import compare, fairness, recorded_scores
 from spdlib.study.config import RunConfig
 from spdlib.study.datasets import DataSets, open_data
@@ -217,21 +217,21 @@ class Study:
 
     def predicted_against_true(self) -> Figure:
         """Predictions at the eigen points of all test frames over the truth."""
-        answers = self.result.answers()
+        answers = self.result.answers(self.config.data.truth)
         title = f"{self.network_name}, {answers['frame'].nunique()} test frames, eigen points"
         drawn = plots.predicted_against_true(answers["prediction"], answers["truth"], title)
         return self._keep("predicted_against_true", drawn)
 
     def error_maps(self, count: int = 4) -> Figure:
         """Truth, prediction and error of some test frames, evenly spread, not chosen."""
-        examples = list(load_examples(self.run).values())[:count]
+        examples = list(self.result.examples.values())[:count]
         columns = ([each[key] for each in examples] for key in ("image", "truth", "dense"))
         title = f"{self.network_name}: dense path, whole frames"
         return self._keep("error_maps", plots.error_maps(*columns, title=title))
 
     def sparse_and_dense(self) -> Figure:
         """Queries against the dense path at the same places."""
-        pairs = questions.sparse_and_dense(self.best, self.data.test)
+        pairs = sparse_and_dense(self.result.examples)
         return self._keep("sparse_and_dense", plots.sparse_against_dense(pairs))
 
     def accuracy_at_k(self) -> Figure:

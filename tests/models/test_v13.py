@@ -14,15 +14,16 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from spdlib.errors import ConfigError, ModelError
+from spdlib.inspection import CellAttention, Reads, Shares
 from spdlib.models import DepthModel, create_model
 from spdlib.models.attention import Attention
 from spdlib.models.base import EXECUTIONS, count_parameters
 from spdlib.models.layers import fourier_code, position_table, standardised
 from spdlib.models.necks import PlanNeck
 from spdlib.models.sampling import gather_rows
-from spdlib.models.v13 import V13, V13Calibrated, V13LogDepth, V13Plan
+from spdlib.models.v13 import V13, V13LogDepth, V13Plan
 from spdlib.models.v13_1 import V131
-from spdlib.models.v13_blocks import Queries
+from spdlib.models.v13_blocks import TOKENS, Queries
 from spdlib.scene import Maps
 
 SIZE = (64, 96)
@@ -469,14 +470,16 @@ def test_maps_are_named(execution: str) -> None:
 
 
 def route(network: Any, few: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """The head's numbers and the routed cells, if B3 looked by `weights` [2, 12, 6]."""
+    """Depth and the routed cells, if B3 looked by `weights` [2, 12, 6]."""
     network.b3.forward = lambda h, maps: (h, weights)
-    answer = network.run(network.queries(some_maps(network), few, SIZE))
-    return answer["depth"], answer["l4_routed"]
+    queries = network.queries(some_maps(network), few, SIZE)._replace(probes=[])
+    depth = network.run(queries)
+    (looked,) = (probe for probe in queries.probes if isinstance(probe, CellAttention))
+    return depth, looked.routed
 
 
 def test_gradients_go_straight_through_the_plans_routing(few: Tensor) -> None:
-    """Only the weights of routed cells get one (C-13-5)."""
+    """Only the weights of routed cells get one."""
     weights = torch.rand(2, 12, 6, dtype=torch.float64).softmax(-1).requires_grad_()
     depth, cells = route(exact("v13_plan"), few, weights)
     (gradient,) = torch.autograd.grad(depth.square().sum(), weights)
@@ -491,8 +494,8 @@ def test_as_run_routing_has_no_gradient(name: str, few: Tensor) -> None:
     weights = torch.rand(2, 12, 6, dtype=torch.float64).softmax(-1).requires_grad_()
     block = network.b3 if name == "v13_log_depth" else network.b3b
     block.forward = lambda h, maps: (h, weights)
-    answer = network.run(network.queries(some_maps(network), few, SIZE))
-    (gradient,) = torch.autograd.grad(answer["depth"].sum(), weights, allow_unused=True)
+    depth = network.run(network.queries(some_maps(network), few, SIZE))
+    (gradient,) = torch.autograd.grad(depth.sum(), weights, allow_unused=True)
     assert gradient is None
 
 
@@ -619,61 +622,67 @@ def test_heads_start_at_the_median_or_at_one_metre(name: str) -> None:
         assert head(h).exp().item() == pytest.approx(depth, rel=1e-6)
 
 
-# explanations
+# probes
 
 
 @torch.no_grad()
 @all_networks
 @both_forms
-def test_explain_tells_what_the_blocks_do(
+def test_probes_tell_what_the_blocks_do(
     name: str, execution: str, few: Tensor, equal: Equal
 ) -> None:
     network = exact(name, execution=execution)
-    maps = some_maps(network)
-    told = network.train().explain(maps, few, SIZE)
+    found = network.train().explained(some_maps(network), few, SIZE)
     assert network.training
-    equal(told["depth"], network.eval().decode(maps, few, SIZE).depth)
     expected = {
-        "depth": (2, 12), "local_pixels": (2, 12, 91, 2), "local_weights": (2, 12, 6, 91),
-        "pixels": (1, 2, 12, 6, 91, 2), "weights": (1, 2, 12, 6, 91), "l4_weights": (2, 12, 2, 3),
-    }  # fmt: skip
-    if not isinstance(network, V13Calibrated):
-        tokens = 3 + 5 + 4 if name == "v13_1" else 91 + 4
-        expected |= {"l4_routed": (2, 12, 4), "fused_weights": (2, 12, 6, tokens)}
-    if isinstance(network, V13LogDepth):
-        expected |= {"pixels": (4, 2, 12, 6, 3, 4, 2), "weights": (4, 2, 12, 6, 3, 4)}
-    if name == "v13_1":
-        expected |= {"l3_weights": (2, 12, 4, 6), "l3_routed": (2, 12, 5)}
-    assert {key: tuple(value.shape) for key, value in told.items()} == expected
-    for key in (key for key in told if key.endswith("weights")):
-        kept = {"weights": 4, "l3_weights": 2, "l4_weights": 2}.get(key, 3)
-        total = told[key].flatten(kept).sum(-1)
-        equal(total, torch.ones_like(total))
-    for level in ("l3", "l4"):
-        if f"{level}_routed" in told:
-            weights, routed = told[f"{level}_weights"].flatten(2), told[f"{level}_routed"]
-            best = weights.sort(descending=True).values[..., : routed.shape[-1]]
-            assert torch.equal(weights.gather(-1, routed), best)
+        "v13_plan": ["B2", "B3", "B4", "B5"],
+        "v13_calibrated": ["B2", "B3"],
+        "v13_log_depth": ["B2", "B3", "B4", "B5"],
+        "v13_1": ["B2", "B3a", "B3b", "B5"],
+    }
+    assert [probe.part for probe in found] == expected[name]
+    one = torch.ones(2, 12, dtype=torch.float64)
+    for probe in found:
+        if isinstance(probe, Reads):
+            count = {"B2": 91, "B4": 4 * 72}[probe.part]
+            assert len(probe.levels) == count
+            assert probe.pixels.shape == (2, 12, count, 2)
+            equal(probe.weights.sum(-1), one)
+        elif isinstance(probe, CellAttention):
+            assert probe.weights.shape == (2, 12, *{"L3": (4, 6), "L4": (2, 3)}[probe.level])
+            equal(probe.weights.sum((-1, -2)), one)
+            if name == "v13_calibrated":
+                assert probe.routed is None
+                continue
+            assert probe.routed is not None
+            assert probe.routed.shape == (2, 12, ROUTES[name][f"routed_{probe.level.lower()}"])
+            weights = probe.weights.flatten(2)
+            best = weights.sort(descending=True).values[..., : probe.routed.shape[-1]]
+            assert torch.equal(weights.gather(-1, probe.routed), best)
+        else:
+            assert isinstance(probe, Shares)
+            own = {"L2": 1, "L3": 1, "L4": 1} if name == "v13_1" else TOKENS
+            routed = {f"routed {key[-2:].upper()}": n for key, n in ROUTES[name].items()}
+            assert probe.tokens == {**own, **routed}
+            equal(torch.stack(list(probe.shares.values())).sum(0), one)
 
 
 @torch.no_grad()
 @all_rules
-def test_explained_pixels_are_those_that_were_meant(rule: str, equal: Equal) -> None:
+def test_probed_pixels_are_those_that_were_meant(rule: str, equal: Equal) -> None:
     """Offsets from the query, or from the anchor, whatever cells the grid rule finds there."""
     network = exact("v13_log_depth", grid_rule=rule)
     points = torch.tensor([[[41.0, 29.3], [50.2, 33.0]]]).expand(2, -1, -1).double()
-    told = network.explain(some_maps(network), points, SIZE)
+    found = {p.part: p for p in network.explained(some_maps(network), points, SIZE)}
+    away = found["B2"].pixels - points.unsqueeze(2)
     for (start, stop), stride in zip(pairwise((32, 57, 82, 91)), (8, 16, 32), strict=True):
         offsets = square(3 if stride == 32 else 5) * stride
-        equal(
-            told["local_pixels"][:, :, start:stop] - points.unsqueeze(2),
-            offsets.expand(2, 2, -1, -1),
-        )
-    learned = told["local_pixels"][:, :, 24:32] - points.unsqueeze(2)
-    assert 1 < learned.abs().max() < 6 * 4
-    cells = told["l4_routed"].movedim(2, 0)
+        equal(away[:, :, start:stop], offsets.expand(2, 2, -1, -1))
+    assert 1 < away[:, :, 24:32].abs().max() < 6 * 4
+    cells = found["B3"].routed
     anchors = torch.stack([cells % 3, cells // 3], -1) * 32 + (16 if rule == "recorded" else 15.5)
-    away = (told["pixels"] - anchors[:, :, :, None, None, None]).abs()
+    pixels = found["B4"].pixels.unflatten(2, (4, 6, 3, 4))
+    away = (pixels - anchors[:, :, :, None, None, None]).abs()
     assert (away < torch.tensor([4 * 8.0, 2 * 16.0, 32.0])[:, None, None]).all()
     assert away.max() > 1
 

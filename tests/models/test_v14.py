@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import GridRule, Size, pixels_to_cells
+from spdlib.inspection import CanvasStep, Gate, Number, Reads
 from spdlib.models import DepthModel, create_model
 from spdlib.models.attention import SelfAttention, head_count
 from spdlib.models.base import count_parameters
@@ -613,22 +614,21 @@ def test_the_recorded_rule_moves_the_reads_by_the_documented_pixels() -> None:
         assert torch.allclose(stride * shift, expected[:, None].expand(-1, 2))
 
 
-def first_locations(name: str, **options: str) -> Tensor:
-    """Where the first layer's reads start, in map units; 256x320 pixels, as the sheet's."""
+def first_reads(name: str, **options: str) -> Any:
+    """The first layer's reads at the start; 256x320 pixels, as recorded."""
     size = (256, 320)
     network = build(name, "mobilenetv2_050", size, **options)
     points = torch.rand(1, 256, 2) * torch.tensor([320, 256]) - 0.5
-    return network.explain(network.maps(torch.rand(1, 3, *size)), points, size)["locations"][0]
+    return network.explained(network.maps(torch.rand(1, 3, *size)), points, size)[0]
 
 
 @all_networks
 def test_recorded_offsets_start_wild(name: str) -> None:
     """Default start: std 0.577 map units, 41 % of the reads outside the map (F16)."""
-    locations = first_locations(name, msda_init="default")
-    outside = (locations.abs() > 1).any(-1).float().mean()
-    assert 0.38 < outside < 0.44
-    centre = locations.mean((2, 3, 4), keepdim=True)  # offsets average out over a query's reads
-    assert (locations - centre).std() == pytest.approx(0.577, abs=0.03)
+    probe = first_reads(name, msda_init="default")
+    assert 0.38 < probe.outside.float().mean() < 0.44
+    centre = probe.offsets.mean(2, keepdim=True)  # they average out over a query's reads
+    assert (probe.offsets - centre).std() == pytest.approx(0.577, abs=0.03)
 
 
 @all_networks
@@ -646,7 +646,8 @@ def test_default_offsets_start_with_the_nearest_cells(name: str, rule: str) -> N
         assert torch.allclose(reach, torch.tensor([1.0, 2, 3, 4]).expand(6, -1), atol=1e-5)
     directions = F.normalize(offsets[0, 0, :, 0, 0], dim=-1)
     assert (directions @ directions.T - 2 * torch.eye(6)).max() < 0.9
-    outside = (first_locations(name, grid_rule=rule).abs() > 1).any(-1).float().mean((0, 1, 2, 4))
+    outside = first_reads(name, grid_rule=rule).outside.unflatten(2, (6, 4, 4))
+    outside = outside.float().mean((0, 1, 2, 4))
     assert outside.mean() < 0.25  # the recorded rule puts some points outside by itself
     assert outside[0] < 0.1  # most lie outside L4, of which 4 cells are half
 
@@ -695,28 +696,38 @@ def test_tokens_without_a_code_are_their_content() -> None:
 # diagnostics
 
 
+def of_kind(network: V14, maps: Maps, points: Tensor, kind: type[Any]) -> list[Any]:
+    """The probes of one kind, in evaluation mode."""
+    return [x for x in network.explained(maps, points, SIZE) if isinstance(x, kind)]
+
+
 @torch.no_grad()
 @all_networks
-def test_explain_tells_what_the_layers_do(name: str, points: Tensor, equal: Equal) -> None:
+def test_probes_tell_what_the_layers_do(name: str, points: Tensor, equal: Equal) -> None:
     network = exact(name)
     maps, count = some_maps(network), points.shape[1]
-    depth = network.decode(maps, points, SIZE).depth
-    notes = network.explain(maps, points, SIZE)
-    equal(notes["depth"], depth)
-    layers = len(network.layers())
-    assert notes["gates"].shape == (layers, 2, count)
-    assert ((notes["gates"] > 0) & (notes["gates"] < 1)).all()
-    changes = {key: value for key, value in notes.items() if key.startswith("canvas_change_")}
-    assert list(changes) == [f"canvas_change_{level}" for level in network.kernels]
-    assert all(value.shape == (layers, 2) and (value > 0).all() for value in changes.values())
-    assert notes["weights"].shape == (3, 2, count, 6, 4, 4)
-    equal(notes["weights"].sum((-1, -2)), torch.ones(3, 2, count, 6, dtype=torch.float64))
-    for number, level in enumerate(LEVELS):
-        reference = units(network, points, maps[level])[:, :, None, None]
-        offsets = notes["offsets"][:, :, :, :, number]
-        equal(notes["locations"][:, :, :, :, number], reference + offsets)
-    equal(notes["scale"], network.head.scale.exp())
-    assert not any(module._forward_hooks for module in network.msda.modules())
+    layers = [f"layer {number}" for number in range(1, len(network.layers()) + 1)]
+    gates = of_kind(network, maps, points, Gate)
+    assert [gate.part for gate in gates] == layers
+    assert all(gate.opening.shape == (2, count) for gate in gates)
+    assert all(((gate.opening > 0) & (gate.opening < 1)).all() for gate in gates)
+    steps = of_kind(network, maps, points, CanvasStep)
+    assert [(x.part, x.level) for x in steps] == [
+        (layer, level) for layer in layers for level in network.kernels
+    ]
+    assert all(x.change.shape == (2,) and (x.change > 0).all() for x in steps)
+    reads = of_kind(network, maps, points, Reads)
+    assert [x.part for x in reads] == layers[:3]
+    for probe in reads:
+        assert probe.weights.shape == (2, count, 96)
+        equal(probe.weights.sum(-1), torch.ones(2, count, dtype=torch.float64))
+        for level in LEVELS:
+            own = torch.tensor([each == level for each in probe.levels])
+            reference = units(network, points, maps[level])[:, :, None]
+            locations = reference + probe.offsets[:, :, own]
+            assert torch.equal(probe.outside[:, :, own], (locations.abs() > 1).any(-1))
+    (scale,) = of_kind(network, maps, points, Number)
+    assert scale.value == pytest.approx(network.head.scale.exp().item())
 
 
 @torch.no_grad()
@@ -739,7 +750,7 @@ def test_without_canvas_is_as_with_gates_shut(name: str, points: Tensor, equal: 
 
 
 @torch.no_grad()
-def test_explain_measures_the_canvas_change(points: Tensor) -> None:
+def test_probes_measure_the_canvas_change(points: Tensor) -> None:
     """Of the first layer, against its own parts; zero where nothing is written or smoothed."""
     network = exact("v14_dual")
     maps = some_maps(network)
@@ -747,25 +758,28 @@ def test_explain_measures_the_canvas_change(points: Tensor) -> None:
     h = network.msda[0].get_submodule("cross")(h, asked)
     after = write_of(network, "L3")(maps["L3"], h, asked)
     change = (after - maps["L3"]).flatten(1).norm(dim=1) / maps["L3"].flatten(1).norm(dim=1)
-    assert torch.allclose(network.explain(maps, points, SIZE)["canvas_change_L3"][0], change)
+
+    def steps() -> list[CanvasStep]:
+        return [x for x in of_kind(network, maps, points, CanvasStep) if x.level == "L3"]
+
+    assert torch.allclose(steps()[0].change, change)
     parts = [m for m in network.modules() if isinstance(m, CanvasWrite)]
     _silence([m.write for m in parts])
-    notes = network.explain(maps, points, SIZE)
-    assert notes["canvas_write_L3"].abs().max() == 0 < notes["canvas_change_L3"].min()
+    assert all(x.write.abs().max() == 0 < x.change.min() for x in steps())
     _silence([m.smooth for m in parts])
-    assert network.explain(maps, points, SIZE)["canvas_change_L3"].abs().max() == 0
+    assert all(x.change.abs().max() == 0 for x in steps())
 
 
 @torch.no_grad()
 @all_networks
 @all_rules
-def test_explained_pixels_lie_at_the_query_without_offsets(name: str, rule: str) -> None:
+def test_probed_pixels_lie_at_the_query_without_offsets(name: str, rule: str) -> None:
     network = exact(name, grid_rule=rule)
     _silence([m.offsets for m in network.modules() if isinstance(m, DeformableRead)])
     points = torch.rand(2, 6, 2, dtype=torch.float64) * 60
-    pixels = network.train().explain(some_maps(network), points, SIZE)["pixels"]
+    for probe in of_kind(network.train(), some_maps(network), points, Reads):
+        assert torch.allclose(probe.pixels, points[:, :, None].expand_as(probe.pixels))
     assert network.training  # as it was
-    assert torch.allclose(pixels, points[:, :, None, None, None].expand_as(pixels))
 
 
 # refusals

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -9,6 +10,7 @@ import torch
 from spdlib.data.frames import Subset
 from spdlib.data.rooms import Rooms
 from spdlib.errors import DataError
+from spdlib.inspection import CellAttention, Reads
 from spdlib.models import create_model
 from spdlib.study.diagnostics import (
     _reads,
@@ -106,7 +108,7 @@ def test_routing_counts_different_cells_and_judges_how_evenly_all_are_seen() -> 
     even = torch.full((1, 3, 4, 5), 1 / 20)
     own = torch.eye(4).view(1, 4, 2, 2)  # every query looks at one cell of its own
     routed = torch.tensor([[[0, 1], [1, 2], [2, 0]]])
-    seen = {"l3_weights": even, "l3_routed": routed, "l4_weights": own}
+    seen = [CellAttention("a", "L3", even, routed), CellAttention("b", "L4", own)]
     notes = {(name, part): value for name, part, value in _routing(seen)}
     assert notes["routed cells", "L3"] == 3
     assert notes["share of cells routed to", "L3"] == pytest.approx(3 / 20)
@@ -117,14 +119,16 @@ def test_routing_counts_different_cells_and_judges_how_evenly_all_are_seen() -> 
     assert ("routed cells", "L4") not in notes
 
 
-def test_reads_outside_the_map_are_counted_once_a_read() -> None:
-    locations = torch.zeros(2, 1, 1, 1, 1, 4, 2)
-    locations[1, ..., 0, :] = 3.0  # both coordinates of one read in four
-    locations[1, ..., 1, 0] = -1.5
-    notes = {(name, part): value for name, part, value in _reads(locations, locations)}
-    assert notes["reads outside the map", "layer 1"] == 0
-    assert notes["reads outside the map", "layer 2"] == 0.5
-    assert notes["spread of reads", "layer 2"] == pytest.approx(locations[1].std().item())
+def test_only_freely_chosen_reads_are_judged() -> None:
+    pixels, weights = torch.zeros(1, 1, 4, 2), torch.full((1, 1, 4), 0.25)
+    offsets, outside = torch.randn(1, 1, 4, 2), torch.tensor([[[True, True, False, False]]])
+    fixed = Reads("B2", "around", pixels, weights, ["L1"] * 4)
+    chosen = replace(fixed, part="layer 2", offsets=offsets, outside=outside)
+    notes = {(name, part): value for name, part, value in _reads([fixed, chosen])}
+    assert notes == {
+        ("spread of reads", "layer 2"): pytest.approx(offsets.std().item()),
+        ("reads outside the map", "layer 2"): 0.5,
+    }
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,9 @@ from pictures import drawn, words
 
 from spdlib import create_model
 from spdlib.data.rooms import Rooms
-from spdlib.errors import ModelError, QueryError, RunError
+from spdlib.errors import QueryError, RunError
 from spdlib.geometry import lattice_points
+from spdlib.inspection import CellAttention
 from spdlib.models import DepthModel
 from spdlib.models.v15 import V152
 from spdlib.study.diagnostics import look_inside
@@ -34,11 +35,12 @@ PANELS = {
         "B5: attention by source (tokens)",
     ],
     "v13_1": [
-        "B2: tokens around, close up", "B3: L3, routed cells framed",
-        "B3: L4, routed cells framed", "B5: attention by source (tokens)",
+        "B2: tokens around, close up", "B3a: L3, routed cells framed",
+        "B3b: L4, routed cells framed", "B5: attention by source (tokens)",
     ],
     "v14_dual": [f"layer {n}: reads of its choice" for n in (1, 2, 3)],
     "v14_plan": [f"layer {n}: reads of its choice" for n in (1, 2, 3)],
+    "v15_2": ["coarse: 5×5 cells of s8 and L2, close up", "fine: 5×5 cells of L1, close up"],
 }  # fmt: skip
 
 
@@ -82,8 +84,9 @@ def test_routed_cells_are_framed_where_they_lie() -> None:
 
 def test_heat_begins_at_zero_and_its_range_is_told() -> None:
     frame, points = Rooms(1, size=(90, 120))[0], lattice_points((4, 4), (90, 120))
-    seen = network("v13_calibrated").encode(frame.image, frame.camera).explain(points)
-    weights = 100 * seen["l4_weights"][0, 5]
+    _, seen = network("v13_calibrated").encode(frame.image, frame.camera).explain(points)
+    assert isinstance(seen, CellAttention)
+    weights = 100 * seen.weights[0, 5]
     heat = look("v13_calibrated").axes[1]
     assert heat.get_title("left").endswith(f"{weights.min():.1f}% to {weights.max():.1f}% a cell")
     assert heat.images[-1].norm.vmin == 0
@@ -94,9 +97,10 @@ def test_attention_by_source_sums_to_one() -> None:
     assert sum(bar.get_width() for bar in bars if isinstance(bar, Rectangle)) == pytest.approx(1)
 
 
-def test_networks_that_tell_nothing_are_named() -> None:
+def test_networks_that_tell_nothing_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = Rooms(1, size=(64, 96))[0]
     model = create_model("v15_2", "mobilenetv2_035", image_size=(64, 96), focal=80.0)
+    monkeypatch.setattr(V152, "probes", DepthModel.probes)
     with pytest.raises(QueryError, match="does not tell where it looks"):
         where_it_looks(frame.image, model.encode(frame.image, frame.camera), [(3.0, 4.0)])
 
@@ -126,13 +130,19 @@ def test_diagrams_say_sizes_and_counts(name: str) -> None:
     assert "64 × 24 × 32" in said or "192 × 24 × 32" in said  # L1
     assert ("B1: look around" in said) == name.startswith("v13")
     assert ("Q2Q" in said) == name.startswith("v14")
+    assert ("read fine" in said) == (name == "v15_2")
 
 
-def test_unknown_networks_are_not_drawn() -> None:
-    class Unknown(V152):
-        pass
-
+def test_a_network_without_captions_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the names of its parts, and by when they run."""
+    for method in ("captions", "stages"):
+        monkeypatch.setattr(V152, method, getattr(DepthModel, method))
     model = network("v15_2")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(ModelError, match="no drawing of V"):
-        patch.setattr("spdlib.view.diagram.V152", Unknown)
-        network_diagram(model)
+    when = {stage.title: stage.when for stage in model.stages()}
+    assert when == {
+        "encoder": "image", "neck": "image", "global path": "image", "local path": "query",
+        "maps": "image",
+    }  # fmt: skip
+    said = "\n".join(words(network_diagram(model)))
+    assert "local path" in said
+    assert "L1: 64 × 24 × 32" in said

@@ -1,0 +1,45 @@
+"""Your own networks, objectives and protocols, from files outside the package.
+
+The environment variable SPD_PLUGINS names Python files (several with the system's path separator).
+They are imported once, before anything is looked up by name, and register what they define. So
+`train`, `evaluate`, `load` and the notebooks know your network without a change to the package.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from pathlib import Path
+
+from spdlib.errors import ConfigError
+
+VARIABLE = "SPD_PLUGINS"
+_imported: set[Path] = set()
+
+
+def import_plugins() -> None:
+    """Import the files that the environment names, each once.
+
+    Raises:
+        ConfigError: a file is missing or fails when it is imported.
+    """
+    for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
+        path = Path(name).resolve()
+        if path not in _imported:
+            _imported.add(path)  # before the import, which may look something up
+            _import(path)
+
+
+def _import(path: Path) -> None:
+    name = f"spd_plugin_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise ConfigError(f"{VARIABLE} names {path}, which is no Python file; correct the path")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(
+            f"{path}, named by {VARIABLE}, fails when it is imported: {error!r}"
+        ) from error
