@@ -44,7 +44,7 @@ EQUAL_TERMS = Path("results") / "measured" / "generations_nyu_labeled"
 
 
 def open_study(
-    experiment: str = "v15_2",
+    experiment: str,
     profile: str = "demo",
     *,
     name: str = "",

@@ -43,7 +43,7 @@ def test_head_spread_verdicts(log_std: float, verdict: str) -> None:
 
 def scores(prediction: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     total = RecordedMetrics()
-    total.update(prediction, truth, truth > 0)
+    total.update(prediction, truth, truth > 0, range(len(truth)))
     return total.compute()
 
 
