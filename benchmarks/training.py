@@ -1,4 +1,4 @@
-"""What a training step costs: every network on equal terms (decisions 8), with random images.
+"""What a training step costs: every network on equal terms, with random images.
 
 A step is forward, loss, backward, clipping and optimizer, as `spdlib.study.training` does it (but
 for averaging weights, some milliseconds), at the image size, batch and encoder of profile
@@ -28,9 +28,10 @@ from spdlib.machine import code_version, keep_freed_memory, machine
 from spdlib.models import DepthModel, create_model
 from spdlib.models.counting import counted_macs
 from spdlib.study.config import RunConfig
+from spdlib.study.objectives import Objective
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import write_json, write_table
-from spdlib.study.training import DTYPES, batch_loss, precision_of
+from spdlib.study.training.setup import DTYPES, build_objective, precision_of
 
 OUTPUT = Path(__file__).resolve().parents[1] / "results" / "measured" / "bench_training.csv"
 EXPERIMENTS = (
@@ -47,12 +48,14 @@ class Lesson:
     Attributes:
         config: of the run that it would be.
         model: in training mode.
+        objective: what it minimises.
         optimizer: as in training, at the peak rates.
         batch: images, points, truth and valid.
     """
 
     config: RunConfig
     model: DepthModel
+    objective: Objective
     optimizer: torch.optim.Optimizer
     batch: dict[str, Tensor]
 
@@ -82,12 +85,12 @@ class Lesson:
             "truth": torch.rand(shape, device=device) * 5 + 1,
             "valid": torch.ones(shape, dtype=torch.bool, device=device),
         }
-        return cls(config, model, optimizer, batch)
+        return cls(config, model, build_objective(config), optimizer, batch)
 
     def step(self) -> None:
         """Forward, loss, backward, clipping, optimizer."""
         with precision_of(self.config, self.batch["image"].device.type):
-            loss = batch_loss(self.model, self.batch, self.config)
+            loss = self.objective(self.model, self.batch)
         loss.value.backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optimizer.clip)
         self.optimizer.step()

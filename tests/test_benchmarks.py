@@ -193,7 +193,7 @@ def test_the_recorded_setting_is_measured(decode: ModuleType) -> None:
     for name, subject in older.items():
         with torch.device("meta"):
             config = create_model(name).config
-        assert (subject.encoder, subject.size) == (config.encoder.name, config.model.image_size)
+        assert (subject.encoder, subject.size) == (config.encoder.name, config.image_size)
         assert decode.compared(subject) == 256
 
 

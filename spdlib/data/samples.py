@@ -29,7 +29,6 @@ from spdlib.data.queries import (
 )
 from spdlib.errors import ConfigError, DataError
 
-SUPERVISIONS = ("points", "lattice", "dense")
 SAMPLERS = {
     "uniform": uniform_points,
     "edge_aware": edge_aware_points,
@@ -46,18 +45,16 @@ class SampleConfig:
 
     Attributes:
         image_size: height, width of the image in pixels.
-        points: K, query points per frame with `supervision="points"`.
+        points: K, query points per frame; 0 leaves them out, where a loss reads the depth map.
         seed: seed of every random choice.
         augment: changes of image, depth and camera.
         sampling: "uniform", "edge_aware" (30 % near depth edges) or "with_replacement" (uniform;
             a pixel may be drawn twice).
         jitter: sub-pixel points; False gives integer pixels.
-        supervision: "points" draws query points; "lattice" and "dense" leave them out, as the loss
-            reads the depth map.
         truth: name of the depth to learn; None takes in-painted, raw, exact in this order.
 
     Raises:
-        ConfigError: a size or count below 1, or an unknown name.
+        ConfigError: a size below 1, a negative count, or an unknown name.
     """
 
     image_size: tuple[int, int]
@@ -66,20 +63,15 @@ class SampleConfig:
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     sampling: str = "uniform"
     jitter: bool = True
-    supervision: str = "points"
     truth: str | None = None
 
     def __post_init__(self) -> None:
         if min(self.image_size) < 1:
             raise ConfigError(f"image_size must be at least 1x1; got {self.image_size}")
-        if self.points < 1:
-            raise ConfigError(f"points must be at least 1; got {self.points}")
+        if self.points < 0:
+            raise ConfigError(f"points must not be negative; got {self.points}")
         if self.sampling not in SAMPLERS:
             raise ConfigError(f"sampling must be one of {list(SAMPLERS)}; got {self.sampling!r}")
-        if self.supervision not in SUPERVISIONS:
-            raise ConfigError(
-                f"supervision must be one of {SUPERVISIONS}; got {self.supervision!r}"
-            )
 
 
 class TrainingSamples(Dataset[dict[str, Tensor]]):
@@ -90,7 +82,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         depth: float32 [h, w] metres, 0 where nothing was measured.
         camera: float64 [7] (`Camera.to_tensor`).
         index: int64, position of the frame.
-        points, truth, valid: `PointSample` of K points, with `supervision="points"` only.
+        points, truth, valid: `PointSample` of K points, where K is above 0.
     """
 
     def __init__(self, frames: Frames, config: SampleConfig) -> None:
@@ -125,7 +117,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
             "camera": camera.to_tensor(),
             "index": torch.tensor(index),
         }
-        if config.supervision == "points":
+        if config.points:
             draw_points = SAMPLERS[config.sampling]
             sample |= draw_points(depth, config.points, generator, config.jitter)._asdict()
         return sample

@@ -20,6 +20,7 @@ from typing import Any
 import safetensors.torch
 import timm
 import torch
+from huggingface_hub import constants, get_session, try_to_load_from_cache
 from safetensors import SafetensorError
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -37,6 +38,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INPUT_NORMS = ("weights", "none")
 CONVNEXT_V2_TINY = "convnextv2_tiny.fcmae_ft_in22k_in1k"
 """The encoder of the networks before v15."""
+HUB_SECONDS = 5
+"""How long the weights' host may take to answer at all."""
 _PAD_TYPE_FAMILIES = ("mobilenet", "efficientnet", "tf_", "mnasnet", "fbnet", "tinynet", "lcnet")
 _PADDING_OF = {
     "vit_": "patch",
@@ -278,6 +281,8 @@ def _build_vit(config: EncoderConfig) -> tuple[nn.Module, list[int], int]:
 def _create(config: EncoderConfig, **options: Any) -> Any:
     """Timm's network; ModelError with the remedy if it or its weights cannot be had."""
     try:
+        if config.pretrained:
+            _require_hub(config.name)
         return timm.create_model(config.name, pretrained=config.pretrained, **options)
     except Exception as error:
         if not config.pretrained:
@@ -285,10 +290,21 @@ def _create(config: EncoderConfig, **options: Any) -> Any:
         hub = getattr(timm.get_pretrained_cfg(config.name), "hf_hub_id", None) or config.name
         raise ModelError(
             f"the weights of {config.name!r} could not be fetched ({type(error).__name__}). "
-            f"Download 'model.safetensors' of '{hub}' where there is a network, and pass "
+            f"Download 'model.safetensors' of '{hub}' where there is a network, and name the file "
+            "with --weights or in SPD_WEIGHTS, or pass "
             f"EncoderConfig({config.name!r}, weights='model.safetensors', mean={config.mean}, "
             f"std={config.std}, padding={config.padding!r})"
         ) from error
+
+
+def _require_hub(name: str) -> None:
+    """Raise within seconds where the hub cannot be reached; its own client tries for minutes."""
+    hub = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
+    files = ("model.safetensors", "pytorch_model.bin")
+    if hub is None or constants.HF_HUB_OFFLINE:
+        return
+    if not any(try_to_load_from_cache(hub, file) for file in files):
+        get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
 
 
 def _paddings(name: str) -> tuple[str, ...]:

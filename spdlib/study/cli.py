@@ -10,7 +10,7 @@ from typing import Any
 
 from spdlib.errors import ConfigError
 from spdlib.models import load
-from spdlib.study.datasets import open_data
+from spdlib.study.datasets import open_data, open_data_of
 from spdlib.study.evaluation import Evaluation, evaluate_run
 from spdlib.study.experiments import EXPERIMENTS
 from spdlib.study.image_free import fit_image_free
@@ -26,8 +26,10 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--profile", default="demo", help=f"{', '.join(PROFILES)}; default: demo")
     folder = "run folder (default results/runs/EXPERIMENT_PROFILE)"
     parser.add_argument("--out", type=Path, help=folder)
-    _add_data(parser)
+    _add_data(parser, "SPD_DATA")
     parser.add_argument("--weights", type=Path, help="encoder weights file (default: SPD_WEIGHTS)")
+    start = "start from the best weights of a finished run of the same network"
+    parser.add_argument("--init-from", type=Path, metavar="RUN", help=start)
     setting = "override a setting, for instance --set steps=500 --set silog_lambda=0.85"
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=setting)
     parser.add_argument("--workers", type=int, help="processes that prepare samples")
@@ -42,7 +44,7 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Arguments of `evaluate`."""
     parser.add_argument("run", type=Path, help="folder of a run")
-    _add_data(parser)
+    _add_data(parser, "the one it was trained with")
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
     parser.add_argument("--no-dense", action="store_true", help="score points only")
     parser.add_argument("--no-k-sweep", action="store_true", help="leave the K sweep out")
@@ -56,8 +58,8 @@ def add_publish(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_publish)
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, help="packed store (default: SPD_DATA)")
+def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--data", type=Path, help=f"packed store (default: {default})")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
 
 
@@ -95,6 +97,7 @@ def _train(args: argparse.Namespace) -> int:
         data.selection,
         out,
         resume=args.resume,
+        init_from=args.init_from,
         device=args.device,
         workers=args.workers,
         checkpoint_every=args.checkpoint_every,
@@ -111,7 +114,7 @@ def _train(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> int:
     run = Run.open(args.run)
-    data = open_data(run.config, args.data)
+    data = open_data_of(run, args.data)
     accelerator = make_accelerator(args.device)
     baselines = fit_image_free(data.train)
     result = evaluate_run(

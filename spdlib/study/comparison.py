@@ -21,8 +21,8 @@ from spdlib.data.queries import EIGEN_POINTS
 from spdlib.errors import ConfigError, RunError
 from spdlib.models.layers import MEDIAN_DEPTH
 from spdlib.study.config import RunConfig
-from spdlib.study.losses import LOSSES
 from spdlib.study.metrics import BINS, bin_name
+from spdlib.study.objectives import silog_weight
 from spdlib.study.recorded import CORRECTED, SCORES, recorded, recorded_facts
 from spdlib.study.runs import Run
 
@@ -446,7 +446,7 @@ def as_recorded(config: RunConfig, frames: int) -> dict[str, Any]:
         "t_max": round((schedule.cosine_steps or schedule.steps) / epoch),
         "augmentation": _style(config.sampling.augment),
         "aux_weight": config.objective.auxiliary_weight,
-        "silog_weight": LOSSES[config.objective.loss][1],
+        "silog_weight": silog_weight(config.objective.loss),
     }
     if config.data.train_subset == "first_shard":
         used["data"] = "nyu_partial"

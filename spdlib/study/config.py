@@ -15,7 +15,7 @@ from spdlib.data.samples import SampleConfig
 from spdlib.errors import ConfigError, did_you_mean
 from spdlib.models import ModelConfig, network_class, network_options
 from spdlib.settings import Settings, check_value, plain, read, tuples
-from spdlib.study.losses import LOSSES
+from spdlib.study.objectives import OBJECTIVES, TRUTH_KINDS
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -60,11 +60,11 @@ class DataConfig(Settings):
 class SamplingConfig(Settings):
     """What is asked of a training frame, and how frames vary."""
 
-    supervision: Literal["points", "lattice", "dense"]
-    """`points` random points, the network's own dense sites, or the dense map resized to the
-    truth."""
+    supervision: str
+    """A kind of truth: `points` random points, the network's own dense sites ("lattice"), or the
+    dense map resized to the truth ("dense")."""
     points: NonNegativeInt = 0
-    """Random points a frame with supervision "points", else 0."""
+    """Random points a frame, 0 for a kind of truth that takes none."""
     sampling: Literal["uniform", "edge_aware", "with_replacement"] = "uniform"
     """Where the points lie: anywhere, 30 % of them near depth edges, or anywhere with repeats, as
     recorded."""
@@ -74,13 +74,22 @@ class SamplingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if (self.supervision == "points") != (self.points > 0):
+        if self.supervision not in TRUTH_KINDS:
+            raise ConfigError(
+                f"supervision={self.supervision!r} is unknown; choose from {list(TRUTH_KINDS)}"
+            )
+        if self.at_points != (self.points > 0):
             raise ConfigError(
                 f"supervision={self.supervision!r} contradicts points={self.points}: "
-                "give points > 0 with 'points' and points=0 otherwise"
+                "give points > 0 with truth at points and points=0 otherwise"
             )
-        if self.sampling != "uniform" and self.supervision != "points":
+        if self.sampling != "uniform" and not self.at_points:
             raise ConfigError(f"sampling={self.sampling!r} needs supervision='points'")
+
+    @property
+    def at_points(self) -> bool:
+        """Whether the truth lies at random points, not on the network's dense path."""
+        return "points" in TRUTH_KINDS[self.supervision].inputs
 
 
 @dataclass(frozen=True)
@@ -88,7 +97,7 @@ class ObjectiveConfig(Settings):
     """What training minimises."""
 
     loss: str = "silog"
-    """Name in `losses.LOSSES`."""
+    """Name of an objective, see `objectives`."""
     silog_lambda: Share = 0.5
     """Lambda of SILog: 1 - lambda weighs the error of scale."""
     reduction: Literal["per_image", "pooled"] = "per_image"
@@ -99,8 +108,8 @@ class ObjectiveConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in LOSSES:
-            raise ConfigError(f"loss={self.loss!r} is unknown; choose from {list(LOSSES)}")
+        if self.loss not in OBJECTIVES:
+            raise ConfigError(f"loss={self.loss!r} is unknown; choose from {list(OBJECTIVES)}")
 
 
 @dataclass(frozen=True)
@@ -181,7 +190,7 @@ class RunConfig(Settings):
         options = network_options(self.model.network, self.model.options)
         object.__setattr__(self, "model", replace(self.model, options=options))
         network = network_class(self.model.network)
-        if self.sampling.supervision != "points" and not network.has_dense:
+        if not self.sampling.at_points and not network.has_dense:
             raise ConfigError(
                 f"supervision={self.sampling.supervision!r} but {self.model.network} has no dense "
                 "path; it learns from 'points'"
@@ -242,12 +251,11 @@ class RunConfig(Settings):
         """What one training sample holds."""
         return SampleConfig(
             image_size=self.model.image_size,
-            points=max(1, self.sampling.points),
+            points=self.sampling.points,
             seed=self.seed,
             augment=self.sampling.augment,
             sampling=self.sampling.sampling,
             jitter=self.sampling.jitter,
-            supervision=self.sampling.supervision,
             truth=self.data.truth,
         )
 

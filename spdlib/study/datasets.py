@@ -19,6 +19,7 @@ from spdlib.geometry import Size
 from spdlib.machine import usable_cores
 from spdlib.study.config import RunConfig
 from spdlib.study.experiments import SHARD
+from spdlib.study.runs import Run
 
 ENOUGH_TO_SHARE = 64
 """Frames that are worth starting processes for."""
@@ -80,7 +81,7 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
     """Open the three sets of a config.
 
     Rooms are rendered into memory once. A store's training split is divided into training and
-    selection frames as decisions 6 say, and only the depth to learn from is read. The first shard
+    selection frames by `selection_split`; only the depth to learn from is read. The first shard
     is the first 4,133 frames by name, as experiments 1 to 10 were given (F2). The test split,
     with every depth, is left alone until it is reported on. Labels in a store are not read.
 
@@ -107,6 +108,33 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
         learn = learn[:SHARD]
     test = PackedFrames(path, "test", labels=False)
     return DataSets(Subset(train, learn), Subset(train, select), test)
+
+
+def open_data_of(run: Run, store: str | Path | None = None) -> DataSets:
+    """Open the three sets that a run was trained with.
+
+    Args:
+        run: with a record of its data.
+        store: packed store; default the one that the run read, then the environment's SPD_DATA.
+
+    Raises:
+        RunError: no store is known, or it holds other frames than those that the run learned from.
+        DataError: the store cannot be read or lacks a split.
+    """
+    if run.config.data.source == "rooms":
+        return open_data(run.config)
+    began = run.record.get("data", {}).get("train", {}).get("fingerprint")
+    path = store or run.store or os.environ.get("SPD_DATA")
+    wanted = f"{run.folder} learned from {run.config.data.source!r} frames of fingerprint {began}"
+    if not path:
+        raise RunError(
+            f"{wanted}, which are not where they were; give their packed store (--data STORE.h5, "
+            "or the environment's SPD_DATA)"
+        )
+    found = info(path)["fingerprint"]
+    if began is not None and found != began:
+        raise RunError(f"{wanted}, but {path} has {found}; give their packed store (--data)")
+    return open_data(run.config, path)
 
 
 def _learned_truths(path: str | Path, truth: str | None) -> list[str]:

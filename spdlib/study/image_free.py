@@ -1,4 +1,4 @@
-"""Baselines that never look at the image: what a score is worth (decisions 7).
+"""Baselines that never look at the image: what a score is worth.
 
 The constant and the per-pixel map that minimise the training frames' AbsRel, mean |c - g| / g, are
 medians weighted by 1 / g. Depth is counted in whole millimetres, which makes the constant a matter

@@ -1,4 +1,4 @@
-"""Training losses (decisions 5; v13.md, v14.md and v15.md on what the recorded runs used).
+"""Training losses as plain functions of prediction and truth; `objectives` makes steps of them.
 
 Every loss works in float32 (float64 for float64 predictions) outside autocast and leaves out points
 without truth. A batch without any valid point gives exactly 0 with gradient exactly 0.
@@ -11,7 +11,8 @@ process.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -24,10 +25,7 @@ from spdlib.errors import ConfigError
 EPSILON = 1e-8
 """Added inside SILog's root, whose gradient is infinite at 0 otherwise."""
 REDUCTIONS = ("pooled", "per_image")
-LOSSES = {"silog": (0.0, 1.0), "huber": (1.0, 0.0), "huber_silog": (1.0, 0.5)}
-"""Losses on points by name: weights of Huber on inverse depth and of SILog (sheet v13, 4)."""
 AUXILIARY_TARGETS = ("masked", "bilinear")
-BERHU_QUANTILE = 0.8
 
 
 class LossValue(NamedTuple):
@@ -37,11 +35,13 @@ class LossValue(NamedTuple):
         value: scalar with gradient.
         images: int64 scalar, images with at least one valid point.
         points: int64 scalar, valid points; 0 means that `value` is 0 without meaning.
+        parts: the terms of a sum by name, before their weights; empty for a single loss.
     """
 
     value: Tensor
     images: Tensor
     points: Tensor
+    parts: Mapping[str, Tensor] = MappingProxyType({})
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -95,31 +95,6 @@ def silog(
         return LossValue(root * (points > 0), images, points)
 
 
-def named_loss(
-    name: str,
-    prediction: Tensor,
-    truth: Tensor,
-    valid: Tensor | None = None,
-    lam: float = 0.5,
-    reduction: str = "per_image",
-) -> LossValue:
-    """The weighted sum that `LOSSES` has under `name`; arguments as for `silog`.
-
-    Raises:
-        ConfigError: no such loss, or as `silog`.
-    """
-    if name not in LOSSES:
-        raise ConfigError(f"no loss {name!r}; choose from {list(LOSSES)}")
-    of_huber, of_silog = LOSSES[name]
-    if not of_huber:
-        return silog(prediction, truth, valid, lam, reduction)
-    loss = huber_inverse_depth(prediction, truth, valid)
-    if of_silog:
-        second = silog(prediction, truth, valid, lam, reduction)
-        return loss._replace(value=of_huber * loss.value + of_silog * second.value)
-    return loss
-
-
 def huber_inverse_depth(
     prediction: Tensor, truth: Tensor, valid: Tensor | None = None, beta: float = 1.0
 ) -> LossValue:
@@ -135,27 +110,6 @@ def huber_inverse_depth(
         p, g, mask = _flat_points(prediction, truth, valid)
         inverse = p.clamp(min=torch.finfo(p.dtype).tiny).reciprocal()
         loss = F.smooth_l1_loss(inverse, g.reciprocal(), reduction="none", beta=beta)
-        return _masked_mean(loss, mask)
-
-
-def berhu(prediction: Tensor, truth: Tensor, valid: Tensor | None = None) -> LossValue:
-    """Reverse Huber loss on depth, mean over all valid points.
-
-    |r| up to c and (r^2 + c^2) / (2c) above, where c is the 80th percentile of the whole batch's
-    residuals, without gradient. All processes must hold equally many points.
-
-    Args:
-        prediction: [B, ...] metres.
-        truth: [B, ...] metres, 0 where nothing was measured.
-        valid: [B, ...] bool, or None.
-    """
-    with torch.autocast(prediction.device.type, enabled=False):
-        p, g, mask = _flat_points(prediction, truth, valid)
-        residual = (p - g).abs()
-        known = residual.detach().masked_fill(~mask, torch.nan).flatten()
-        threshold = torch.nanquantile(_gathered(known), BERHU_QUANTILE)
-        c = threshold.nan_to_num(1.0).clamp(min=torch.finfo(p.dtype).eps)
-        loss = torch.where(residual <= c, residual, (residual.square() + c * c) / (2 * c))
         return _masked_mean(loss, mask)
 
 
@@ -219,16 +173,6 @@ def bilinear_target(depth: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(depth[:, None], size, mode="bilinear", align_corners=True)[:, 0]
 
 
-def kendall(losses: Sequence[Tensor], log_variances: Tensor) -> Tensor:
-    """Weigh several losses by learnt uncertainty: sum of exp(-s) L + s.
-
-    Args:
-        losses: scalars.
-        log_variances: s, one for each loss.
-    """
-    return (torch.exp(-log_variances) * torch.stack(list(losses)) + log_variances).sum()
-
-
 def _flat_points(
     prediction: Tensor, truth: Tensor, valid: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -279,15 +223,6 @@ def _counts(mask: Tensor) -> tuple[Tensor, Tensor]:
 
 def _over_processes(tensor: Tensor) -> Tensor:
     return _SumOverProcesses.apply(tensor) if _distributed() else tensor
-
-
-def _gathered(values: Tensor) -> Tensor:
-    """Values [N] of all processes one after the other, without gradient."""
-    if not _distributed():
-        return values
-    parts = [torch.empty_like(values) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, values)
-    return torch.cat(parts)
 
 
 def _distributed() -> bool:

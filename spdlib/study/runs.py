@@ -40,9 +40,7 @@ def describe_frames(frames: Frames) -> dict[str, Any]:
     never by path.
     """
     described: dict[str, Any] = {"frames": len(frames), "ids_hash": hash_of(list(frames.ids))}
-    source: Any = frames
-    while hasattr(source, "frames"):  # a subset or a copy in memory
-        source = source.frames
+    source = _source(frames)
     provenance = getattr(source, "provenance", None)
     if provenance is not None:
         described["provenance"] = dict(provenance)
@@ -51,6 +49,19 @@ def describe_frames(frames: Frames) -> dict[str, Any]:
     elif hasattr(source, "fingerprint"):
         described["fingerprint"] = source.fingerprint
     return described
+
+
+def store_of(frames: Frames) -> Path | None:
+    """The packed store that frames are read from; None for other frames."""
+    source = _source(frames)
+    return Path(source.path).resolve() if isinstance(source, PackedFrames) else None
+
+
+def _source(frames: Any) -> Any:
+    """What a subset or a copy in memory is taken from."""
+    while hasattr(frames, "frames"):
+        frames = frames.frames
+    return frames
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
@@ -157,6 +168,21 @@ class Run:
     def record(self) -> dict[str, Any]:
         """Hashes, code version, machine, data provenance, deviations, times and status."""
         return read_json(self.record_path)
+
+    @property
+    def store(self) -> Path | None:
+        """The packed store that was learned from, where it still lies there on this machine."""
+        known = read_json(self._local_path).get("store") if self._local_path.is_file() else None
+        return Path(known) if known and Path(known).is_file() else None
+
+    @property
+    def _local_path(self) -> Path:
+        """Places on this machine: no part of the record, and never published."""
+        return self.folder / "local.json"
+
+    def remember_store(self, path: Path | None) -> None:
+        """Note where the packed store lies, for an evaluation on this machine."""
+        write_json(self._local_path, {"store": None if path is None else str(path)})
 
     @property
     def finished(self) -> bool:

@@ -29,11 +29,11 @@ from spdlib.study.diagnostics import per_bin_table, range_table
 from spdlib.study.evaluation import Evaluation, evaluate_run
 from spdlib.study.generations import EqualTerms
 from spdlib.study.image_free import fit_image_free
-from spdlib.study.preflight import check
 from spdlib.study.profiles import deviations, resolve
 from spdlib.study.recorded import on_record
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model, fit
+from spdlib.study.training.preflight import check
 from spdlib.view import plots, questions, report
 from spdlib.view.diagram import network_diagram
 from spdlib.view.generations import learning_side_by_side, pairs_apart

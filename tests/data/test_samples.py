@@ -80,10 +80,9 @@ def test_workers_change_nothing() -> None:
             assert torch.equal(value, helped[name]), name
 
 
-def test_supervision_decides_whether_points_are_drawn() -> None:
+def test_points_are_drawn_if_any_are_wanted() -> None:
     assert {"points", "truth", "valid"} <= samples()[0, 0].keys()
-    for supervision in ("lattice", "dense"):
-        assert set(samples(supervision=supervision)[0, 0]) == {"image", "depth", "camera", "index"}
+    assert set(samples(points=0)[0, 0]) == {"image", "depth", "camera", "index"}
     integer = samples(jitter=False, sampling="edge_aware")[0, 0]["points"]
     assert torch.equal(integer, integer.round())
 
@@ -97,7 +96,7 @@ def test_samples_are_asked_by_epoch_and_index() -> None:
 
 @pytest.mark.parametrize(
     "values",
-    [{"points": 0}, {"sampling": "grid"}, {"supervision": "none"}, {"image_size": (0, 64)}],
+    [{"points": -1}, {"sampling": "grid"}, {"image_size": (0, 64)}],
 )
 def test_impossible_settings_are_refused(values: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match=str(next(iter(values)))):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -415,6 +416,22 @@ def test_unreachable_weights_give_one_error_with_the_remedy(
     assert "Download 'model.safetensors' of 'timm/mobilenetv3_small_050" in message
     assert f"EncoderConfig('{TINY}', weights='model.safetensors', mean=(0.485" in message
     assert "padding='symmetric'" in message
+    assert "--weights or in SPD_WEIGHTS" in message
+
+
+def test_a_host_that_never_answers_is_given_up_within_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr("spdlib.models.encoders.HUB_SECONDS", 0.2)
+        started = time.monotonic()
+        with pytest.raises(ModelError, match="could not be fetched"):
+            Encoder(EncoderConfig(TINY, pretrained=True))
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.data.rooms import Rooms
 from spdlib.data.store import pack
 from spdlib.errors import DataError, RunError
-from spdlib.study.datasets import DataSets, InMemory, open_data
+from spdlib.study.datasets import DataSets, InMemory, open_data, open_data_of
 from spdlib.study.profiles import resolve
+from spdlib.study.runs import Run, describe_frames, publish, store_of, write_json
 
 
 class Measured:
@@ -96,6 +98,27 @@ def test_a_store_must_be_named(monkeypatch: pytest.MonkeyPatch, store: Path) -> 
         open_data(config)
     monkeypatch.setenv("SPD_DATA", str(store))
     assert len(open_data(config).test) == 3
+
+
+def test_a_run_finds_the_frames_it_learned_from(
+    monkeypatch: pytest.MonkeyPatch, store: Path, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SPD_DATA", raising=False)
+    config = resolve("v15_2", "nyu_labeled", device="cpu")
+    run, data = Run(tmp_path / "run"), open_data(config, store)
+    write_json(run.config_path, config.to_dict())
+    described = describe_frames(data.train)
+    run.update_record({"data": {"train": described}})
+    with pytest.raises(RunError, match=rf"fingerprint {described['fingerprint']}.*--data STORE"):
+        open_data_of(run)
+    run.remember_store(store_of(data.train))
+    assert open_data_of(run).test.ids == data.test.ids
+    other = tmp_path / "other.h5"
+    pack({"train": Subset(Measured(4), range(3)), "test": Subset(Measured(4), [3])}, other)
+    with pytest.raises(RunError, match=r"learned from 'nyu_labeled' frames .*but .*other\.h5 has"):
+        open_data_of(run, other)
+    run.write_table("metrics", pd.DataFrame({"value": [1.0]}))
+    assert publish(run, tmp_path / "public") == ["config.json", "metrics.csv", "record.json"]
 
 
 def test_rooms_are_shared_out_without_overlap() -> None:

@@ -44,15 +44,15 @@ accelerator.end_training()
 
 NOTED = """
 from pathlib import Path
-from spdlib.study import training
-scores = training.selection_scores
+from spdlib.study.training import loop
+scores = loop.selection_scores
 
 def noted(model, frames, truth, processes, **options):
     name = f"scored_{processes.num_processes}_{processes.process_index}"
     Path(sys.argv[1]).with_name(name).write_text(model.fingerprint())
     return scores(model, frames, truth, processes, **options)
 
-training.selection_scores = noted
+loop.selection_scores = noted
 """
 """Before the training: note which network each process scores."""
 

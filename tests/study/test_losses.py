@@ -18,13 +18,10 @@ from torch.autograd import gradcheck
 from spdlib.errors import ConfigError
 from spdlib.study.losses import (
     LossValue,
-    berhu,
     bilinear_target,
     dense_auxiliary,
     huber_inverse_depth,
-    kendall,
     masked_average,
-    named_loss,
     silog,
 )
 
@@ -33,7 +30,6 @@ LOSSES: dict[str, Loss] = {
     "silog per image": lambda p, g, v: silog(p, g, v, 0.5, "per_image"),
     "silog pooled": lambda p, g, v: silog(p, g, v, 0.85, "pooled"),
     "huber": huber_inverse_depth,
-    "berhu": berhu,
 }
 
 
@@ -103,9 +99,7 @@ def test_gradients_are_right(name: str) -> None:
     def value(prediction: Tensor) -> Tensor:
         return LOSSES[name](prediction, g, valid).value
 
-    # berHu's threshold has no gradient on purpose, so finite differences disagree there
-    if name != "berhu":
-        assert gradcheck(value, (p,))
+    assert gradcheck(value, (p,))
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -163,19 +157,6 @@ def test_huber_by_hand() -> None:
     assert loss.value.item() == pytest.approx((0.125 + 2.5) / 2)
 
 
-def test_berhu_by_hand() -> None:
-    truth = torch.full((1, 11), 1.0, dtype=torch.float64)
-    residuals = torch.arange(11, dtype=torch.float64)
-    prediction = (truth + residuals).requires_grad_()
-    # the 80th percentile is 8; 9 and 10 lie above
-    expected = (sum(range(9)) + (81 + 64) / 16 + (100 + 64) / 16) / 11
-    loss = berhu(prediction, truth)
-    assert loss.value.item() == pytest.approx(expected)
-    slope = gradient(loss, prediction)[0] * 11
-    assert slope[[1, 8, 9, 10]].tolist() == pytest.approx([1.0, 1.0, 9 / 8, 10 / 8])
-    assert berhu(truth, truth).value.item() == 0
-
-
 def test_masked_average_leaves_holes_out() -> None:
     depth = torch.tensor([[[2.0, 0.0, 0.0, 0.0], [4.0, 0.0, 0.0, 8.0]]])
     assert masked_average(depth, (1, 2)).tolist() == [[[3.0, 8.0]]]
@@ -214,32 +195,12 @@ def test_auxiliary_loss_needs_maps_and_a_known_target() -> None:
         dense_auxiliary([depth], depth, target="mean")
 
 
-@pytest.mark.parametrize(
-    ("name", "of_huber", "of_silog"), [("silog", 0, 1), ("huber", 1, 0), ("huber_silog", 1, 0.5)]
-)
-def test_named_losses_are_weighted_sums(name: str, of_huber: float, of_silog: float) -> None:
-    p, g, valid = batch(3)
-    expected = of_huber * huber_inverse_depth(p, g, valid).value
-    expected = expected + of_silog * silog(p, g, valid, 0.85, "pooled").value
-    loss = named_loss(name, p, g, valid, 0.85, "pooled")
-    assert loss.value.item() == pytest.approx(expected.item(), rel=1e-12)
-    assert loss.points == valid.sum()
-
-
-def test_kendall_by_hand() -> None:
-    losses = [torch.tensor(2.0), torch.tensor(3.0)]
-    s = torch.tensor([0.0, math.log(3.0)])
-    assert kendall(losses, s).item() == pytest.approx(2 + 1 + math.log(3))
-
-
 def test_wrong_settings_are_refused() -> None:
     p, g, valid = batch()
     with pytest.raises(ConfigError, match=r"0\.\.1"):
         silog(p, g, valid, 1.5)
     with pytest.raises(ConfigError, match="mean"):
         silog(p, g, valid, 0.5, "mean")
-    with pytest.raises(ConfigError, match="l7"):
-        named_loss("l7", p, g, valid)
 
 
 def weighted(name: str, weight: Tensor, rows: slice) -> LossValue:

@@ -17,9 +17,9 @@ from spdlib.study.config import RunConfig
 from spdlib.study.datasets import open_data
 from spdlib.study.evaluation import selection_scores
 from spdlib.study.experiments import EXPERIMENTS
-from spdlib.study.preflight import PreflightError, check
 from spdlib.study.profiles import resolve
 from spdlib.study.training import build_model, fit
+from spdlib.study.training.preflight import PreflightError, check
 
 
 class Scaled:
@@ -64,7 +64,7 @@ def test_good_run_passes_with_a_full_table(
 def test_unknown_displacement_is_said(
     rooms: Frames, held_out: Frames, small: RunConfig, model: DepthModel
 ) -> None:
-    branched = build_model(replace(small, encoder="resnet10t"), rooms)
+    branched = build_model(small.but(encoder="resnet10t"), rooms)
     for network, text in ((branched, "unknown unknown unknown unknown px"), (model, "-15.5 px")):
         table = check(network, rooms, held_out, small).set_index("check")
         assert str(table.loc["encoder displacement per level", "value"]).endswith(text)
@@ -108,7 +108,7 @@ def test_training_through_two_lenses_is_refused_unless_allowed(
     two = Seen(rooms, [1.0] * 9 + [1.1])
     with pytest.raises(PreflightError, match=r"focal ratio within training is 1\.1"):
         check(model, two, held_out, small)
-    check(model, two, held_out, replace(small, focal_mismatch=True))
+    check(model, two, held_out, small.but(focal_mismatch=True))
 
 
 def test_selection_frames_are_looked_at_as_the_network_will_see_them(
@@ -146,17 +146,17 @@ def test_another_focal_length_is_refused_unless_allowed(
     model.config = replace(model.config, focal=1.05 * model.config.focal)
     with pytest.raises(PreflightError, match="focal ratio"):
         check(model, rooms, held_out, small)
-    check(model, rooms, held_out, replace(small, focal_mismatch=True))
+    check(model, rooms, held_out, small.but(focal_mismatch=True))
 
 
 def test_squashed_validation_is_another_lens_and_scores_otherwise(
     model: DepthModel, rooms: Frames, held_out: Frames, small: RunConfig
 ) -> None:
     """F1: frames of 48x64 pressed into 32x64 show things smaller than a crop of them does."""
-    squashed = replace(small, validation="squash")
+    squashed = small.but(validation="squash")
     with pytest.raises(PreflightError, match=r"focal ratio validation / training.*0\.8"):
         check(model, rooms, held_out, squashed)
-    check(model, rooms, held_out, replace(squashed, focal_mismatch=True))
+    check(model, rooms, held_out, squashed.but(focal_mismatch=True))
     process = PartialState(cpu=True)
     scores = [
         selection_scores(model, held_out, None, process, squash=squash) for squash in (False, True)

@@ -18,7 +18,8 @@ import torch
 
 from spdlib.study.config import RunConfig
 from spdlib.study.runs import Run
-from spdlib.study.training import HISTORY_COLUMNS, _Trainer
+from spdlib.study.training.loop import Loop
+from spdlib.study.training.state import HISTORY_COLUMNS, State
 
 Fit = Callable[..., Run]
 
@@ -30,18 +31,18 @@ import torch
 from spdlib.data.rooms import Rooms
 from spdlib.study.datasets import InMemory
 from spdlib.study.config import RunConfig
-from spdlib.study.training import _Trainer, fit
+from spdlib.study.training.loop import Loop, fit
 
 folder, config, threads = sys.argv[1], RunConfig.from_dict(json.loads(sys.argv[2])), sys.argv[3]
 torch.set_num_threads(int(threads))
-step = _Trainer._step
+step = Loop.step
 
-def step_then_die(trainer, batch):
-    step(trainer, batch)
-    if trainer.counters.step == 4:
+def step_then_die(loop, batch):
+    step(loop, batch)
+    if loop.state.counters.step == 4:
         os.kill(os.getpid(), signal.SIGKILL)
 
-_Trainer._step = step_then_die
+Loop.step = step_then_die
 fit(config, InMemory(Rooms(10, size=(48, 64))), InMemory(Rooms(3, size=(48, 64), start=10)), folder,
     device="cpu", workers=1, checkpoint_every=3, progress=False)
 """
@@ -79,16 +80,16 @@ def interrupt(patched: pytest.MonkeyPatch, number: int, after: int) -> None:
 
     A terminal's Ctrl-C and `timeout` reach the whole group, workers included.
     """
-    step = _Trainer._step
+    step = Loop.step
 
-    def step_under_signal(trainer: _Trainer, batch: Any) -> None:
-        if trainer.counters.step == after - 1:
+    def step_under_signal(loop: Loop, batch: Any) -> None:
+        if loop.state.counters.step == after - 1:
             for worker in multiprocessing.active_children():
                 os.kill(worker.pid or os.getpid(), number)
             os.kill(os.getpid(), number)
-        step(trainer, batch)
+        step(loop, batch)
 
-    patched.setattr(_Trainer, "_step", step_under_signal)
+    patched.setattr(Loop, "step", step_under_signal)
 
 
 def test_killed_in_mid_epoch(config: RunConfig, run_fit: Fit, whole: Run, tmp_path: Path) -> None:
@@ -144,7 +145,7 @@ def test_killed_before_the_first_checkpoint_starts_again(
         raise MemoryError
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Trainer, "_step", die)
+        patched.setattr(Loop, "step", die)
         with pytest.raises(MemoryError):
             run_fit(config, tmp_path / "run")
     assert_same_outcome(run_fit(config, tmp_path / "run"), whole)
@@ -154,15 +155,15 @@ def test_later_rows_of_the_history_are_written_again(
     config: RunConfig, run_fit: Fit, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The history is ahead of the state when a run dies between the two."""
-    save = _Trainer.save_state
+    save = State.save
 
-    def die_at_the_epochs_end(trainer: _Trainer) -> None:
-        if trainer.counters.step == 5:
+    def die_at_the_epochs_end(state: State, run: Run) -> None:
+        if state.counters.step == 5:
             raise MemoryError
-        save(trainer)
+        save(state, run)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_Trainer, "save_state", die_at_the_epochs_end)
+        patched.setattr(State, "save", die_at_the_epochs_end)
         with pytest.raises(MemoryError):
             run_fit(config, tmp_path / "run", checkpoint_every=2)
     assert list(Run.open(tmp_path / "run").history["step"]) == [5]

@@ -1,4 +1,4 @@
-"""Checks before the first step of every run: one table; a violation stops it (decisions 6).
+"""Checks before the first step of every run: one table; a violation stops it.
 
 Depth in the wrong unit, a validation set seen through another focal length, or frames that are in
 both sets spoil a run without any error message; here they show in a second.
@@ -20,7 +20,9 @@ from spdlib.errors import RunError
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.study.config import RunConfig
-from spdlib.study.losses import named_loss, silog
+from spdlib.study.losses import silog
+from spdlib.study.objectives import Objective
+from spdlib.study.training.setup import build_objective, prepared
 
 FRAMES = 8
 """Frames of each set that are looked at."""
@@ -53,7 +55,13 @@ class Check(NamedTuple):
     ok: bool | None
 
 
-def check(model: DepthModel, train: Frames, selection: Frames, config: RunConfig) -> pd.DataFrame:
+def check(
+    model: DepthModel,
+    train: Frames,
+    selection: Frames,
+    config: RunConfig,
+    objective: Objective | None = None,
+) -> pd.DataFrame:
     """Look at a few frames of both sets and at a first prediction.
 
     Args:
@@ -61,6 +69,7 @@ def check(model: DepthModel, train: Frames, selection: Frames, config: RunConfig
         train: frames to learn from.
         selection: held-out frames.
         config: of the run.
+        objective: of the run; None makes the config's.
 
     Returns:
         DataFrame with columns check, value, allowed, ok ("yes" or "info").
@@ -74,7 +83,7 @@ def check(model: DepthModel, train: Frames, selection: Frames, config: RunConfig
         *_target_rows(samples["depth"]),
         *_image_rows(samples["image"]),
         *_selection_rows(model, samples["camera"], chosen, config),
-        *_prediction_rows(model, samples, config),
+        *_prediction_rows(model, samples, config, objective or build_objective(config)),
         _displacement_row(model),
         *_set_rows(train, selection),
     ]
@@ -187,7 +196,7 @@ def _scored_row(selection: list[Frame], config: RunConfig) -> Check:
 
 @torch.no_grad()
 def _prediction_rows(
-    model: DepthModel, samples: dict[str, Tensor], config: RunConfig
+    model: DepthModel, samples: dict[str, Tensor], config: RunConfig, objective: Objective
 ) -> list[Check]:
     depth = samples["depth"]
     truth, points = _valid_points(depth, config.sampling.points or POINTS)
@@ -195,10 +204,9 @@ def _prediction_rows(
     asked = points.to(model.device, model.dtype)
     with evaluating(model):
         first = model(model.pad(images), asked).depth.cpu()
+        start = objective(model, prepared(samples, model, objective))
     low, middle, high = (float(x) for x in (first.min(), first.median(), first.max()))
     inside = math.isfinite(low + high) and PREDICTION[0] <= middle <= PREDICTION[1]
-    how = config.objective
-    start = named_loss(how.loss, first, truth.to(first), None, how.silog_lambda, how.reduction)
     order = _rank_correlation(first, truth)
     return [
         Check(

@@ -1,0 +1,374 @@
+"""`fit`: one training loop for every network, read from top to bottom.
+
+Everything random derives from (seed, step, frame), so that a run that was stopped, or killed in the
+middle of an epoch, continues from its last checkpoint as if nothing had happened: bit for bit on
+one machine with the same threads and versions. The loss is that of the whole batch on every
+process (see `losses`), so the number of processes changes nothing but rounding. The exception is
+BatchNorm in training mode (`train_batchnorm`): its statistics are per process, and those of process
+0 are evaluated and kept.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from spdlib.data.frames import Frames
+from spdlib.data.queries import stable_seed
+from spdlib.data.samples import EpochBatches, TrainingSamples
+from spdlib.errors import RunError
+from spdlib.machine import keep_freed_memory
+from spdlib.models import load
+from spdlib.study.config import RunConfig
+from spdlib.study.diagnostics import gradient_coverage
+from spdlib.study.evaluation import selection_scores
+from spdlib.study.runs import Run, store_of, write_json
+from spdlib.study.training import setup
+from spdlib.study.training.preflight import PreflightError, check
+from spdlib.study.training.report import Clock, Report, leave_signals_to_parent, stop_requests
+from spdlib.study.training.state import State, Window
+
+
+def fit(
+    config: RunConfig,
+    train: Frames,
+    selection: Frames,
+    folder: str | Path,
+    *,
+    resume: bool = True,
+    init_from: str | Path | None = None,
+    device: str | None = None,
+    deterministic: bool = True,
+    workers: int | None = None,
+    checkpoint_every: int = 0,
+    tensorboard: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train a network and keep the weights that score best on the selection set.
+
+    Args:
+        config: everything that decides the outcome.
+        train: frames to learn from.
+        selection: held-out frames that choose the weights to keep; never test frames.
+        folder: of the run; see `Run`. A finished run with this config is returned as it is, an
+            unfinished one is continued; either only with the frames and encoder weights it had.
+        resume: False refuses a folder that already holds a run.
+        init_from: folder of a run whose best weights a new run of the same network starts from.
+        device: "cpu" or "cuda"; default a GPU if there is one.
+        deterministic: on a CPU, use deterministic algorithms only.
+        workers: processes that prepare samples; default one less than the usable cores.
+        checkpoint_every: steps between checkpoints besides those at every evaluation.
+        tensorboard: also log to `folder`/tensorboard.
+        progress: print one line an evaluation, and a bar on terminals.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        RunError: the folder cannot be written or holds a run with another config or other data, a
+            pre-flight check fails, the loss or the selection score is no longer finite, or a
+            checkpoint cannot be written.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
+    """
+    run, sets = Run(Path(folder)), {"train": train, "selection": selection}
+    found = setup.claim(run, config, resume)
+    if found != "new":
+        setup.require_same_data(run, config, sets, init_from)
+    if found == "finished":
+        setup.warn_of_other_code(run)
+        return run
+    accelerator = setup.make_accelerator(device)
+    on_cpu = accelerator.device.type == "cpu"
+    if on_cpu:
+        keep_freed_memory()
+    how = {
+        "device": accelerator.device.type,
+        "processes": accelerator.num_processes,
+        "deterministic": deterministic and on_cpu,
+        "workers": setup.worker_count(workers),
+    }
+    with setup.deterministic_algorithms(deterministic and on_cpu):
+        loop = Loop(config, sets, run, accelerator, progress, init_from)
+        if found == "unfinished":
+            loop.state.restore(run)
+        loop.begin(how)
+        loop.train(how["workers"], checkpoint_every, tensorboard)
+    return run
+
+
+class Loop:
+    """One run at work: its state, and everything around it that a step needs."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        sets: dict[str, Frames],
+        run: Run,
+        accelerator: Accelerator,
+        progress: bool,
+        init_from: str | Path | None,
+    ) -> None:
+        self.config, self.sets, self.run, self.accelerator = config, sets, run, accelerator
+        self.report = Report(progress and accelerator.is_main_process)
+        self.objective = setup.build_objective(config)
+        self.init_from = init_from
+        if run.state_path.is_file():
+            # A started run carries its encoder: the file or download it came from may be gone.
+            model = load(run.last).train()
+        else:
+            model = setup.first_model(config, sets["train"], init_from)
+        model = model.to(accelerator.device, setup.DTYPES[config.optimizer.precision])
+        model = model.to(memory_format=torch.channels_last)
+        self.objective.to(model.device, model.dtype)
+        self.state = State(config, model, self.objective)
+        idle = model.has_auxiliary and not self.objective.auxiliary  # heads without a loss
+        accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
+        self.network = accelerator.prepare_model(model)
+        self.batches = self._batches_from(0)
+        self.clock = Clock()
+
+    def begin(self, how: dict[str, Any]) -> None:
+        """Check a new run, and write down all that is known before the next step."""
+        step, main = self.state.counters.step, self.accelerator.is_main_process
+        if step == 0:
+            self._check()
+            record = {**setup.describe(self.config, self.state.model, self.sets), **how}
+            if self.init_from is not None:
+                record["init_from_sha256"] = setup.best_weights(self.init_from)[1]
+        elif main:
+            record, changes = setup.continued(self.run.record, step)
+            for change in changes:
+                self.report.line(f"not bit for bit as begun: {change}")
+        if main:
+            write_json(self.run.record_path, {**record, "status": "running"})
+            self.run.remember_store(store_of(self.sets["train"]))
+        self.accelerator.wait_for_everyone()
+        done = f", continued at step {step}" if step else ""
+        self.report.line(
+            f"{self.run.folder}: {self.config.schedule.steps} steps on {how['device']}{done}"
+        )
+        if step == 0 and record["deviations"]:
+            fields = [each["field"] for each in record["deviations"]]
+            text = f"{len(fields)} deviations from the recorded run (record.json): "
+            text = textwrap.fill(text + ", ".join(fields), 100, subsequent_indent="  ")
+            self.report.line(text)
+
+    def _check(self) -> None:
+        """The pre-flight table goes to the run's folder whether it stops the run or not."""
+        try:
+            model, sets = self.state.model, self.sets
+            table = check(model, sets["train"], sets["selection"], self.config, self.objective)
+        except PreflightError as error:
+            if self.accelerator.is_main_process:
+                self.run.write_table("preflight", error.table)
+            raise
+        if self.accelerator.is_main_process:
+            self.run.write_table("preflight", table)
+
+    # -- the loop -----------------------------------------------------------------------------
+
+    def train(self, workers: int, checkpoint_every: int, tensorboard: bool) -> None:
+        """Run the remaining steps."""
+        state, counters = self.state, self.state.counters
+        wanted = tensorboard and self.accelerator.is_main_process
+        logs = self.run.folder / "tensorboard" if wanted else None
+        saved = counters.step
+        with (
+            self.report.tensorboard(logs, counters.step),
+            stop_requests() as stop,
+            self.report.bar(counters.step, self.config.schedule.steps) as bar,
+        ):
+            for batch in () if counters.stopped_early else self.timed_batches(workers):
+                self.step(batch)
+                state.window.elapsed += self.tick()
+                bar.update()
+                if self.due(counters.step):
+                    self.evaluate()
+                    saved = counters.step
+                elif checkpoint_every and counters.step % checkpoint_every == 0:
+                    self.save()
+                    saved = counters.step
+                if counters.stopped_early or counters.step >= self.config.schedule.steps:
+                    break
+                if self.anyone(stop.is_set()):
+                    if saved != counters.step:
+                        self.save()
+                    self.interrupt()
+        if self.accelerator.is_main_process:
+            ended = {"status": "finished", "finished": setup.time_now()}
+            self.run.update_record({**ended, **counters.outcome()})
+        self.accelerator.wait_for_everyone()
+
+    def timed_batches(self, workers: int) -> Iterator[dict[str, Tensor]]:
+        """Batches on the device; the time spent waiting for them goes to the window."""
+        batches = iter(self._loader(workers))
+        self.clock = Clock()
+        while True:
+            waiting = Clock()
+            batch = next(batches, None)
+            if batch is None:
+                return
+            self.state.window.waited += waiting.lap()
+            moved = setup.prepared(batch, self.state.model, self.objective)
+            yield {**moved, "index": batch["index"]}
+
+    def _loader(self, workers: int) -> DataLoader[dict[str, Tensor]]:
+        self.batches = self._batches_from(self.state.counters.step)
+        return DataLoader(
+            TrainingSamples(self.sets["train"], self.config.sample_config()),
+            batch_sampler=self.batches,
+            num_workers=workers,
+            pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=leave_signals_to_parent,
+            prefetch_factor=4 if workers else None,
+            # Without its own generator the loader would draw its seed from torch's.
+            generator=torch.Generator().manual_seed(self.config.seed),
+        )
+
+    def _batches_from(self, step: int) -> EpochBatches:
+        return EpochBatches(
+            len(self.sets["train"]),
+            self.config.schedule.batch_size,
+            self.config.seed,
+            start_step=step,
+            steps=self.config.schedule.steps,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+
+    def step(self, batch: dict[str, Tensor]) -> None:
+        """One step of the optimizer."""
+        config, state, world = self.config, self.state, self.accelerator
+        state.set_rates()
+        # Dropout depends on the step alone, so that no generator state needs saving.
+        seed = stable_seed("step", config.seed, state.counters.step, world.process_index)
+        torch.manual_seed(seed)
+        with setup.precision_of(config, world.device.type):
+            loss = self.objective(self.network, batch)
+        world.backward(loss.value)
+        if self.due(state.counters.step + 1) and world.is_main_process:
+            self.run.write_table("gradients", gradient_coverage(state.model))
+        length = nn.utils.clip_grad_norm_(state.parameters, config.optimizer.clip or math.inf)
+        # One transfer: each makes a GPU wait for all that was asked of it so far.
+        numbers = (loss.value, length, loss.images, *loss.parts.values())
+        value, norm, images, *parts = torch.stack([x.detach().double() for x in numbers]).tolist()
+        self._require_finite("loss", value, batch["index"])
+        self._require_finite("gradient norm", norm, batch["index"])
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.counters.step += 1
+        state.average()
+        named = dict(zip(loss.parts, parts, strict=True))
+        state.window.add(value, norm, config.schedule.batch_size - int(images), named)
+
+    def _require_finite(self, what: str, value: float, index: Tensor) -> None:
+        if not math.isfinite(value):
+            ids = self.sets["train"].ids
+            names = [ids[i] for i in index.tolist()]
+            raise RunError(
+                f"the {what} is {value} at step {self.state.counters.step} with frames {names}; "
+                "check these frames with `data verify`, or lower the learning rate. The run's last "
+                f"checkpoint in {self.run.last} is untouched"
+            )
+
+    def tick(self) -> float:
+        """Add the time since the last tick to the run's, and return it."""
+        passed = self.clock.lap()
+        self.state.counters.seconds += passed
+        return passed
+
+    def anyone(self, flag: bool) -> bool:
+        """Whether any process says so; every process gets the same answer."""
+        if self.accelerator.num_processes == 1:
+            return flag
+        votes = torch.tensor([int(flag)], device=self.accelerator.device)
+        return bool(self.accelerator.reduce(votes).item())
+
+    def save(self) -> None:
+        """Write the state."""
+        if self.accelerator.is_main_process:
+            self.state.save(self.run)
+        self.accelerator.wait_for_everyone()
+
+    def interrupt(self) -> None:
+        """End after a request to stop; the state is saved.
+
+        Raises:
+            KeyboardInterrupt: always; it says how to go on.
+        """
+        counters = self.state.counters
+        if self.accelerator.is_main_process:
+            self.run.update_record({"status": "interrupted", **counters.outcome()})
+        message = (
+            f"stopped after step {counters.step} of {self.config.schedule.steps}; "
+            f"run the same command again to continue {self.run.folder}"
+        )
+        self.report.line(message)
+        raise KeyboardInterrupt(message)
+
+    # -- evaluating ---------------------------------------------------------------------------
+
+    def due(self, step: int) -> bool:
+        """Whether the run is evaluated after so many steps."""
+        every = self.config.evaluation.evaluate_every or self.batches.steps_per_epoch
+        return step % every == 0 or step == self.config.schedule.steps
+
+    def evaluate(self) -> None:
+        """Score the selection set, add a row to the history, keep the best weights, save."""
+        state = self.state
+        if self.accelerator.num_processes > 1:
+            # BatchNorm in training follows each process's own part of the batches: process 0 counts
+            broadcast(list(state.model.buffers()))
+        scores = selection_scores(
+            state.scored,
+            self.sets["selection"],
+            self.config.data.truth,
+            self.accelerator,
+            squash=self.config.data.validation == "squash",
+        )
+        self._require_score(scores["sel_abs_rel"])
+        row = self._row(scores)
+        state.history.append(row)
+        state.window = Window()
+        better = state.counters.judge(row["sel_abs_rel"], self.config.evaluation.patience)
+        if self.accelerator.is_main_process:
+            self.run.write_table("history", state.history_table())
+            if better:
+                state.scored.save(self.run.best)
+        self.tick()  # evaluating counts as time of the run, not as a step
+        self.save()
+        self.report.evaluation(row, self.config.schedule.steps)
+
+    def _require_score(self, abs_rel: float) -> None:
+        if not math.isfinite(abs_rel):
+            raise RunError(
+                f"the selection AbsRel is {abs_rel} at step {self.state.counters.step}: the "
+                "network's depth is not finite (lower the learning rate), or the selection frames "
+                "have no valid pixel inside the eigen crop (check them with `data verify`). The "
+                f"run's last checkpoint in {self.run.last} is untouched"
+            )
+
+    def _row(self, scores: dict[str, float]) -> dict[str, Any]:
+        config, counters = self.config, self.state.counters
+        return {
+            "step": counters.step,
+            "epoch": round(counters.step / self.batches.steps_per_epoch, 3),
+            "lr_encoder": setup.learning_rate(
+                config, counters.step - 1, config.optimizer.encoder_lr
+            ),
+            "lr_decoder": setup.learning_rate(
+                config, counters.step - 1, config.optimizer.decoder_lr
+            ),
+            "seconds": counters.seconds,
+            **self.state.window.means(),
+            **scores,
+        }

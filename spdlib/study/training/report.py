@@ -1,0 +1,113 @@
+"""What a run tells people while it trains, and how they stop it."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from spdlib.errors import RunError
+
+
+class Report:
+    """Lines on standard output, a bar on terminals, TensorBoard on request."""
+
+    def __init__(self, shown: bool) -> None:
+        self.shown = shown
+        self._writer: Any = None
+
+    def line(self, text: str) -> None:
+        """Print a line above the bar."""
+        if self.shown:
+            tqdm.write(text)
+            sys.stdout.flush()
+
+    def bar(self, done: int, total: int) -> tqdm[Any]:
+        """A bar of all steps."""
+        quiet = not (self.shown and sys.stderr.isatty())
+        return tqdm(total=total, initial=done, unit="step", disable=quiet)
+
+    @contextlib.contextmanager
+    def tensorboard(self, folder: Path | None, step: int) -> Iterator[None]:
+        """Log evaluations to a folder for the length of a block; None logs nothing.
+
+        Raises:
+            RunError: TensorBoard is not installed.
+        """
+        if folder is None:
+            yield
+            return
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise RunError("tensorboard=True needs the package: pip install tensorboard") from error
+        with SummaryWriter(str(folder), purge_step=step) as self._writer:
+            yield
+
+    def evaluation(self, row: Mapping[str, Any], steps: int) -> None:
+        """One line about an evaluation, and its numbers for TensorBoard."""
+        if self._writer is not None:
+            for name in row.keys() - {"step"}:
+                self._writer.add_scalar(name, row[name], row["step"])
+            self._writer.flush()
+        self.line(
+            f"epoch {row['epoch']:g}  step {row['step']}/{steps}  train {row['train_loss']:.4f}  "
+            f"selection AbsRel {row['sel_abs_rel']:.4f} RMSE {row['sel_rmse']:.3f} m "
+            f"delta1 {row['sel_delta1']:.3f} s* {row['sel_s_star']:.3f}  "
+            f"waited {100 * row['data_wait_share']:.1f} %  {row['seconds'] / 60:.1f} min"
+        )
+
+
+class Clock:
+    """Seconds since it was last read."""
+
+    def __init__(self) -> None:
+        self._since = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last call, or since the clock was made."""
+        now = time.perf_counter()
+        passed, self._since = now - self._since, now
+        return passed
+
+
+@contextlib.contextmanager
+def stop_requests() -> Iterator[threading.Event]:
+    """Turn the first Ctrl-C or SIGTERM into a flag; a second one acts at once."""
+    flag = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def hear_again() -> None:
+        for kind, handler in before.items():
+            signal.signal(kind, handler)
+
+    def request(number: int, frame: Any) -> None:
+        flag.set()
+        hear_again()
+
+    for kind in before:
+        signal.signal(kind, request)
+    try:
+        yield flag
+    finally:
+        hear_again()
+
+
+def leave_signals_to_parent(worker: int) -> None:
+    """Ctrl-C, and SIGTERM to a whole group, reach workers too; the parent ends them by itself.
+
+    A worker that died of the signal would end the run before its state is saved. Workers whose
+    parent is gone notice within seconds.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

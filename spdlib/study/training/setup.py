@@ -1,0 +1,309 @@
+"""What a run starts with: device, network, learning rates, and a folder that may be its own."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from spdlib.data.augment import AugmentConfig
+from spdlib.data.frames import Frames
+from spdlib.data.samples import SampleConfig, TrainingSamples
+from spdlib.disk import file_hash
+from spdlib.errors import ConfigError, RunError
+from spdlib.geometry import Camera
+from spdlib.machine import code_version, origin, usable_cores
+from spdlib.models import DepthModel, create_model, load
+from spdlib.study.config import RunConfig
+from spdlib.study.objectives import Batch, Objective, create_objective
+from spdlib.study.profiles import deviations
+from spdlib.study.runs import Run, describe_frames, hash_of, write_json
+
+DTYPES = {
+    "bf16": torch.float32,  # weights; autocast computes in bf16
+    "bf16_cpu": torch.float32,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+SAME_DATA = ("frames", "ids_hash", "fingerprint")
+"""Parts of a description of frames that must not change while a run is continued."""
+
+
+def make_accelerator(device: str | None = None) -> Accelerator:
+    """The processes and the device at work: GPUs if there are any, else the CPU.
+
+    Args:
+        device: "cpu" or "cuda" to insist.
+
+    Raises:
+        RunError: "cuda" was asked for where there is none.
+    """
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise RunError('device="cuda" was asked for but PyTorch sees no CUDA device; use "cpu"')
+    kind = "cuda" if available and device != "cpu" else "cpu"
+    begun = PartialState._shared_state
+    if begun and begun["device"].type != kind and begun["num_processes"] == 1:
+        # accelerate keeps the first device that a process asked for, whatever it asks later
+        AcceleratorState._reset_state(reset_partial_state=True)
+    # Without cpu=True accelerate takes several CPU processes for several single ones.
+    accelerator = Accelerator(cpu=kind == "cpu")
+    if accelerator.device.type != kind:
+        raise RunError(
+            f"{kind!r} was asked for, but these processes work on {accelerator.device}; "
+            "start them anew with one device"
+        )
+    return accelerator
+
+
+@contextlib.contextmanager
+def deterministic_algorithms(on: bool) -> Iterator[None]:
+    """Deterministic algorithms for the length of a block."""
+    before = torch.are_deterministic_algorithms_enabled()
+    memory: Any = torch.utils.deterministic
+    fill = memory.fill_uninitialized_memory
+    if on:
+        torch.use_deterministic_algorithms(True)
+        memory.fill_uninitialized_memory = False  # costs time and hides nothing here
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+        memory.fill_uninitialized_memory = fill
+
+
+def precision_of(config: RunConfig, device: str) -> contextlib.AbstractContextManager[Any]:
+    """Autocast to bf16 where a config asks for it on this kind of device ("cpu" or "cuda")."""
+    wanted = ("bf16", "bf16_cpu") if device == "cuda" else ("bf16_cpu",)
+    return torch.autocast(device, torch.bfloat16, enabled=config.optimizer.precision in wanted)
+
+
+def worker_count(workers: int | None) -> int:
+    """Processes that prepare samples; by default one less than the usable cores, at most 8."""
+    if workers is None:
+        return max(1, min(8, usable_cores() - 1))
+    if workers < 0:
+        raise ConfigError(f"workers must not be negative; got {workers}")
+    return workers
+
+
+# -- network, objective, batch ----------------------------------------------------------------
+
+
+def build_model(config: RunConfig, train: Frames) -> DepthModel:
+    """The config's network with seeded fresh weights, told the frames' effective focal length."""
+    torch.manual_seed(config.seed)
+    model = create_model(
+        config.model.network,
+        encoder=config.model.encoder,
+        image_size=config.model.image_size,
+        focal=effective_focal(train, config.sample_config()),
+        **config.model.options,
+    )
+    return model.to(DTYPES[config.optimizer.precision]).train()
+
+
+def first_model(config: RunConfig, train: Frames, init_from: str | Path | None) -> DepthModel:
+    """The network of a new run: with fresh weights, or with the best ones of another run.
+
+    Raises:
+        RunError: the other run has not finished, or trained another network.
+    """
+    if init_from is None:
+        return build_model(config, train)
+    source = load(best_weights(init_from)[0])
+    ours, theirs = config.model, source.config
+    sides = {
+        "network": (ours.network, theirs.network),
+        "encoder": (ours.encoder.name, theirs.encoder.name),
+        "options": (ours.options, theirs.options),
+    }
+    differing = [f"{name} {b!r}, not {a!r}" for name, (a, b) in sides.items() if a != b]
+    if differing:
+        raise RunError(
+            f"{init_from} is a run of {'; '.join(differing)}; start from a run of the same network"
+        )
+    known = {name: getattr(theirs.encoder, name) for name in ("mean", "std", "padding")}
+    encoder = replace(ours.encoder, pretrained=False, weights=None, **known)
+    model = build_model(replace(config, model=replace(ours, encoder=encoder)), train)
+    model.load_state_dict(source.state_dict())
+    return model
+
+
+def best_weights(folder: str | Path) -> tuple[Path, str]:
+    """Folder of a finished run's best weights, and their SHA-256.
+
+    Raises:
+        RunError: the folder holds no finished run.
+    """
+    run = Run.open(folder)
+    if not run.finished:
+        raise RunError(f"{folder} holds a run that has not finished; train it to its end first")
+    return run.best, file_hash(run.best / "model.safetensors")
+
+
+def effective_focal(frames: Frames, samples: SampleConfig, index: int = 0) -> float:
+    """Focal length in pixels of a training image before its random changes."""
+    plain = SampleConfig(samples.image_size, augment=AugmentConfig(crop=samples.augment.crop))
+    camera = TrainingSamples(frames, plain)[(0, index)]["camera"]
+    return Camera.from_tensor(camera).focal
+
+
+def build_objective(config: RunConfig) -> Objective:
+    """The config's objective with its settings; what it learns starts from the run's seed."""
+    torch.manual_seed(config.seed)
+    settings = vars(config.objective)
+    return create_objective(supervision=config.sampling.supervision, **settings)
+
+
+def prepared(batch: Batch, model: DepthModel, objective: Objective) -> dict[str, Tensor]:
+    """What an objective reads of a batch, on the network's device and in its precision.
+
+    Images are padded as the network needs them, and depth with them.
+    """
+    moved = {}
+    for name in {"image", *objective.inputs}:
+        dtype = model.dtype if batch[name].is_floating_point() else None
+        moved[name] = batch[name].to(model.device, dtype, non_blocking=True)
+    height, width = moved["image"].shape[-2:]
+    image = model.pad(moved["image"])
+    moved["image"] = image.contiguous(memory_format=torch.channels_last)
+    if "depth" in moved:
+        extra = (0, image.shape[-1] - width, 0, image.shape[-2] - height)
+        moved["depth"] = F.pad(moved["depth"], extra)  # 0: not measured
+    return moved
+
+
+def learning_rate(config: RunConfig, step: int, peak: float) -> float:
+    """Rate of one step (counted from 0): linear warm-up, then a cosine towards `final_lr`."""
+    schedule = config.schedule
+    if step < schedule.warmup_steps:
+        start = schedule.warmup_from
+        return peak * (start + (1 - start) * step / schedule.warmup_steps)
+    whole = schedule.cosine_steps or schedule.steps
+    done = (step - schedule.warmup_steps) / (whole - schedule.warmup_steps)
+    floor = min(schedule.final_lr, peak)
+    return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * done))
+
+
+# -- folder -----------------------------------------------------------------------------------
+
+
+def claim(run: Run, config: RunConfig, resume: bool) -> str:
+    """Make the folder this config's; "new", "unfinished" or "finished".
+
+    Raises:
+        RunError: the folder holds a run with another config, or one that must not be continued.
+    """
+    if not run.exists or not (run.state_path.is_file() or run.finished):
+        write_json(run.config_path, config.to_dict())  # nothing was learnt here so far
+        return "new"
+    if not resume:
+        raise RunError(
+            f"{run.folder} already holds a run; choose another folder, or continue it "
+            "(resume=True; without --no-resume on the command line)"
+        )
+    # Both read back: stored configs name a file of weights without its folder.
+    theirs, ours = run.config.settings(), RunConfig.from_dict(config.to_dict()).settings()
+    differing = [name for name in ours if theirs[name] != ours[name]]
+    if differing:
+        changes = "; ".join(f"{name}: {theirs[name]!r} -> {ours[name]!r}" for name in differing)
+        raise RunError(
+            f"{run.folder} holds a run with another config ({changes}); "
+            "choose another folder, delete this one, or go back to its settings"
+        )
+    return "finished" if run.finished else "unfinished"
+
+
+def require_same_data(
+    run: Run, config: RunConfig, sets: dict[str, Frames], init_from: str | Path | None
+) -> None:
+    """RunError says how frames or first weights differ from those that the run began with."""
+    record = run.record
+    changes = []
+    for name, frames in sets.items():
+        was, now = record.get("data", {}).get(name, {}), describe_frames(frames)
+        changes += [
+            f"{name} {key}: {was[key]} -> {now.get(key)}"
+            for key in SAME_DATA
+            if key in was and was[key] != now.get(key)
+        ]
+    began = record.get("encoder_weights_sha256")
+    # The file may be gone: a started run carries its encoder.
+    weights = config.model.encoder.weights
+    if began is not None and weights is not None and Path(weights).is_file():
+        found = file_hash(weights)
+        changes += [f"encoder weights: {began} -> {found}"] if began != found else []
+    if init_from is not None:
+        began, found = record.get("init_from_sha256"), best_weights(init_from)[1]
+        changes += [f"first weights: {began} -> {found}"] if began != found else []
+    if changes:
+        raise RunError(
+            f"{run.folder} holds a run on other data ({'; '.join(changes)}); "
+            "choose another folder or give it the data it began with"
+        )
+
+
+def warn_of_other_code(run: Run) -> None:
+    """Warn where a finished run was made by another version of the package."""
+    began = run.record.get("code", {}).get("source_hash")
+    if began is not None and began != code_version()["source_hash"]:
+        warnings.warn(
+            f"{run.folder} is the finished run of another version of spdlib ({began}); to train "
+            "with the present one, delete the folder or choose another",
+            stacklevel=3,
+        )
+
+
+def describe(config: RunConfig, model: DepthModel, sets: dict[str, Frames]) -> dict[str, Any]:
+    """What a record says before the first step: hashes, code, machine, data, network."""
+    table = model.parameter_table()
+    return {
+        "experiment": config.experiment,
+        "profile": config.profile,
+        "config_hash": hash_of(config.to_dict()),
+        **origin(),
+        "seed": config.seed,
+        "data": {name: describe_frames(frames) for name, frames in sets.items()},
+        "encoder_weights_sha256": model.config.encoder.weights_sha256,
+        # Whatever their origin: downloads of one name can differ.
+        "encoder_state_sha256": model.encoder.fingerprint(),
+        "parameters": dict(zip(table["component"], table["parameters"].tolist(), strict=True)),
+        "deviations": deviations(config).to_dict("records"),
+        "started": time_now(),
+    }
+
+
+def continued(record: dict[str, Any], step: int) -> tuple[dict[str, Any], list[str]]:
+    """A record with the place where its run goes on, and what rounding depends on and has changed.
+
+    The machine and the code at the head of a record stay those that started the run.
+    """
+    here = origin()
+    before, after = (
+        {**m["libraries"], "processor": m["cpu"], "threads": m["torch_threads"]}
+        for m in (record["machine"], here["machine"])
+    )
+    changes = [
+        f"{name} {before.get(name)} -> {value}"
+        for name, value in after.items()
+        if before.get(name) != value
+    ]
+    places = [*record.get("continued_at", []), {"step": step, **here}]
+    return {**record, "continued_at": places}, changes
+
+
+def time_now() -> str:
+    """The time in UTC, as records state it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
