@@ -139,7 +139,7 @@ def learning_side_by_side(curves: pd.DataFrame) -> Figure:
             look = {"markersize": 4, "label": network, "color": colours[str(network)]}
             ax.plot(rows[axis], rows["sel_abs_rel"], "o-", **look)
         ax.set(xlabel=title, xlim=(0, 1.36 * curves[axis].max()), title=f"at equal {title}")
-        ax.set_ylim(low - 0.06 * (high - low), high)
+        ax.set_ylim(low - 0.1 * (high - low), high)
     axes[0].set_ylabel("AbsRel on selection frames")
     for ax, axis in zip(axes, AXES, strict=True):
         bold = {"fontweight": "bold", "path_effects": outline()}

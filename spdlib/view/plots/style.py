@@ -39,7 +39,7 @@ METRICS = {
 UNMEASURED = "#dcdcdc"
 AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 """Where a label may stand beside its place, the best first: (right, up)."""
-AFTER = tuple((1, side * step / 4) for step in range(13) for side in (1, -1))
+AFTER = tuple((1, side * step / 4) for step in range(13) for side in (-1, 1))
 """Where the label of a line's end may stand: right of it, higher or lower."""
 
 P = ParamSpec("P")
