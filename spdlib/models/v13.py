@@ -113,7 +113,6 @@ class V13(DepthModel):
         "encoder", "level3_attention", "neck", "level4_attention", "precompute", "b1", "b2", "b3",
         "b3a", "b3b", "b4", "b5", "head",
     )  # fmt: skip
-    recorded_points = 256
     dropout: ClassVar[float] = 0.0
     first_block: ClassVar[type[B1]] = B1
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,7 @@ from spdlib.data.queries import PointSample, evaluation_points
 from spdlib.errors import RunError
 from spdlib.scene import GROUP
 from spdlib.study.entrants import Look, SceneAnswers
-from spdlib.study.metrics import Processes, of_all_processes
+from spdlib.study.metrics import of_all_processes
 from spdlib.study.protocols import View
 from spdlib.study.runs import Run, write_bytes
 
@@ -55,7 +56,7 @@ class Kept:
             truth = self.truths[0]
             self.examples[index] = _example(answers, frame, truth, samples[truth])
 
-    def by_frame(self, ids: Sequence[str], processes: Processes) -> tuple[Arrays, Arrays]:
+    def by_frame(self, ids: Sequence[str], processes: Any) -> tuple[Arrays, Arrays]:
         """Examples and points of all processes, by frame id in the frames' order."""
         kept = []
         for mine in (self.examples, self.points):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 import torch
@@ -45,24 +45,19 @@ from spdlib.study.image_free import Baselines
 from spdlib.study.k_sweep import INDEPENDENT_SWEEP_FRAMES, SWEEP_FRAMES, KSweep
 from spdlib.study.metrics import (
     Accumulator,
+    Alone,
     EigenMetrics,
-    Processes,
     merge_processes,
     of_all_processes,
 )
 from spdlib.study.protocols import Protocol, Sites, protocol_class
 from spdlib.study.runs import Run, describe_frames
-from spdlib.study.scores import Comparison, compare_frames, wide_scores
+from spdlib.study.scores import wide_scores
 
 SUMMARY = ("abs_rel", "rmse", "delta1", "silog", "s_star", "scaled_abs_rel")
 
 Key = tuple[str, str, str]
 """Model, protocol, sites."""
-
-
-class _Alone(NamedTuple):
-    num_processes: int = 1
-    process_index: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,12 +105,6 @@ class Evaluation:
         """One row per protocol, sites and model; one column per metric."""
         return wide_scores(self.metrics, metrics)
 
-    def compare(
-        self, first: str, second: str, protocol: str, metric: str = "abs_rel", sites: str = "points"
-    ) -> Comparison:
-        """Paired bootstrap of two models over the frames of one protocol; see `compare_frames`."""
-        return compare_frames(self.frames, first, second, protocol, metric, sites)
-
     def answers(self, truth: str | None = None) -> pd.DataFrame:
         """frame, prediction, truth (metres) of the network at eigen points; see `points_table`."""
         return points_table(self.points, truth)
@@ -143,7 +132,7 @@ def evaluate(
     crop: str = "fit",
     squash: bool = False,
     examples: int = 6,
-    processes: Processes | None = None,
+    processes: Any = None,
     progress: bool = True,
 ) -> Evaluation:
     """Score a network and the image-free baselines on the same frames and points.
@@ -175,7 +164,7 @@ def evaluate(
     """
     if not len(frames):
         raise RunError("there are no frames to evaluate; check the split's name")
-    first, who = frames[0], processes or _Alone()
+    first, who = frames[0], processes or Alone()
     kinds = list(truths or [kind for kind in TRUTHS if kind in first.depths])
     settings = model.config.image_size, crop, model.recorded_points
     chosen = [protocol_class(each)(*settings) for each in protocols]
@@ -243,7 +232,7 @@ def evaluate_run(
     options.setdefault("squash", config.data.validation == "squash")
     options.setdefault("crop", config.crop)
     result = evaluate(model, test, baselines=baselines, **options)
-    who = options.get("processes") or _Alone()
+    who = options.get("processes") or Alone()
     if who.process_index == 0:
         result.save(run)
         note = {
@@ -261,7 +250,7 @@ def selection_scores(
     model: DepthModel,
     frames: Frames,
     truth: str | None,
-    processes: Processes,
+    processes: Any,
     squash: bool = False,
 ) -> dict[str, float]:
     """Scores on the selection set, in the history's names; frames are shared out over processes.
@@ -341,7 +330,7 @@ class _Board:
         self.scores[key].update(depth[None], *known, [index], edges)
 
     def tables(
-        self, ids: list[str], processes: Processes
+        self, ids: list[str], processes: Any
     ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """The tables metrics, bins and frames, of all processes."""
         metrics: list[tuple[Any, ...]] = []
@@ -364,12 +353,12 @@ class _Board:
     def notes(self, frame: Frame, shown: str) -> dict[str, str]:
         """What was done, by protocol and truth."""
         notes = {}
-        for protocol in self.protocols:
-            for truth in self.truths:
-                fitted = {each.fitted_to for each in self.baselines[truth].values()} - {""}
-                parts = [protocol.note(truth, frame), shown]
-                parts += [f"baselines fitted to {source}" for source in sorted(fitted)]
-                notes[f"{protocol.name}/{truth}"] = "; ".join(parts)
+        for truth in self.truths:
+            fitted = {each.fitted_to for each in self.baselines[truth].values()} - {""}
+            ending = [shown, *(f"baselines fitted to {source}" for source in sorted(fitted))]
+            for protocol in self.protocols:
+                words = [protocol.note(truth, frame), *ending]
+                notes[f"{protocol.name}/{truth}"] = "; ".join(words)
         return notes
 
 

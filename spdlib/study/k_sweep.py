@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from spdlib.data.frames import Frame
 from spdlib.data.queries import EIGEN_POINTS, evaluation_points
 from spdlib.scene import GROUP
 from spdlib.study.entrants import Answers
-from spdlib.study.metrics import EigenMetrics, Processes, merge_processes, of_all_processes
+from spdlib.study.metrics import EigenMetrics, merge_processes, of_all_processes
 from spdlib.study.protocols import View
 
 SWEEP = (1, 64, 256, 1024)
@@ -50,7 +51,7 @@ class KSweep:
             self.scores[k, "k"].update(depth[None], *known, [index])
             self.scores[k, "256"].update(same[None], *known, [index])
 
-    def table(self, processes: Processes, independent: bool) -> pd.DataFrame:
+    def table(self, processes: Any, independent: bool) -> pd.DataFrame:
         """One row per group size."""
         merged = merge_processes(self.scores, processes)
         computed = {key: scores.compute() for key, scores in merged.items()}

@@ -9,8 +9,9 @@ kept in float64, and a prediction that is not finite shows in every mean that it
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -46,28 +47,27 @@ MOMENTS = (
 """What `RecordedMetrics` sums over points."""
 
 
-class Processes(Protocol):
-    """What `accelerate.Accelerator` says about the processes at work."""
+class Alone(NamedTuple):
+    """What an `accelerate.Accelerator` says where there is one process."""
+
+    num_processes: int = 1
+    process_index: int = 0
+
+
+class Accumulator(ABC):
+    """Scores of one model at one kind of sites.
+
+    `update` takes images [B, ...]: predictions and truths in metres, the sites that count, the
+    images' numbers and, if they are told apart, the sites near depth edges. It refuses tensors that
+    differ in shape with a DataError.
+    """
 
     @property
-    def num_processes(self) -> int:
-        """How many there are."""
-        ...
-
-    @property
-    def process_index(self) -> int:
-        """Number of this one."""
-        ...
-
-
-class Accumulator(Protocol):
-    """Scores of one model at one kind of sites."""
-
-    @property
+    @abstractmethod
     def empty(self) -> bool:
         """Whether nothing was scored."""
-        ...
 
+    @abstractmethod
     def update(
         self,
         prediction: Tensor,
@@ -76,24 +76,23 @@ class Accumulator(Protocol):
         frames: Sequence[int],
         edges: Tensor | None = None,
     ) -> None:
-        """Add images [B, ...]: metres, the sites that count, the images' numbers, edges or None."""
-        ...
+        """Add images."""
 
+    @abstractmethod
     def merge(self, other: Self) -> None:
         """Add another process's scores."""
-        ...
 
+    @abstractmethod
     def compute(self) -> dict[str, float]:
         """Scores by name, and the number of "frames" behind them."""
-        ...
 
+    @abstractmethod
     def bin_table(self) -> pd.DataFrame:
-        """Rows bin, abs_rel, delta1, count; NaN where a bin is empty."""
-        ...
+        """Rows bin, abs_rel, delta1, count, pooled over all points; NaN where a bin is empty."""
 
+    @abstractmethod
     def frame_table(self, ids: Sequence[str]) -> pd.DataFrame:
         """Rows frame (its id) and the scores of each frame."""
-        ...
 
 
 def frame_scores(
@@ -144,7 +143,7 @@ def frame_counts(valid: Tensor, edges: Tensor | None = None) -> Tensor:
     return torch.stack([mask.sum(1), near.sum(1), far.sum(1)], 1)
 
 
-class EigenMetrics:
+class EigenMetrics(Accumulator):
     """Scores of each frame and their means, and depth bins pooled over points.
 
     Args:
@@ -170,14 +169,7 @@ class EigenMetrics:
         frames: Sequence[int],
         edges: Tensor | None = None,
     ) -> None:
-        """Add a batch; arguments as for `frame_scores`, `frames` are the images' numbers [B].
-
-        A frame that comes twice (a sampler that fills up its last batch) counts once, but for the
-        pooled scores.
-
-        Raises:
-            DataError: the tensors differ in shape, or in number from `frames`.
-        """
+        """Add images; one that comes twice counts once, but for the pooled scores."""
         _check_batch(prediction, truth, valid)
         if len(frames) != len(prediction):
             raise DataError(f"{len(prediction)} images came with {len(frames)} frame numbers")
@@ -230,7 +222,7 @@ class EigenMetrics:
         return np.reshape([self._frames[n][which] for n in sorted(self._frames)], (-1, *shape))
 
 
-class RecordedMetrics:
+class RecordedMetrics(Accumulator):
     """Scores pooled over the points of all images.
 
     Nothing tells the same frame twice apart here: several processes must share the frames out
@@ -265,14 +257,7 @@ class RecordedMetrics:
         frames: Sequence[int],
         edges: Tensor | None = None,
     ) -> None:
-        """Add predictions and truths [B, ...] in metres, their mask, the images' numbers.
-
-        Predictions that are not finite are counted before clamping and make the means NaN. Edges
-        are not told apart.
-
-        Raises:
-            DataError: the tensors differ in shape.
-        """
+        """Add images; predictions that are not finite are counted and make the means NaN."""
         _check_batch(prediction, truth, valid)
         mask = valid & (truth > 0)
         for image, depth, inside, frame in zip(prediction, truth, mask, frames, strict=True):
@@ -472,7 +457,7 @@ def bin_name(low: float, high: float) -> str:
 Parts = TypeVar("Parts", bound=Mapping[Any, Any])
 
 
-def of_all_processes(mine: Parts, processes: Processes) -> list[Parts]:
+def of_all_processes(mine: Parts, processes: Any) -> list[Parts]:
     """The tables by key of all processes, in their order; every process gets them."""
     if processes.num_processes == 1:
         return [mine]
@@ -482,9 +467,7 @@ def of_all_processes(mine: Parts, processes: Processes) -> list[Parts]:
     return gathered
 
 
-def merge_processes(
-    mine: Mapping[Any, Accumulator], processes: Processes
-) -> dict[Any, Accumulator]:
+def merge_processes(mine: Mapping[Any, Accumulator], processes: Any) -> dict[Any, Accumulator]:
     """Join the accumulators of all processes, key by key; every process gets the whole."""
     first, *others = of_all_processes(mine, processes)
     whole = dict(first)

@@ -25,13 +25,13 @@ from spdlib.study.config import RunConfig
 from spdlib.study.entrants import MapPredictor, ModelPredictor
 from spdlib.study.evaluation import (
     Evaluation,
-    _Alone,
     evaluate,
     evaluate_run,
     selection_scores,
 )
 from spdlib.study.image_free import PixelMap, constant, fit_image_free
 from spdlib.study.k_sweep import KSweep
+from spdlib.study.metrics import Alone
 from spdlib.study.protocols import View
 from spdlib.study.runs import Run
 from spdlib.study.scores import compare_frames, wide_scores
@@ -142,23 +142,30 @@ class GroupSize:
 
 
 @pytest.mark.parametrize("alone", [1.0, np.nan])
-def test_sweep_asks_dependent_queries_in_groups_of_k(held_out: Frames, alone: float) -> None:
-    sweep = KSweep(range(len(held_out)), "exact")
-    for index in range(len(held_out)):
-        sweep.add(held_out[index], index, lambda _: GroupSize(alone))
-    table = sweep.table(_Alone(), independent=False).set_index("k")
+def test_sweep_asks_dependent_queries_in_groups_of_k(
+    held_out: Frames, alone: float, two_processes: TwoProcesses
+) -> None:
+    def swept(processes: Any) -> pd.DataFrame:
+        sweep = KSweep(range(len(held_out)), "exact")
+        for index in range(processes.process_index, len(held_out), processes.num_processes):
+            sweep.add(held_out[index], index, lambda _: GroupSize(alone))
+        return sweep.table(processes, independent=False)
+
+    table = swept(Alone())
     changes = [256 - alone, 192, 0, 768]
     np.testing.assert_equal(table["max_abs_difference"].to_numpy(), changes)
     assert table["abs_rel_same_points"].notna().all()
-    assert np.isnan(table["abs_rel"][1]) == np.isnan(alone)
+    assert np.isnan(table["abs_rel"][0]) == np.isnan(alone)
+    for part in two_processes(swept):
+        pd.testing.assert_frame_equal(part, table, rtol=1e-12)
 
 
 def test_comparison_is_paired_by_frame(result: Evaluation) -> None:
-    comparison = result.compare("v15_2", "v15_2", "eigen/exact")
+    comparison = compare_frames(result.frames, "v15_2", "v15_2", "eigen/exact")
     assert comparison.difference == 0
     assert comparison.verdict == "tie"
     with pytest.raises(RunError, match="not of both v15_2, nobody"):
-        result.compare("v15_2", "nobody", "eigen/exact")
+        compare_frames(result.frames, "v15_2", "nobody", "eigen/exact")
 
 
 def test_comparison_refuses_a_score_that_only_one_lacks(result: Evaluation) -> None:
@@ -196,7 +203,7 @@ def test_selection_scores_are_clamped(
     model: DepthModel, held_out: Frames, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Scene, "depth_at", lambda _, points: torch.full((len(points),), 1000.0))
-    scores = selection_scores(model, held_out, "exact", _Alone())
+    scores = selection_scores(model, held_out, "exact", Alone())
     assert scores["pred_min"] == scores["pred_max"] == 10
     assert scores["sel_s_star"] < 1
 
@@ -206,9 +213,9 @@ def test_selection_scores_count_the_cells_that_queries_are_routed_to(
 ) -> None:
     options: dict[str, Any] = {"routed_l3": 3, "routed_l4": 2}
     routing = create_model("v13_1", "mobilenetv2_035", image_size=(64, 96), focal=70.0, **options)
-    unique = selection_scores(routing.eval(), held_out, None, _Alone())["sel_unique_l3"]
+    unique = selection_scores(routing.eval(), held_out, None, Alone())["sel_unique_l3"]
     assert 3 <= unique <= 4 * 6
-    assert math.isnan(selection_scores(model, held_out, None, _Alone())["sel_unique_l3"])
+    assert math.isnan(selection_scores(model, held_out, None, Alone())["sel_unique_l3"])
 
 
 def test_rows_without_any_number_stay_in_the_wide_table() -> None:
@@ -220,12 +227,11 @@ def test_rows_without_any_number_stay_in_the_wide_table() -> None:
 def test_two_processes_evaluate_like_one(
     model: DepthModel, held_out: Frames, result: Evaluation, two_processes: TwoProcesses
 ) -> None:
-    quick = partial(evaluate, model, held_out, inside=False, progress=False)
+    quick = partial(evaluate, model, held_out, k_sweep=False, inside=False, progress=False)
     for part in two_processes(lambda processes: quick(processes=processes)):
-        for name in ("metrics", "bins", "frames", "k_sweep"):
+        for name in ("metrics", "bins", "frames"):
             table, whole = getattr(part, name), getattr(result, name)
-            if "model" in whole:
-                whole = whole[whole["model"] == "v15_2"].reset_index(drop=True)
+            whole = whole[whole["model"] == "v15_2"].reset_index(drop=True)
             pd.testing.assert_frame_equal(table, whole, rtol=1e-12)
         assert list(part.examples) == held_out.ids
         assert part.answers().equals(result.answers())
@@ -243,10 +249,13 @@ def test_answers_are_those_that_were_scored(result: Evaluation, held_out: Frames
         result.answers("raw")
 
 
-def test_both_paths_agree_at_the_examples_lattice(result: Evaluation, held_out: Frames) -> None:
+def test_both_paths_agree_at_the_examples_lattice(
+    model: DepthModel, result: Evaluation, held_out: Frames
+) -> None:
     pairs = sparse_and_dense(result.examples)
     lattice = pairs[pairs["where"] == "lattice sites"]
-    assert len(lattice) == (32 // 4) * (64 // 4) * len(held_out)
+    height, width = model.encode(held_out[0].image, held_out[0].camera).padded
+    assert len(lattice) == (height // 4) * (width // 4) * len(held_out)
     assert np.allclose(lattice["sparse"], lattice["dense"], rtol=1e-5)
     assert (pairs["where"] == "image pixels").sum() == 1024 * len(held_out)
 
@@ -261,6 +270,7 @@ def test_each_view_is_encoded_once(
         return encode(self, image, *args, **options)
 
     monkeypatch.setattr(DepthModel, "encode", counted)
+    monkeypatch.setattr("spdlib.study.k_sweep.SWEEP_SINGLES", 2)
     evaluate(model, TwoTruths(Subset(held_out, [0])), inside=False, progress=False)
     assert seen == [(48, 64, 3), (3, 32, 64)]  # for two truths, the sweep and an example
 
@@ -375,8 +385,8 @@ def test_run_keeps_tables_and_examples(
     run = Run(tmp_path)
     run.update_record({"status": "finished"})
     run.config_path.write_text(json.dumps(small.to_dict()))
-    result = evaluate_run(run, model, held_out, examples=2, progress=False)
-    for name in ("metrics", "bins", "frames", "k_sweep", "inside"):
+    result = evaluate_run(run, model, held_out, examples=2, k_sweep=False, progress=False)
+    for name in ("metrics", "bins", "frames", "inside"):
         assert len(run.table(name)) == len(getattr(result, name))
     assert list(run.inside["diagnostic"]) == ["set dependence"]
     assert run.record["evaluation"]["test"]["frames"] == len(held_out)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from spdlib.study.metrics import (
     FRAME_METRICS,
     EigenMetrics,
     LogSample,
-    Processes,
     RecordedMetrics,
     bin_name,
     frame_scores,
@@ -326,7 +326,7 @@ def filled(rows: slice) -> tuple[EigenMetrics, RecordedMetrics]:
 
 
 def test_two_processes_score_like_one(two_processes: TwoProcesses) -> None:
-    def process(processes: Processes) -> list[dict[str, float]]:
+    def process(processes: Any) -> list[dict[str, float]]:
         parts = filled(slice(0, 2) if processes.process_index == 0 else slice(2, 5))
         merged = merge_processes(dict(enumerate(parts)), processes)
         return [merged[key].compute() for key in (0, 1)]
@@ -338,7 +338,7 @@ def test_two_processes_score_like_one(two_processes: TwoProcesses) -> None:
 
 
 def test_scores_that_only_one_process_has_are_kept(two_processes: TwoProcesses) -> None:
-    def process(processes: Processes) -> dict[str, float]:
+    def process(processes: Any) -> dict[str, float]:
         mine = {"late": filled(slice(0, 2))[0]} if processes.process_index else {}
         return merge_processes(mine, processes)["late"].compute()
 
