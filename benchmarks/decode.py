@@ -217,7 +217,7 @@ def v15_operations(pair: Pair) -> list[Operation]:
     encode, many = encoding(pair), pair.points(TOGETHER)
     lattice = (scene.maps["L1"].shape[1], scene.maps["L1"].shape[2])
     together = encode.macs + TOGETHER * fast_query_macs()
-    asked = [pair.points(k) for k in subject.ks]
+    sets = [pair.points(k) for k in subject.ks]
     return [
         encode,
         Operation(
@@ -225,19 +225,19 @@ def v15_operations(pair: Pair) -> list[Operation]:
             lambda: model.encode(pair.image).depth_at(many), together,
         ),
         Operation(subject.label, "dense", 0, scene.dense, dense_macs(lattice, subject.size)),
-        *(asking(pair, "reference", p, len(p) * reference_query_macs()) for p in asked),
-        *(asking(pair, "fast", p, len(p) * fast_query_macs()) for p in asked),
+        *(asking(pair, "reference", p, len(p) * reference_query_macs()) for p in sets),
+        *(asking(pair, "fast", p, len(p) * fast_query_macs()) for p in sets),
     ]  # fmt: skip
 
 
 def older_operations(pair: Pair) -> list[Operation]:
     """Encoding, fast queries, and as many in the reference form as are compared, of v13 and v14."""
-    asked = {k: pair.points(k) for k in pair.subject.ks}
-    most = asked[compared(pair.subject)]
+    sets = {k: pair.points(k) for k in pair.subject.ks}
+    most = sets[compared(pair.subject)]
     return [
         encoding(pair),
         asking(pair, "reference", most),
-        *(asking(pair, "fast", points) for points in asked.values()),
+        *(asking(pair, "fast", points) for points in sets.values()),
         *(
             reading(pair, form, most)
             for form in ("reference", "fast")
@@ -353,7 +353,7 @@ def older_ratios(table: pd.DataFrame, subject: Subject) -> list[Ratio]:
     """What is measured, its value and its aim, for v13 and v14."""
     own, k, label = known(table, "milliseconds"), compared(subject), subject.label
     difference = known(table, "difference")[label, "reference", k]
-    aim = AIMS[subject.network.partition("_")[0]]
+    aim = AIMS.get(subject.network.partition("_")[0])
     rows = [
         (
             f"{slow} / {FASTER[slow]} at K = {k}",

@@ -1,6 +1,6 @@
 """The networks in one table: idea, parameters, cost, and the best that the log has of each.
 
-Every network is built with the sheet's encoder and image size, with random weights. MACs are
+Every network is built with the default encoder and image size, with random weights. MACs are
 counted while it runs (see `spdlib.models.counting`): of one image, and of one query among 256.
 Nothing is timed. What is printed is the table of docs/networks.md, with the published scores on
 equal terms.

@@ -152,14 +152,14 @@ class Scene:
         for name, size in (("chunk", chunk), ("group", group)):
             if size is not None and (type(size) is not int or size < 1):
                 raise QueryError(f"{name} is a whole number of queries from 1; got {size!r}")
-        asked = self._check(points)
-        inside = self._to_network(asked.view(self.batch, -1, 2))
+        queries = self._check(points)
+        inside = self._to_network(queries.view(self.batch, -1, 2))
         chunk = chunk or CHUNK.get(inside.device.type, CHUNK["cpu"])
         together = group or (chunk if self.model.queries_are_independent else GROUP)
         self.model.warn_untrained(stacklevel=3)  # the caller, past the no_grad wrapper
         groups = inside.split(together, 1)
         parts = [self.model.decode(self.maps, part, self.padded).depth for part in groups]
-        return torch.cat(parts, 1).view(asked.shape[:-1])
+        return torch.cat(parts, 1).view(queries.shape[:-1])
 
     def points_3d(self, points: Any, chunk: int | None = None, group: int | None = None) -> Tensor:
         """3-D points [3], [K, 3] or [B, K, 3] in metres (x right, y down, z forward).
@@ -191,8 +191,8 @@ class Scene:
         Raises:
             QueryError: `depth_at` refuses the points.
         """
-        asked = self._check(points)
-        inside = self._to_network(asked.view(self.batch, -1, 2))
+        queries = self._check(points)
+        inside = self._to_network(queries.view(self.batch, -1, 2))
         probes = self.model.explained(self.maps, inside, self.padded)
         return [
             replace(probe, pixels=self._from_network(probe.pixels))
@@ -313,27 +313,29 @@ class Scene:
         self._check_form()
         like = next(iter(self.maps.values()))
         try:
-            asked = points if isinstance(points, Tensor) else torch.from_numpy(np.array(points))
+            queries = points if isinstance(points, Tensor) else torch.from_numpy(np.array(points))
         except (TypeError, ValueError, RuntimeError) as error:
             raise QueryError(f"points are numbers [2], [K, 2] or [B, K, 2]; {error}") from None
-        if asked.numel() == 0:
+        if queries.numel() == 0:
             raise QueryError("no points were asked; give at least one (u, v)")
-        if asked.dim() not in (1, 2, 3) or asked.shape[-1] != 2:
-            shape = list(asked.shape)
+        if queries.dim() not in (1, 2, 3) or queries.shape[-1] != 2:
+            shape = list(queries.shape)
             raise QueryError(
                 f"points are (u, v) pixels [2], [K, 2] or [B, K, 2]; got shape {shape}"
             )
-        if asked.is_complex() or asked.dtype == torch.bool:
-            raise QueryError(f"points are pixels (u, v); got {asked.dtype}")
-        images = len(asked) if asked.dim() == 3 else 1
+        if queries.is_complex() or queries.dtype == torch.bool:
+            raise QueryError(f"points are pixels (u, v); got {queries.dtype}")
+        images = len(queries) if queries.dim() == 3 else 1
         if images != self.batch:
             raise QueryError(
                 f"the scene holds {self.batch} images, the points are for {images}; "
                 f"give points [{self.batch}, K, 2]"
             )
-        asked = asked.to(like.device, like.dtype if like.dtype == torch.float64 else torch.float32)
-        refuse_outside(asked, self.image_size)
-        return asked
+        queries = queries.to(
+            like.device, like.dtype if like.dtype == torch.float64 else torch.float32
+        )
+        refuse_outside(queries, self.image_size)
+        return queries
 
     def _to_network(self, points: Tensor) -> Tensor:
         """Pixels of the caller's image -> pixels of the resized (and padded) one."""

@@ -52,7 +52,7 @@ def data() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def maps() -> dict[str, torch.Tensor]:
-    """Maps of the sheet's sizes."""
+    """Maps of v15_2's sizes."""
     return {"s8_L2": torch.empty(1, 50, 68, 128), "L1": torch.empty(1, *LATTICE, 64)}
 
 
@@ -62,7 +62,7 @@ def macs(decode: ModuleType, run: Callable[[], object]) -> int:
         return decode.counted_macs(run)
 
 
-def test_formulas_are_the_sheets(decode: ModuleType) -> None:
+def test_formulas(decode: ModuleType) -> None:
     assert decode.PER_QUERY == 90_240
     assert decode.reference_query_macs() == 733_440
     assert decode.fast_query_macs() == 171_232
@@ -104,8 +104,8 @@ def test_dense_path_costs_what_the_formula_says(
     assert counted == 1_543_015_200 - unseen + codes
 
 
-def test_encoding_costs_what_the_audit_says(decode: ModuleType) -> None:
-    """24,936,007,680 for the ViT and 161,337,344 for the neck at 350x476 (audit 3.1)."""
+def test_encoding_costs_what_was_counted_by_hand(decode: ModuleType) -> None:
+    """24,936,007,680 for the ViT and 161,337,344 for the neck at 350x476."""
     model, images = create_model("v15_2").eval(), torch.empty(1, 3, *IMAGE)
     encoder = macs(decode, lambda: model.encoder(images))
     assert encoder == 24_936_007_680
@@ -186,7 +186,7 @@ def test_forms_that_disagree_are_not_compared(decode: ModuleType) -> None:
 
 
 def test_the_recorded_setting_is_measured(decode: ModuleType) -> None:
-    """256 queries of a 256x320 image with the sheet's encoder, of every v13 and v14 but a plan."""
+    """256 queries of a 256x320 image with the default encoder, of every v13 and v14 but a plan."""
     older = {x.network: x for x in decode.FULL if x.network != "v15_2"}
     trained = {name for name in list_models() if name.startswith(("v13", "v14"))} - {"v13_plan"}
     assert set(older) == trained
@@ -223,7 +223,7 @@ def test_networks_as_built_and_as_recorded(
     assert dual["encoder"] == "convnextv2_tiny.fcmae_ft_in22k_in1k"
     assert (dual["image_size"], latest["image_size"]) == ("256x320", "350x476")
     assert table["queries_independent"].to_list() == [False, True]
-    assert 25.2e9 < latest["macs_per_image"] < 25.3e9  # audit 3.1, and what its neck adds
+    assert 25.2e9 < latest["macs_per_image"] < 25.3e9  # the encoder, and what the neck adds
     assert 0.15e6 < latest["macs_per_query"] < 0.2e6 < 3e6 < dual["macs_per_query"] < 6e6
     assert list(dual[["recorded_in", "epoch", "abs_rel", "delta1"]]) == ["exp08", 3, 0.2403, 0.471]
     assert dual["protocol"] == "recorded: 654 frames, 256 points, squash"

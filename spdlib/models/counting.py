@@ -21,7 +21,7 @@ from spdlib.geometry import Size
 from spdlib.models.base import DepthModel, evaluating
 
 QUERIES = 256
-"""Queries that are counted together; those that see each other cost more in larger company."""
+"""Queries that are counted together; those that see each other cost more together."""
 
 
 def _convolution_backward(

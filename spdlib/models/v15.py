@@ -92,7 +92,7 @@ class CrossAttention(nn.Module):
             x, and the attention weights [B, K, heads, T].
         """
         keys, values = self._split(self.key(tokens)), self._split(self.value(tokens))
-        weights = torch.einsum("bkhd,bkthd->bkht", self._ask(x), keys).softmax(-1)
+        weights = torch.einsum("bkhd,bkthd->bkht", self._query(x), keys).softmax(-1)
         return self._finish(x, torch.einsum("bkht,bkthd->bkhd", weights, values)), weights
 
     def folded(self, x: Tensor, rows: Tensor, fractions: Tensor, codes: Tensor) -> Tensor:
@@ -108,11 +108,11 @@ class CrossAttention(nn.Module):
             codes: [25 S, C].
         """
         cells = rows.unflatten(-1, (-1, x.shape[-1])).flatten(2, 3)  # [B, K, 36 S, C]
-        asked = self._ask(x)
-        folded = torch.einsum("bkhd,hdc->bkhc", asked, self._per_head(self.key))
+        query = self._query(x)
+        folded = torch.einsum("bkhd,hdc->bkhc", query, self._per_head(self.key))
         on_cells = (folded @ cells.mT).unflatten(-1, (SIDE + 1, SIDE + 1, -1))
         scores = interpolate_block(on_cells, fractions).flatten(3)
-        scores = scores + torch.einsum("bkhd,thd->bkht", asked, self._split(self.key(codes)))
+        scores = scores + torch.einsum("bkhd,thd->bkht", query, self._split(self.key(codes)))
         weights = scores.softmax(-1)  # [B, K, heads, 25 S]
         spread = spread_block(weights.unflatten(-1, (SIDE, SIDE, -1)), fractions).flatten(3)
         attended = torch.einsum("bkhc,hdc->bkhd", spread @ cells, self._per_head(self.value))
@@ -131,22 +131,22 @@ class CrossAttention(nn.Module):
             ratio: lattice sites per cell, 1 or 2.
             codes: [25 S, C].
         """
-        asked = self._ask(x)
-        offsets = torch.einsum("byxhd,thd->bthyx", asked, self._split(self.key(codes)))
-        asked = asked.permute(0, 3, 4, 1, 2).contiguous()  # [B, heads, 16, h, w]
-        scores = [(asked * key).sum(2) for key in _shifts(maps, self.key.weight, ratio, self.heads)]
+        query = self._query(x)
+        offsets = torch.einsum("byxhd,thd->bthyx", query, self._split(self.key(codes)))
+        query = query.permute(0, 3, 4, 1, 2).contiguous()  # [B, heads, 16, h, w]
+        scores = [(query * key).sum(2) for key in _shifts(maps, self.key.weight, ratio, self.heads)]
         weights = (torch.stack(scores, 1) + offsets).softmax(1)  # [B, tokens, heads, h, w]
-        attended = torch.zeros_like(asked)
+        attended = torch.zeros_like(query)
         values = _shifts(maps, self.value.weight, ratio, self.heads)
         for value, weight in zip(values, weights.unbind(1), strict=True):
             attended = attended + weight.unsqueeze(2) * value
         constant = torch.einsum("bthyx,thd->byxhd", weights, self._split(self.value(codes)))
         return self._finish(x, attended.permute(0, 3, 4, 1, 2) + constant)
 
-    def _ask(self, x: Tensor) -> Tensor:
+    def _query(self, x: Tensor) -> Tensor:
         """Scaled per-head queries [..., heads, 16] of x [..., C]."""
-        asked = self._split(self.query(self.norm_q(x)))
-        return asked / math.sqrt(asked.shape[-1])
+        query = self._split(self.query(self.norm_q(x)))
+        return query / math.sqrt(query.shape[-1])
 
     def _finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Add the attended values [..., heads, 16] and the feed-forward to x [..., C]."""

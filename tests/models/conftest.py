@@ -1,4 +1,4 @@
-"""Small networks of both shapes, and what "equal" means in float64 (decisions 2)."""
+"""Small networks of both shapes, and what "equal" means in float64."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ def test_gathers_by_hand() -> None:
     assert gathered_bytes(lambda: rows @ rows.mT) == 0
 
 
-def test_v15_2_costs_what_its_audit_says() -> None:
-    """733,440 and 171,232 with bilinear reads, which are not counted here (audit 3.1 and 5.1)."""
+def test_v15_2_costs_what_the_formulas_say() -> None:
+    """733,440 and 171,232 with bilinear reads, which are not counted here."""
     model = create_model("v15_2", ENCODER, image_size=SIZE)
     model.execution = "reference"
     assert macs_per_query(model) == 733_440 - 4 * 75 * 64

@@ -63,7 +63,7 @@ def test_vit_levels() -> None:
     assert [tuple(level.shape) for level in levels] == [(2, 192, 3, 5)] * 4
 
 
-def test_sheet_counts() -> None:
+def test_counts() -> None:
     assert count_parameters(Encoder(EncoderConfig("vit_small_patch14_dinov2"))) == 22_056_192
 
 
@@ -108,7 +108,7 @@ def test_taps_follow_timms_token_order(name: str) -> None:
 
 @pytest.mark.parametrize("size", [(70, 70), (70, 84), (28, 98), (84, 126)])
 def test_position_table_is_resized_as_transformers_does(size: tuple[int, int]) -> None:
-    """Bicubic, no antialiasing, to the size itself; timm's own rule differs (decisions 3)."""
+    """Bicubic, no antialiasing, to the size itself; timm's own rule differs."""
     transformers = pytest.importorskip("transformers")
     config = transformers.Dinov2Config(
         hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=70, patch_size=14

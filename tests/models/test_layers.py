@@ -1,4 +1,4 @@
-"""Shared blocks, necks and the global path, against the sheet's formulas and counts."""
+"""Shared blocks, necks and the global path, against formulas and counts."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_vit_neck() -> None:
     ]  # fmt: skip
 
 
-def test_vit_neck_sizes_of_the_sheet() -> None:
+def test_vit_neck_sizes() -> None:
     levels = ViTNeck([8] * 4)([torch.randn(1, 8, 25, 34)] * 4)
     assert [tuple(x.shape[2:]) for x in levels] == [(100, 136), (50, 68), (25, 34), (13, 17)]
 
@@ -87,18 +87,18 @@ def test_pyramid_neck() -> None:
     assert levels[0].mean(1).abs().max() < 1e-5  # its channels are normalised
 
 
-def sheet_order(path: GlobalPath, level2: Tensor, level3: Tensor, level4: Tensor) -> Tensor:
-    """The sheet's global path: each 1x1 convolution after the upsampling."""
+def plain_order(path: GlobalPath, level2: Tensor, level3: Tensor, level4: Tensor) -> Tensor:
+    """DPT's order: each 1x1 convolution after the upsampling."""
     r4 = path.out4(resize(path.rcu4(level4), (level3.shape[-2], level3.shape[-1])))
     merged = path.rcu3_merge(path.rcu3(level3) + r4)
     return path.out3(resize(merged, (level2.shape[-2], level2.shape[-1])))
 
 
-def test_global_path_is_the_sheets() -> None:
+def test_global_path_is_dpts() -> None:
     """Moving the 1x1 convolutions before the upsampling changes nothing, at odd sizes too."""
     path = GlobalPath().double()
     levels = [torch.randn(1, 64, *size).double() for size in ((14, 18), (7, 9), (4, 5))]
-    expected = sheet_order(path, *levels)
+    expected = plain_order(path, *levels)
     assert (path(*levels) - expected).abs().max() < 1e-12 * max(1, expected.abs().max().item())
 
 

@@ -1,7 +1,7 @@
 """What every registered network owes, one test for all of them; a new one joins by its name.
 
 Where a network is an exception, a table below says so. What is particular to a generation is tested
-beside its sheet: test_v13, test_v14, test_v15.
+in test_v13, test_v14, test_v15.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ TRAINABLE = {
     "v13_1": 39_978_897, "v14_plan": 40_187_371, "v14_dual": 32_881_641,
     "v14_triple": 33_301_161, "v15_2": 22_056_192 + 558_145,
 }  # fmt: skip
-"""Trainable parameters with the sheet's encoder (decisions 3)."""
+"""Trainable parameters with the default encoder."""
 
 FROZEN: Names = {
     "v13_plan": ["encoder.*"],
-    # 209,664 parameters that nothing reads (sheet v13, section 3)
+    # 209,664 parameters that nothing reads
     "v13_calibrated": ["precompute.anchors.*", "precompute.values.*"],
 }
 
@@ -79,7 +79,7 @@ DEAD: Names = {
     "v14_triple": [MAPS_KEYS, "b3b_tokens.keys.bias"],
     "v15_2": ["local_path.*.key.bias"],
 }  # fmt: skip
-"""Biases of keys: one number for all keys of a query, which its softmax does not see (audit 2.1).
+"""Biases of keys: one number for all keys of a query, which its softmax does not see.
 
 Q2Q's are a third of `in_proj_bias`, whose other thirds learn.
 """
@@ -162,7 +162,7 @@ def few(points: Tensor) -> Tensor:
 # parameters
 
 
-def test_counts_of_the_decisions(name: str) -> None:
+def test_trainable_parameters(name: str) -> None:
     with torch.device("meta"):
         network = create_model(name)
     counts = network.parameter_table()["parameters"]
@@ -173,7 +173,7 @@ def test_counts_of_the_decisions(name: str) -> None:
 
 
 def test_optimisers_get_each_trainable_parameter_once(model: DepthModel) -> None:
-    """Attention inserted into the encoder trains with the decoder (sheet v13_1, section 2)."""
+    """Attention inserted into the encoder trains with the decoder."""
     groups = model.parameter_groups(1e-5, 1e-4, 0.01)
     common = {"weight_decay": 0.01}
     assert [{k: v for k, v in group.items() if k != "params"} for group in groups] == [
@@ -233,7 +233,7 @@ def test_a_gradient_reaches_every_trainable_parameter(
 def test_training_computes_in_float32_and_under_autocast(
     name: str, model: DepthModel, images: Tensor
 ) -> None:
-    """The head stays in float32 (decisions 2)."""
+    """The head stays in float32."""
     network, points = deepcopy(model).train(), anywhere(20, 2)
     seen: list[torch.dtype] = []
     for layer in network.get_submodule(HEADS.get(name, "head")).modules():
@@ -326,7 +326,7 @@ def test_extreme_images_have_finite_depths_and_gradients(model: DepthModel) -> N
 def test_company_matters_only_where_it_may(
     name: str, exact_model: DepthModel, images: Tensor, equal: Equal, capsys: pytest.CaptureFixture
 ) -> None:
-    """Neither order nor chunks matter to anyone, company to networks with Q2Q or a canvas."""
+    """Neither order nor chunks matter; other queries matter to networks with Q2Q or a canvas."""
     scene, points = exact_model.encode(images[0]), anywhere(64)[0].double()
     together, order = scene.depth_at(points), torch.randperm(64)
     equal(scene.depth_at(points[order]), together[order])

@@ -48,7 +48,7 @@ def sampled(level: Tensor, cells: Tensor, zeros: bool) -> Tensor:
 
 
 def literal(level: Tensor, cells: Tensor, weights: Tensor, zeros: bool) -> Tensor:
-    """The sheet's words: read all channels, cut the head's own, weigh, lay heads side by side."""
+    """Read all channels, cut the head's own, weigh, lay heads side by side."""
     width = level.shape[-1] // HEADS
     own = [
         (sampled(level, cells[:, :, k], zeros)[..., k * width : (k + 1) * width]

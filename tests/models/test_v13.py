@@ -1,4 +1,4 @@
-"""v13 and v13.1: counts and words of the sheets, two forms of one function, options, refusals."""
+"""v13 and v13.1: counts, the network written out, two forms of one function, options, refusals."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def few(points: Tensor) -> Tensor:
 
 @functools.cache
 def shapes(name: str) -> DepthModel:
-    """The sheet's network without memory for its weights."""
+    """The default network without memory for its weights."""
     with torch.device("meta"):
         return create_model(name)
 
@@ -116,7 +116,7 @@ COUNTS = {
 
 
 @all_networks
-def test_counts_of_the_sheet(name: str) -> None:
+def test_counts(name: str) -> None:
     network = shapes(name)
     table = network.parameter_table()
     assert dict(zip(table["component"], table["parameters"], strict=True)) == COUNTS[name]
@@ -182,7 +182,7 @@ def test_swapped_encoders_keep_the_decoder(name: str, encoder: str) -> None:
         assert found["level3_attention"] == 2 * (12 * channels**2 + 13 * channels)
 
 
-# the sheets' words
+# the networks written out, without shared tricks
 
 
 def read(level: Tensor, points: Tensor, offsets: Tensor, rule: str) -> Tensor:
@@ -214,10 +214,10 @@ def square(side: int) -> Tensor:
 
 def attend(attention: Attention, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     """Multi-head attention of x [N, 1, C] on projected keys and values [N, T, C], head by head."""
-    asked, found, weights = attention.query(x), [], []
+    query, found, weights = attention.query(x), [], []
     for head in range(6):
         part = slice(32 * head, 32 * head + 32)
-        score = asked[..., part] @ keys[..., part].mT / 32**0.5
+        score = query[..., part] @ keys[..., part].mT / 32**0.5
         weights.append(score.softmax(-1))
         found.append(weights[-1] @ values[..., part])
     return attention.out(torch.cat(found, -1)), torch.stack(weights).mean(0)
@@ -230,7 +230,7 @@ def layer_of(layer: Any, h: Tensor, keys: Tensor, values: Tensor) -> tuple[Tenso
     return h + layer.ffn(layer.norm_ffn(h)), weights
 
 
-def sheet_own(block: Any, h: Tensor, tokens: Tensor) -> Tensor:
+def plain_own(block: Any, h: Tensor, tokens: Tensor) -> Tensor:
     """B2 and B5: queries [N, 1, C] attend to tokens [N, T, C]; one norm for all, or one a layer."""
     for number, layer in enumerate(block.layers):
         normed = block.norms[number if len(block.norms) > 1 else 0](tokens)
@@ -238,7 +238,7 @@ def sheet_own(block: Any, h: Tensor, tokens: Tensor) -> Tensor:
     return h
 
 
-def sheet_b3(block: Any, tables: Any, h: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
+def plain_b3(block: Any, tables: Any, h: Tensor, level: Tensor) -> tuple[Tensor, Tensor]:
     """B3: queries [N, 1, C] attend to all cells of a level [B, h, w, C]; h and the last weights."""
     cells = level.flatten(1, 2).repeat_interleave(len(h) // len(level), 0)
     size = (level.shape[1], level.shape[2])
@@ -250,8 +250,8 @@ def sheet_b3(block: Any, tables: Any, h: Tensor, level: Tensor) -> tuple[Tensor,
     return h, weights[:, 0]
 
 
-def sheet_b1(b1: Any, levels: list[Tensor], points: Tensor, rule: str, unit: int) -> Any:
-    """Seed [N, 1, 192] and tokens [N, 91, 192] of N = B K queries (sheet v13 section 3, B1)."""
+def plain_b1(b1: Any, levels: list[Tensor], points: Tensor, rule: str, unit: int) -> Any:
+    """Seed [N, 1, 192] and tokens [N, 91, 192] of N = B K queries."""
     f = read(levels[0], points, torch.zeros(1, 2, dtype=torch.float64), rule)
     place = fourier_code(points / torch.tensor([SIZE[1], SIZE[0]]), 8)
     seed = b1.seed(torch.cat([f[:, :, 0], place], -1))
@@ -271,17 +271,17 @@ def sheet_b1(b1: Any, levels: list[Tensor], points: Tensor, rule: str, unit: int
     return seed.flatten(0, 1)[:, None], torch.cat(tokens, 2).flatten(0, 1)
 
 
-def sheet_b4(
+def plain_b4(
     network: Any, levels: list[Tensor], h: Tensor, routed: Tensor, points: Tensor, rule: str
 ) -> Tensor:
-    """Tokens [B, K, R, 192] of B4 for queries h [B, K, 192] (sheet v13 section 3, B4)."""
+    """Tokens [B, K, R, 192] of B4 for queries h [B, K, 192]."""
     b4, precompute = network.b4, network.precompute
     column, row = routed % levels[3].shape[2], routed // levels[3].shape[2]
     anchor = 32.0 * torch.stack([column, row], -1) + (16 if rule == "recorded" else 15.5)
     delta = (anchor - points[:, :, None]) / torch.tensor([SIZE[1], SIZE[0]])
     g = gather_rows(precompute.anchors(levels[3]), column, row)
-    asked = h[:, :, None].expand_as(g)
-    u = b4.norm(F.gelu(b4.condition(torch.cat([asked, g, fourier_code(delta, 8)], -1))))
+    query = h[:, :, None].expand_as(g)
+    u = b4.norm(F.gelu(b4.condition(torch.cat([query, g, fourier_code(delta, 8)], -1))))
     offsets = b4.offsets(u).unflatten(-1, (6, 3, 4, 2))
     if not isinstance(network, V13Plan):
         offsets = torch.tanh(offsets) * torch.tensor([4.0, 2.0, 1.0])[:, None, None]
@@ -300,16 +300,16 @@ def sheet_b4(
     return b4.out(torch.cat(heads, -1)) + b4.type_code
 
 
-def sheet_v13(network: Any, levels: list[Tensor], points: Tensor, rule: str, unit: int) -> Tensor:
-    """The decoder of the sheet v13, sections 2 and 3: depth [B, K]."""
-    h, local = sheet_b1(network.b1, levels, points, rule, unit)
-    h = sheet_own(network.b2, h, local)
-    h, weights = sheet_b3(network.b3, network.precompute.b3_tokens, h, levels[3])
+def plain_v13(network: Any, levels: list[Tensor], points: Tensor, rule: str, unit: int) -> Tensor:
+    """v13's decoder: depth [B, K]."""
+    h, local = plain_b1(network.b1, levels, points, rule, unit)
+    h = plain_own(network.b2, h, local)
+    h, weights = plain_b3(network.b3, network.precompute.b3_tokens, h, levels[3])
     if isinstance(network, V13LogDepth):
         routed = weights.topk(network.options.routed_l4).indices.unflatten(0, points.shape[:2])
         own = h[:, 0].unflatten(0, points.shape[:2])
-        more = sheet_b4(network, levels, own, routed, points, rule).flatten(0, 1)
-        h = sheet_own(network.b5, h, torch.cat([local, more], 1))
+        more = plain_b4(network, levels, own, routed, points, rule).flatten(0, 1)
+        h = plain_own(network.b5, h, torch.cat([local, more], 1))
     raw = network.head[2](F.gelu(network.head[0](h))).view(points.shape[:2])
     if type(network) is V13LogDepth:
         return raw.exp()
@@ -318,7 +318,7 @@ def sheet_v13(network: Any, levels: list[Tensor], points: Tensor, rule: str, uni
     return 1 / (inverse + 1e-6)
 
 
-def sheet_central(network: Any, levels: list[Tensor], points: Tensor, rule: str) -> list[Tensor]:
+def plain_central(network: Any, levels: list[Tensor], points: Tensor, rule: str) -> list[Tensor]:
     """L2, L3 and L4 at the query, [B, K, 192] each; recorded, on the grid of L1's size."""
     here, found = torch.zeros(1, 2, dtype=torch.float64), []
     size = torch.tensor([SIZE[1] / 4, SIZE[0] / 4], dtype=torch.float64)
@@ -332,33 +332,33 @@ def sheet_central(network: Any, levels: list[Tensor], points: Tensor, rule: str)
     return found
 
 
-def sheet_v131(network: Any, levels: list[Tensor], points: Tensor, rule: str, unit: int) -> Tensor:
-    """The decoder of the sheet v13_1, section 2: depth [B, K]."""
+def plain_v131(network: Any, levels: list[Tensor], points: Tensor, rule: str, unit: int) -> Tensor:
+    """v13.1's decoder: depth [B, K]."""
     once = network.precompute
-    h, local = sheet_b1(network.b1, levels, points, rule, unit)
-    h = sheet_own(network.b2, h, local)
-    tokens = [x.flatten(0, 1)[:, None] for x in sheet_central(network, levels, points, rule)]
+    h, local = plain_b1(network.b1, levels, points, rule, unit)
+    h = plain_own(network.b2, h, local)
+    tokens = [x.flatten(0, 1)[:, None] for x in plain_central(network, levels, points, rule)]
     queries = torch.arange(len(points)).repeat_interleave(points.shape[1])[:, None]
     blocks = [
         (network.b3a, once.b3a_tokens, levels[2], once.g3, network.options.routed_l3),
         (network.b3b, once.b3b_tokens, levels[3], once.g4, network.options.routed_l4),
     ]
     for (block, tables, level, g, count), code in zip(blocks, network.b5.routed_code, strict=True):
-        h, weights = sheet_b3(block, tables, h, level)
+        h, weights = plain_b3(block, tables, h, level)
         tokens.append(g(level).flatten(1, 2)[queries, weights.topk(count).indices] + code)
-    h = sheet_own(network.b5, h, torch.cat(tokens, 1))
+    h = plain_own(network.b5, h, torch.cat(tokens, 1))
     return network.head[2](F.gelu(network.head[0](h))).view(points.shape[:2]).exp()
 
 
-def sheet(network: Any, images: Tensor, points: Tensor, rule: str, unit: int) -> Tensor:
-    """The sheet query by query, with `grid_sample` and no shared tricks: depth [B, K]."""
+def plain(network: Any, images: Tensor, points: Tensor, rule: str, unit: int) -> Tensor:
+    """The network query by query, with `grid_sample` and no shared tricks: depth [B, K]."""
     levels = network.encoder(images)
     if isinstance(network, V13Plan):
         levels = network.neck(levels)
     else:
         levels = [layer(x) for layer, x in zip(network.neck.project, levels, strict=True)]
         levels[3] = network.level4_attention(levels[3])
-    decoder = sheet_v131 if isinstance(network, V131) else sheet_v13
+    decoder = plain_v131 if isinstance(network, V131) else plain_v13
     return decoder(network, [x.permute(0, 2, 3, 1) for x in levels], points, rule, unit)
 
 
@@ -366,20 +366,20 @@ def sheet(network: Any, images: Tensor, points: Tensor, rule: str, unit: int) ->
 @all_networks
 @all_rules
 @both_forms
-def test_both_forms_are_the_sheet(
+def test_both_forms_are_the_network_written_out(
     name: str, execution: str, rule: str, images: Tensor, few: Tensor, equal: Equal
 ) -> None:
     """By default, and as recorded: with the faults that the decoder had."""
     faults = {"grid_rule": rule, "offset_code": "recorded", "token_positions": "none"}
     network = exact(name, execution=execution, **(faults if rule == "recorded" else {}))
     unit = 1 if rule == "recorded" else 6
-    expected = sheet(network, images.double(), few, rule, unit)
+    expected = plain(network, images.double(), few, rule, unit)
     assert expected.std() > 1e-3  # or the comparison would say little
     equal(network(images.double(), few).depth, expected)
 
 
 @pytest.mark.parametrize("patches", [(4, 6), (5, 7), (2, 2)])
-def test_plan_neck_is_the_sheets_order(patches: tuple[int, int], equal: Equal) -> None:
+def test_plan_neck_is_the_designed_order(patches: tuple[int, int], equal: Equal) -> None:
     """Resize, then Conv1x1, then LN; an odd grid is halved to the floor, as 37 to 18."""
     neck = PlanNeck([24] * 4, (64, 128, 192, 384)).double()
     taps = [torch.randn(2, 24, *patches, dtype=torch.float64) for _ in range(4)]
@@ -434,7 +434,7 @@ def test_maps_of_one_cell_are_read(name: str, images: Tensor, equal: Equal) -> N
     ("name", "share"), [("v13_calibrated", 4), ("v13_log_depth", 6), ("v13_1", 3)]
 )
 def test_fast_answers_need_fewer_products(name: str, share: float) -> None:
-    """Of matrices, at 256x320 and 256 points (audit 5.5); bilinear reads come on top."""
+    """Of matrices, at 256x320 and 256 points; bilinear reads come on top."""
     points, products = torch.rand(1, 256, 2) * torch.tensor([320, 256]) - 0.5, []
     network = create_model(name, TINY, image_size=(256, 320)).eval()
     for network.execution in EXECUTIONS:
@@ -545,8 +545,8 @@ def test_the_recorded_rule_shifts_the_reads(execution: str) -> None:
             .view(1, 1, -1, 1).expand(2, SIZE[0] // s, -1, 1)
             for n, s in enumerate((4, 8, 16, 32), 1)
         }  # fmt: skip
-        asked = queries_of(network, points, **columns)
-        found[rule] = [asked.read(name, points.unsqueeze(2))[..., 0, 0] for name in columns]
+        query = queries_of(network, points, **columns)
+        found[rule] = [query.read(name, points.unsqueeze(2))[..., 0, 0] for name in columns]
     for right, moved, shift in zip(*found.values(), (1.5, 3.5, 7.5, 15.5), strict=True):
         assert torch.allclose(right, points[..., 0])
         assert torch.allclose(moved - right, torch.full_like(right, shift))
@@ -559,10 +559,10 @@ def test_recorded_reads_fade_at_the_right_border(execution: str) -> None:
     points = torch.tensor([[[95.0, 30.0]]]).expand(2, -1, -1).double()
     ones = torch.ones(2, 2, 3, 1, dtype=torch.float64)
     for rule, expected in (("half_pixel", 1.0), ("recorded", 1 - 31 / 32)):
-        asked = queries_of(
+        query = queries_of(
             exact("v13_log_depth", grid_rule=rule, execution=execution), points, L4=ones
         )
-        found = asked.read("L4", points.unsqueeze(2))
+        found = query.read("L4", points.unsqueeze(2))
         assert torch.allclose(found, torch.full_like(found, expected))
 
 

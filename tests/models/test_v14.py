@@ -1,4 +1,4 @@
-"""v14: the sheet's counts, its words layer by layer, set dependence, and what its options do."""
+"""v14: counts, the decoder written out layer by layer, set dependence, and what its options do."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def twin(network: V14, **options: Any) -> V14:
 
 @functools.cache
 def shapes(name: str) -> DepthModel:
-    """The sheet's network without memory for its weights."""
+    """The default network without memory for its weights."""
     with torch.device("meta"):
         return create_model(name)
 
@@ -110,7 +110,7 @@ COUNTS = {
 
 
 @all_networks
-def test_counts_of_the_sheet(name: str) -> None:
+def test_counts(name: str) -> None:
     network = shapes(name)
     table = network.parameter_table()
     assert dict(zip(table["component"], table["parameters"], strict=True)) == COUNTS[name]
@@ -171,11 +171,11 @@ def test_heads_of_an_encoders_own_width() -> None:
     assert [head_count(channels) for channels in (384, 160, 96, 48, 24)] == [6, 5, 3, 3, 3]
 
 
-# the sheet's words
+# the networks written out, without shared tricks
 
 
 def units(network: V14, points: Tensor, level: Tensor) -> Tensor:
-    """Reference points of the sheet, or of decisions 1, on a level [B, h, w, C]."""
+    """Reference points on a level [B, h, w, C]."""
     size = torch.tensor([SIZE[1], SIZE[0]])
     cells = torch.tensor([level.shape[2], level.shape[1]])
     if network.options.grid_rule == "half_pixel":
@@ -206,7 +206,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     return (weights @ heads(values)).transpose(1, 2).flatten(2)
 
 
-def sheet_cross(network: V14, part: nn.Module, h: Tensor, maps: Maps, points: Tensor) -> Tensor:
+def plain_cross(network: V14, part: nn.Module, h: Tensor, maps: Maps, points: Tensor) -> Tensor:
     """MSDA head by head and read by read, or B3a / B3b."""
     if isinstance(part, GlobalRead):
         share = slice(192 * part.number, 192 * part.number + 192)
@@ -229,12 +229,12 @@ def sheet_cross(network: V14, part: nn.Module, h: Tensor, maps: Maps, points: Te
     return h + part.out(found)
 
 
-def sheet_write(
+def plain_write(
     network: V14, part: CanvasWrite, canvas: Tensor, h: Tensor, points: Tensor
 ) -> Tensor:
     """Query after query adds to its cell; then both depth-wise convolutions.
 
-    The cell is floor(u / stride) in the sheet, floor((u + 1/2) / stride) in decisions 1.
+    The cell is floor(u / stride) as recorded, floor((u + 1/2) / stride) by default.
     """
     changes, half = part.write(h), 0.0 if network.options.grid_rule == "recorded" else 0.5
     size, stride = canvas.shape[1:3], SIZE[0] // canvas.shape[1]
@@ -256,14 +256,14 @@ def sheet_write(
     return written + level.permute(0, 2, 3, 1)
 
 
-def sheet_read(
+def plain_read(
     network: V14, part: CanvasRead, canvases: dict[str, Tensor], h: Tensor, points: Tensor
 ) -> Tensor:
     found = [grid_read(network, x, units(network, points, x)) for x in canvases.values()]
     return h + torch.sigmoid(part.gate(part.norm(h))) * part.read(torch.cat(found, -1))
 
 
-def sheet_q2q(part: QueryAttention, h: Tensor, positions: Tensor) -> Tensor:
+def plain_q2q(part: QueryAttention, h: Tensor, positions: Tensor) -> Tensor:
     z = part.norm(h)
     inputs = (z + positions, z + positions, z)
     weights, biases = part.attention.in_proj_weight.chunk(3), part.attention.in_proj_bias.chunk(3)
@@ -271,8 +271,8 @@ def sheet_q2q(part: QueryAttention, h: Tensor, positions: Tensor) -> Tensor:
     return h + part.attention.out_proj(attend(*projected))
 
 
-def sheet(network: V14, maps: Maps, points: Tensor) -> Tensor:
-    """The decoder in the sheet's words: depth [B, K]."""
+def plain(network: V14, maps: Maps, points: Tensor) -> Tensor:
+    """The decoder written out: depth [B, K]."""
     code = fourier_code(points / torch.tensor([SIZE[1], SIZE[0]]), 8)
     seen = [grid_read(network, maps[n], units(network, points, maps[n])) for n in LEVELS]
     h = network.seed.norm(network.seed.project(torch.cat([*seen, code], -1)))
@@ -280,18 +280,18 @@ def sheet(network: V14, maps: Maps, points: Tensor) -> Tensor:
     canvases = {level: maps[level] for level in network.kernels}
 
     def write(parts: Any) -> dict[str, Tensor]:
-        return {n: sheet_write(network, parts[n], canvases[n], h, points) for n in canvases}
+        return {n: plain_write(network, parts[n], canvases[n], h, points) for n in canvases}
 
     layer: Any
     for layer in network.layers():
-        h = sheet_cross(network, layer.cross, h, maps, points)
+        h = plain_cross(network, layer.cross, h, maps, points)
         if isinstance(network, V14Plan):
-            h = sheet_read(network, layer.canvas.read, canvases, h, points)
+            h = plain_read(network, layer.canvas.read, canvases, h, points)
             canvases = write(network.canvas.write.levels)
         else:
             canvases = write(layer.canvas.write.levels)
-            h = sheet_read(network, layer.canvas.read, canvases, h, points)
-        h = sheet_q2q(layer.q2q, h, positions)
+            h = plain_read(network, layer.canvas.read, canvases, h, points)
+        h = plain_q2q(layer.q2q, h, positions)
         h = h + layer.ffn(layer.norm_ffn(h))
     if isinstance(network, V14Plan):
         final = grid_read(network, canvases["L3"], units(network, points, canvases["L3"]))
@@ -306,12 +306,12 @@ def sheet(network: V14, maps: Maps, points: Tensor) -> Tensor:
     [{}, {"execution": "reference"}, {"grid_rule": "recorded", "canvas_write": "sum"}],
     ids=["default", "reference", "recorded"],
 )
-def test_decode_is_the_sheet(
+def test_decode_is_the_network_written_out(
     name: str, options: dict[str, str], points: Tensor, equal: Equal
 ) -> None:
     network = exact(name, **options)
     maps, points = some_maps(network), points[:, :20]
-    expected = sheet(network, maps, points)
+    expected = plain(network, maps, points)
     assert expected.log().std() > 1e-2  # or the comparison would say little
     equal(network.decode(maps, points, SIZE).depth, expected)
 
@@ -364,7 +364,7 @@ def multi_head(layer: SelfAttention, x: Tensor, positions: Tensor | None, count:
 @torch.no_grad()
 @all_networks
 @pytest.mark.parametrize("code", ["sincos", "none"])
-def test_maps_are_the_sheet(name: str, code: str, equal: Equal) -> None:
+def test_maps_are_written_out(name: str, code: str, equal: Equal) -> None:
     """Stage by stage: encoder, inserted attention, neck, L4's attention, projections."""
     network = exact(name, token_positions=code)
     images = torch.rand(2, 3, *SIZE, dtype=torch.float64)
@@ -443,10 +443,10 @@ CELL = [(17.0, 20.0), (22.4, 16.0), (23.4, 23.4), (40.0, 8.0)]
 def test_queries_write_to_the_cell_they_lie_in(kind: str, equal: Equal) -> None:
     network = exact("v14_dual", canvas_write=kind)
     points = torch.tensor([CELL, CELL], dtype=torch.float64)
-    part, asked = write_of(network, "L2"), ask(network, points)
+    part, queries = write_of(network, "L2"), ask(network, points)
     canvas, h = torch.randn(2, 8, 12, 192).double(), torch.randn(2, 4, 192).double()
     before = canvas.clone()
-    written = part.written(canvas, h, asked)
+    written = part.written(canvas, h, queries)
     changes = part.write(h)
     expected = canvas.clone()
     expected[:, 2, 2] += changes[:, :3].mean(1) if kind == "mean" else changes[:, :3].sum(1)
@@ -463,11 +463,11 @@ def test_smoothing_reaches_two_convolutions_far() -> None:
     """Two 5x5 convolutions carry a change four cells, two 3x3 two."""
     network = exact("v14_dual")
     points = torch.tensor([[(40.0, 24.0)]], dtype=torch.float64).expand(2, -1, -1)
-    asked, h = ask(network, points), torch.randn(2, 1, 192).double()
+    queries, h = ask(network, points), torch.randn(2, 1, 192).double()
     for level, shape, cell, reach in (("L2", (8, 12), (3, 5), 4), ("L3", (4, 6), (1, 2), 2)):
         part = write_of(network, level)
         canvas = torch.randn(2, *shape, 192).double()
-        change = (part(canvas, h, asked) - part(canvas, 0 * h - 1e9, asked)).abs().amax((0, 3))
+        change = (part(canvas, h, queries) - part(canvas, 0 * h - 1e9, queries)).abs().amax((0, 3))
         columns = (change > 0).nonzero()[:, 1]
         assert columns.min() == max(0, cell[1] - reach)
         assert columns.max() == min(shape[1] - 1, cell[1] + reach)
@@ -491,12 +491,12 @@ def test_the_plans_smoothing_starts_as_the_identity(points: Tensor) -> None:
     """By PyTorch's default a canvas of one value grows from layer to layer in some channels."""
     for value, still in (("zero", True), ("default", False)):
         network = build("v14_plan", smooth_init=value)
-        asked, h = ask(network, points), torch.zeros(2, points.shape[1], 192)
+        queries, h = ask(network, points), torch.zeros(2, points.shape[1], 192)
         before = canvas = torch.ones(2, 4, 6, 192)
         write: Any = network.get_submodule("canvas.write.levels.L3")
         nn.init.zeros_(write.write.bias)
         for _ in range(7):
-            canvas = write(canvas, h, asked)
+            canvas = write(canvas, h, queries)
         assert torch.equal(canvas, before) == still
         assert (canvas.abs().max() > 10) != still
 
@@ -507,21 +507,21 @@ def test_a_query_reads_what_it_has_just_written(equal: Equal) -> None:
     points = torch.tensor([CELL, CELL], dtype=torch.float64)
     h = torch.randn(2, 4, 192).double()
     dual, plan = exact("v14_dual"), exact("v14_plan")
-    asked = ask(dual, points)
-    canvases = {level: torch.randn_like(asked.maps[level]) for level in ("L2", "L3")}
+    queries = ask(dual, points)
+    canvases = {level: torch.randn_like(queries.maps[level]) for level in ("L2", "L3")}
     canvas = dual.msda[0].get_submodule("canvas")
-    found, after = canvas(h, canvases, asked)
-    equal(found, canvas.get_submodule("read")(h, after, asked))
+    found, after = canvas(h, canvases, queries)
+    equal(found, canvas.get_submodule("read")(h, after, queries))
     assert not torch.equal(after["L2"], canvases["L2"])
-    asked = ask(plan, points)
-    canvases = {"L3": torch.randn_like(asked.maps["L3"])}
+    queries = ask(plan, points)
+    canvases = {"L3": torch.randn_like(queries.maps["L3"])}
     canvas = plan.msda[0].get_submodule("canvas")
-    found, after = canvas(h, canvases, asked)
-    equal(found, canvas.get_submodule("read")(h, canvases, asked))
-    equal(after["L3"], plan.get_submodule("canvas.write")(canvases, found, asked)["L3"])
+    found, after = canvas(h, canvases, queries)
+    equal(found, canvas.get_submodule("read")(h, canvases, queries))
+    equal(after["L3"], plan.get_submodule("canvas.write")(canvases, found, queries)["L3"])
 
 
-# company
+# dependent queries
 
 
 def alone(network: V14, maps: Maps, points: Tensor) -> Tensor:
@@ -754,9 +754,9 @@ def test_probes_measure_the_canvas_change(points: Tensor) -> None:
     """Of the first layer, against its own parts; zero where nothing is written or smoothed."""
     network = exact("v14_dual")
     maps = some_maps(network)
-    h, asked = network.seeded(maps, points, SIZE)
-    h = network.msda[0].get_submodule("cross")(h, asked)
-    after = write_of(network, "L3")(maps["L3"], h, asked)
+    h, queries = network.seeded(maps, points, SIZE)
+    h = network.msda[0].get_submodule("cross")(h, queries)
+    after = write_of(network, "L3")(maps["L3"], h, queries)
     change = (after - maps["L3"]).flatten(1).norm(dim=1) / maps["L3"].flatten(1).norm(dim=1)
 
     def steps() -> list[CanvasStep]:

@@ -1,4 +1,4 @@
-"""v15.2: counts of the sheet, one function in three execution forms, and training's path."""
+"""v15.2: counts, one function in three execution forms, and training's path."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def counts(network: DepthModel) -> dict[str, int]:
     return dict(zip(table["component"], table["parameters"], strict=True))
 
 
-def test_counts_of_the_sheet() -> None:
+def test_counts() -> None:
     with torch.device("meta"):
         network = create_model("v15_2")
     assert counts(network) == {
@@ -98,8 +98,8 @@ def attend(stage: CrossAttention, x: Tensor, tokens: Tensor) -> Tensor:
     return x + stage.ffn(stage.norm_ffn(x))
 
 
-def sheet(path: LocalPath, maps: Maps, points: Tensor) -> Tensor:
-    """The sheet's words (v15.2 A) with `grid_sample` and `nn.MultiheadAttention`."""
+def plain(path: LocalPath, maps: Maps, points: Tensor) -> Tensor:
+    """v15.2's local path with `grid_sample` and `nn.MultiheadAttention`."""
     s8, level2 = maps["s8_L2"].chunk(2, -1)
     size = torch.tensor([SIZE[1], SIZE[0]], dtype=points.dtype)
 
@@ -124,11 +124,11 @@ def sheet(path: LocalPath, maps: Maps, points: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def test_plain_is_the_sheet(
+def test_plain_is_written_out(
     exact_network: DepthModel, images: Tensor, points: Tensor, equal: Equal
 ) -> None:
     maps, path = exact_network.maps(images.double()), local_path(exact_network)
-    expected = sheet(path, maps, points)
+    expected = plain(path, maps, points)
     assert expected.std() > 1e-3  # or the comparison would say little
     equal(path.plain(maps, points, SIZE), expected)
 
@@ -199,7 +199,7 @@ def test_folded_path_by_finite_differences() -> None:
 
 
 def test_key_biases_are_dead() -> None:
-    """A bias of all keys cancels in the softmax (audit 2.1): 128 parameters that never train."""
+    """A bias of all keys cancels in the softmax: 128 parameters that never train."""
     path = LocalPath().double()
     maps = {"s8_L2": torch.randn(1, 4, 4, 128).double(), "L1": torch.randn(1, 8, 8, 64).double()}
     points = torch.rand(1, 9, 2).double() * 15
