@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 
 class SPDError(ValueError):
@@ -31,36 +31,19 @@ class RunError(SPDError):
     """A training or evaluation run cannot start, continue or be read."""
 
 
-def did_you_mean(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
-    """A hint for an error message at a misspelt name, with a space behind it; "" without one."""
-    closest = closest_name(name, known, cutoff)
-    return f"did you mean {closest!r}? " if closest else ""
-
-
-def closest_name(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The known name most like a given one; case, dashes, dots and spaces do not count."""
-    spelt = {_plain(each): each for each in known}
-    closest = difflib.get_close_matches(_plain(name), spelt, n=1, cutoff=cutoff)
-    return spelt[closest[0]] if closest else None
-
-
-def unknown_name(
-    kind: str, name: object, known: Iterable[str], meant: Mapping[str, str] | None = None
-) -> str:
-    """An error's message about a name that is not known.
+def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+    """An error's message about a name that is not known: the closest one, or else all of them.
 
     Args:
         kind: what it should name, for instance "experiment".
-        name: as it was given.
-        known: all names of this kind. They are listed only if none of them is close.
-        meant: names of something else, each with the known name that was probably meant: for
-            instance networks, each with the experiment that trains it.
+        name: as it was given; case, dashes, dots and spaces do not count.
+        known: all names of this kind.
     """
-    known, meant = list(known), meant or {}
-    closest = closest_name(str(name), [*known, *meant])
-    if closest is None:
-        return f"unknown {kind} {name!r}; known: {', '.join(known) or 'none'}"
-    return f"unknown {kind} {name!r}; did you mean {meant.get(closest, closest)!r}?"
+    spelt = {_plain(each): each for each in known}
+    closest = difflib.get_close_matches(_plain(str(name)), spelt, n=1)
+    if closest:
+        return f"unknown {kind} {name!r}; did you mean {spelt[closest[0]]!r}?"
+    return f"unknown {kind} {name!r}; known: {', '.join(spelt.values()) or 'none'}"
 
 
 def _plain(name: str) -> str:

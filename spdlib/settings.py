@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
-from spdlib.errors import ConfigError, did_you_mean
+from spdlib.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
 
@@ -73,8 +73,7 @@ def read(kind: type[T], values: Mapping[str, Any]) -> T:
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for name in values:
         if name not in names:
-            hint = did_you_mean(name, names)
-            raise ConfigError(f"no setting {name!r} in {kind.__name__}; {hint}known: {names}")
+            raise ConfigError(unknown_name(f"setting of {kind.__name__}", name, names))
     given = {name: tuples(value) for name, value in values.items()}
     for name in names:
         part = given.get(name, {})

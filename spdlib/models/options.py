@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_t
 
 from pydantic import Field
 
-from spdlib.errors import ConfigError, did_you_mean
+from spdlib.errors import ConfigError, unknown_name
 from spdlib.settings import Settings, read
 
 Count = Annotated[int, Field(ge=1)]
@@ -30,12 +30,9 @@ def read_options(kind: type[Kind], given: Mapping[str, Any], network: str) -> Ki
         ConfigError: an option or value the network does not have; the message lists those it has.
     """
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    for name, value in given.items():
+    for name in given:
         if name not in known:
-            raise ConfigError(
-                f"{network} has no option {name!r} (given as {value!r}); "
-                f"{did_you_mean(name, known)}it takes {', '.join(known) or 'none'}"
-            )
+            raise ConfigError(unknown_name(f"option of {network}", name, known))
     try:
         return read(kind, given)
     except ConfigError as error:

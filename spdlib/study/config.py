@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 
 from spdlib.data.augment import AugmentConfig, augmentation
 from spdlib.data.samples import SampleConfig
-from spdlib.errors import ConfigError, did_you_mean
+from spdlib.errors import ConfigError, unknown_name
 from spdlib.models import ModelConfig, network_class, network_options
 from spdlib.settings import Settings, check_value, plain, read, tuples
 from spdlib.study.objectives import OBJECTIVES, TRUTH_KINDS
@@ -109,7 +109,7 @@ class ObjectiveConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss not in OBJECTIVES:
-            raise ConfigError(f"loss={self.loss!r} is unknown; choose from {list(OBJECTIVES)}")
+            raise ConfigError(unknown_name("loss", self.loss, OBJECTIVES))
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,7 @@ class RunConfig(Settings):
         nested: dict[str, Any] = {}
         for name, value in settings.items():
             if name not in SETTINGS:
-                hint = did_you_mean(name, SETTINGS)
-                raise ConfigError(f"unknown setting {name!r}; {hint}known: {sorted(SETTINGS)}")
+                raise ConfigError(unknown_name("setting", name, sorted(SETTINGS)))
             value = augment_config(AugmentConfig(), value) if name == "augment" else tuples(value)
             check_setting(name, value)
             *parts, last = SETTINGS[name].path.split(".")

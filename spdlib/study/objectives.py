@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spdlib.data.queries import lattice_truth
-from spdlib.errors import ConfigError, did_you_mean
+from spdlib.errors import ConfigError, unknown_name
 from spdlib.study.losses import LossValue, dense_auxiliary, huber_inverse_depth, silog
 
 Batch = Mapping[str, Tensor]
@@ -119,8 +119,7 @@ def create_objective(loss: str, **settings: Any) -> Objective:
         ConfigError: there is none of this name, or a setting is out of range.
     """
     if loss not in OBJECTIVES:
-        hint = did_you_mean(loss, OBJECTIVES)
-        raise ConfigError(f"no objective {loss!r}; {hint}there are {sorted(OBJECTIVES)}")
+        raise ConfigError(unknown_name("objective", loss, OBJECTIVES))
     taken = inspect.signature(OBJECTIVES[loss]).parameters
     if not any(each.kind is each.VAR_KEYWORD for each in taken.values()):
         settings = {key: value for key, value in settings.items() if key in taken}

@@ -22,7 +22,7 @@ import torch
 
 from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.disk import file_hash
-from spdlib.errors import ConfigError, did_you_mean, unknown_name
+from spdlib.errors import ConfigError, unknown_name
 from spdlib.geometry import Size
 from spdlib.models import counts, network_class, network_options
 from spdlib.settings import plain, tuples
@@ -186,10 +186,7 @@ def _sorted_out(
     """The overrides, those that are options of the network among its options."""
     known, own = SETTINGS.keys() - {"experiment", "profile"}, network_options(network).keys()
     for name in overrides.keys() - known - own:
-        raise ConfigError(
-            f"unknown setting {name!r}; {did_you_mean(name, known | own)}known: {sorted(known)}, "
-            f"and of {network}: {sorted(own)}"
-        )
+        raise ConfigError(unknown_name("setting", name, [*sorted(known), *sorted(own)]))
     given = {name: tuples(value) for name, value in overrides.items() if name in known}
     for name in given.keys() - {"augment"}:
         check_setting(name, given[name])

@@ -704,7 +704,7 @@ def test_probed_pixels_are_those_that_were_meant(rule: str, equal: Equal) -> Non
 )
 def test_options_of_other_networks_are_refused(name: str, options: dict[str, Any]) -> None:
     (option,) = options
-    with pytest.raises(ConfigError, match=f"{name} has no option '{option}'"):
+    with pytest.raises(ConfigError, match=f"unknown option of {name} '{option}'"):
         create_model(name, TINY, **options)
 
 

@@ -800,5 +800,5 @@ def test_images_too_small_for_a_level_are_refused(name: str, size: Size) -> None
 )
 def test_options_of_other_networks_are_refused(name: str, options: dict[str, Any]) -> None:
     (option,) = options
-    with pytest.raises(ConfigError, match=f"{name} has no option '{option}'"):
+    with pytest.raises(ConfigError, match=f"unknown option of {name} '{option}'"):
         create_model(name, TINY, **options)

@@ -82,7 +82,7 @@ def test_whole_numbers_are_numbers() -> None:
         ({"aux_target": "mean"}, "mean"),
         ({"input_norm": "maybe"}, "maybe"),
         ({"grid_rule": "recorded"}, "grid_rule"),
-        ({"options": {"grid_rule": "recorded"}}, "v15_2 has no option 'grid_rule'"),
+        ({"options": {"grid_rule": "recorded"}}, "unknown option of v15_2 'grid_rule'"),
         ({"options": 3}, "options=3: input should be a valid"),
     ],
 )
@@ -108,7 +108,7 @@ def test_stored_config_says_all_options() -> None:
 
 def test_stored_config_with_unknown_or_missing_fields_is_refused() -> None:
     values = resolve("v15_2", "smoke").to_dict()
-    with pytest.raises(ConfigError, match="no setting 'colour' in RunConfig"):
+    with pytest.raises(ConfigError, match="unknown setting of RunConfig 'colour'"):
         RunConfig.from_dict({**values, "colour": "blue"})
     del values["schedule"]["steps"]
     with pytest.raises(ConfigError, match=r"ScheduleConfig is incomplete: .*'steps'"):
