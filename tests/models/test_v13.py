@@ -372,7 +372,7 @@ def test_both_forms_are_the_network_written_out(
     """By default, and as recorded: with the faults that the decoder had."""
     faults = {"grid_rule": rule, "offset_code": "recorded", "token_positions": "none"}
     network = exact(name, execution=execution, **(faults if rule == "recorded" else {}))
-    unit = 1 if rule == "recorded" else 6
+    unit = 1 if rule == "recorded" else 16
     expected = plain(network, images.double(), few, rule, unit)
     assert expected.std() > 1e-3  # or the comparison would say little
     equal(network(images.double(), few).depth, expected)
