@@ -28,19 +28,32 @@ from spdlib.view.plots.style import BASELINE_GREYS, METRICS, model_name
 BASELINES = tuple(BASELINE_GREYS)
 """Names of the image-free baselines in the tables, weakest first."""
 RECORDED_NAMES = {
-    **METRICS, "train_loss": "training loss", "dense_abs_rel": "AbsRel, dense path",
-    "silog": "SILog (factor ½)", "scaled_abs_rel": "AbsRel after scaling by s*",
-    "abs_rel_0_2m": "AbsRel, 0–2 m", "abs_rel_2_5m": "AbsRel, 2–5 m",
-    "abs_rel_5_10m": "AbsRel, 5–10 m", "pred_min": "smallest prediction [m]",
-    "pred_max": "largest prediction [m]", "gt_min": "smallest truth [m]",
-    "gt_max": "largest truth [m]", "scale_gap": "scale gap [%]", "log_std": "deviation of ln p",
-}  # fmt: skip
+    **METRICS,
+    "train_loss": "training loss",
+    "dense_abs_rel": "AbsRel, dense path",
+    "silog": "SILog (factor ½)",
+    "scaled_abs_rel": "AbsRel after scaling by s*",
+    "abs_rel_0_2m": "AbsRel, 0–2 m",
+    "abs_rel_2_5m": "AbsRel, 2–5 m",
+    "abs_rel_5_10m": "AbsRel, 5–10 m",
+    "pred_min": "smallest prediction [m]",
+    "pred_max": "largest prediction [m]",
+    "gt_min": "smallest truth [m]",
+    "gt_max": "largest truth [m]",
+    "scale_gap": "scale gap [%]",
+    "log_std": "deviation of ln p",
+}
 """Scores of the log and their names for people."""
 LOGGED = {
-    "abs_rel": "AbsRel by epoch", "delta1": "δ1 by epoch", "s_star": "s* by epoch",
-    "pred_max": "largest prediction [m]", "unique_l3": "cells of L3 routed to",
-}  # fmt: skip
+    "abs_rel": "AbsRel by epoch",
+    "delta1": "δ1 by epoch",
+    "s_star": "s* by epoch",
+    "pred_max": "largest prediction [m]",
+    "unique_l3": "cells of L3 routed to",
+}
 """Scores by epoch that `log_table` shows."""
+CHANGES = ("flip_p", "rotate_p", "gamma", "brightness", "channel_gain", "contrast", "saturation")
+"""Settings of an augmentation that `log_table` shows."""
 NO_INTERVAL = "no interval"
 """Stands for a verdict where frames were not scored one by one, so that there is none."""
 SHORT_EVALUATIONS, SHORT_EPOCHS = 4, 4.0
@@ -148,28 +161,26 @@ def improvements(metrics: pd.DataFrame, frames: pd.DataFrame, model: str) -> pd.
     for (name, protocol, sites), mine in scores.items():
         for baseline in BASELINES:
             if name == model and (baseline, protocol, sites) in scores:
-                pair = mine, scores[baseline, protocol, sites]
-                interval = _interval(frames, model, baseline, protocol, sites, pair)
-                gain = 100 * (1 - pair[0] / pair[1])
-                rows.append((baseline, protocol, sites, *pair, gain, *interval))
-    columns = ["baseline", "protocol", "sites", "score", "baseline_score", "improvement", "low",
-               "high", "verdict"]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+                where = {"baseline": baseline, "protocol": protocol, "sites": sites}
+                theirs = scores[baseline, protocol, sites]
+                pair = {"score": mine, "baseline_score": theirs}
+                gain = {"improvement": 100 * (1 - mine / theirs)}
+                rows.append(where | pair | gain | _interval(frames, model, where, theirs))
+    columns = ["baseline", "protocol", "sites", "score", "baseline_score", "improvement"]
+    return pd.DataFrame(rows, columns=[*columns, "low", "high", "verdict"])
 
 
 def _interval(
-    frames: pd.DataFrame,
-    model: str,
-    baseline: str,
-    protocol: str,
-    sites: str,
-    pair: tuple[float, float],
-) -> tuple[float, float, str]:
+    frames: pd.DataFrame, model: str, where: Mapping[str, str], score: float
+) -> dict[str, Any]:
+    """Ends of an improvement's interval in percent of the baseline's score, and the verdict."""
+    baseline, protocol, sites = where.values()
     scored = frames[(frames["protocol"] == protocol) & (frames["sites"] == sites)]
     if not {model, baseline} <= set(scored["model"]):
-        return math.nan, math.nan, NO_INTERVAL
+        return {"low": math.nan, "high": math.nan, "verdict": NO_INTERVAL}
     found = compare_frames(frames, model, baseline, protocol, sites=sites)
-    return -100 * found.high / pair[1], -100 * found.low / pair[1], found.verdict
+    low, high = -100 * found.high / score, -100 * found.low / score
+    return {"low": low, "high": high, "verdict": found.verdict}
 
 
 def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
@@ -248,11 +259,8 @@ def _logged(name: str) -> pd.Series:
 def _changes(augment: AugmentConfig) -> list[str]:
     """What an augmentation changes, in words."""
     plain = AugmentConfig()
-    names = {
-        "flip_p": "flip", "rotate_p": "rotation", "gamma": "gamma", "brightness": "brightness",
-        "channel_gain": "channels", "contrast": "contrast", "saturation": "saturation",
-    }  # fmt: skip
-    return [said for name, said in names.items() if getattr(augment, name) != getattr(plain, name)]
+    changed = [name for name in CHANGES if getattr(augment, name) != getattr(plain, name)]
+    return [name.removesuffix("_p").replace("_", " ") for name in changed]
 
 
 def settings_of(**parameters: Any) -> dict[str, Any]:

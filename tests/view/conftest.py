@@ -10,8 +10,7 @@ from spdlib.study.comparison import Measured, compare_tables
 from spdlib.study.profiles import resolve
 
 MODELS = {"v15_2": 0.2, "constant": 0.4, "pixel_map": 0.3}
-PROTOCOLS = [("eigen/exact", "points"), ("eigen/exact", "dense"), ("recorded/exact", "points"),
-             ("recorded/exact", "dense")]  # fmt: skip
+PROTOCOLS = [(p, s) for p in ("eigen/exact", "recorded/exact") for s in ("points", "dense")]
 METRICS = ("abs_rel", "rmse", "delta1", "s_star", "scaled_abs_rel", "silog")
 
 

@@ -15,9 +15,14 @@ from spdlib.study.runs import Run
 from spdlib.view import report
 
 SCORES = {
-    "nonfinite": 0.0, "s_star": 1.5, "scale_gap": 30.0, "pred_cv": 0.4, "gt_cv": 0.5,
-    "intra_std_min": 0.2, "log_std": 0.5,
-}  # fmt: skip
+    "nonfinite": 0.0,
+    "s_star": 1.5,
+    "scale_gap": 30.0,
+    "pred_cv": 0.4,
+    "gt_cv": 0.5,
+    "intra_std_min": 0.2,
+    "log_std": 0.5,
+}
 
 
 @pytest.fixture
@@ -124,8 +129,10 @@ def test_a_falling_curve_asks_for_a_longer_run(table: pd.DataFrame, history: pd.
 def test_the_quoted_epoch_of_the_record_stands_beside_ours(compared: pd.DataFrame) -> None:
     table = report.beside_recorded(compared)
     assert list(table.columns) == [
-        "score", "v15_2, this run (recorded/exact)", "v15_1, exp13, epoch 6 (recorded)",
-    ]  # fmt: skip
+        "score",
+        "v15_2, this run (recorded/exact)",
+        "v15_1, exp13, epoch 6 (recorded)",
+    ]
     rows = {name: pair for name, *pair in table.itertuples(index=False)}
     assert rows["AbsRel"] == [0.2, 0.115]
     assert rows["AbsRel, dense path"] == [0.2, 0.108]
