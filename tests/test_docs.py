@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +69,18 @@ def test_readme_answers_a_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     names: dict[str, object] = {}
     exec(blocks("README.md")[0], names)
     assert np.shape(names["depth"]) == (2,)
+
+
+def test_the_examples_of_extending_run(tmp_path: Path) -> None:
+    """One after the other, in a process of its own, for they register parts by name."""
+    (tmp_path / "page.py").write_text("\n\n".join(blocks("docs/extending.md")))
+    paths = [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    subprocess.run(
+        [sys.executable, "page.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        check=True,
+    )
 
 
 def test_networks_page_names_what_the_code_has() -> None:
