@@ -191,7 +191,9 @@ def test_recorded_scores_of_frames_average_to_the_pooled_score(result: Evaluatio
 
 def test_pooled_eigen_scores_are_clamped(model: DepthModel, held_out: Frames) -> None:
     far = {"exact": {"far": constant(1000.0), "near": constant(1e-6)}}
-    result = evaluate(model, held_out, baselines=far, k_sweep=False, dense=False, progress=False)
+    result = evaluate(
+        model, held_out, baselines=far, k_sweep=False, dense=False, inside=False, progress=False
+    )
     assert result.value("far", "eigen/exact", "pred_max") == 10
     assert result.value("near", "eigen/exact", "pred_min") == pytest.approx(1e-3)
     median = result.value("far", "eigen/exact", "gt_median")
@@ -284,7 +286,9 @@ def test_a_failed_evaluation_leaves_the_training_mode(rooms: Frames, small: RunC
 
     model = build_model(small, rooms).train()
     with pytest.raises(DataError, match="broken"):
-        evaluate(model, Broken(rooms, [0, 1]), dense=False, k_sweep=False, progress=False)
+        evaluate(
+            model, Broken(rooms, [0, 1]), dense=False, k_sweep=False, inside=False, progress=False
+        )
     assert model.training
 
 
@@ -347,7 +351,9 @@ def test_baselines_are_fitted_to_the_truth_that_they_are_scored_against(
 ) -> None:
     fitted = fit_image_free(TwoTruths(rooms))
     swapped = {"inpainted": fitted["raw"], "raw": fitted["inpainted"]}
-    score = partial(evaluate, model, TwoTruths(held_out), k_sweep=False, progress=False)
+    score = partial(
+        evaluate, model, TwoTruths(held_out), k_sweep=False, inside=False, progress=False
+    )
     both, crossed = score(baselines=fitted), score(baselines=swapped, dense=False)
     alone = score(baselines=fitted, truths=["raw"], dense=False)
     for truth in ("inpainted", "raw"):
@@ -366,7 +372,9 @@ def test_baselines_are_fitted_to_the_truth_that_they_are_scored_against(
 
 
 def test_all_truths_of_the_frames_are_scored_by_name(model: DepthModel, held_out: Frames) -> None:
-    result = evaluate(model, TwoTruths(held_out), k_sweep=False, dense=False, progress=False)
+    result = evaluate(
+        model, TwoTruths(held_out), k_sweep=False, dense=False, inside=False, progress=False
+    )
     protocols = {f"{p}/{t}" for p in ("eigen", "recorded") for t in ("inpainted", "raw")}
     assert set(result.notes) == set(result.metrics["protocol"]) == protocols
     assert result.k_sweep.empty
