@@ -155,7 +155,7 @@ class Pair:
         scenes = {}
         for form in EXECUTIONS:
             own = deepcopy(model).to(device).eval()
-            own.execution = form
+            own.execution, own.trained = form, "not: its speed is measured"
             scenes[form] = own.encode(image)
         return cls(subject, image, scenes)
 

@@ -61,4 +61,4 @@ if not TYPE_CHECKING:  # a type checker reads the imports above, and refuses unk
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, *_MODULES})
+    return sorted({*globals(), *__all__})

@@ -123,9 +123,13 @@ def test_every_command_has_arguments_and_work(name: str) -> None:
         (["xyz"], "error: unknown command 'xyz'; known: data, train"),
         (["bench", "decodee"], "error: unknown benchmark 'decodee'; did you mean 'decode'?"),
         (["bench", "zzz"], "error: unknown benchmark 'zzz'; known: "),
+        (["train", "v15.2"], "error: unknown experiment 'v15.2'; did you mean 'v15_2'?"),
+        (["train", "v14_dual"], "error: 'v14_dual' is a network; experiments that train it: exp08"),
+        (["train", "v15_2", "--profile", "Smok"], "error: unknown profile 'Smok'; did you mean"),
+        (["train", "v15_2", "--set", "stepz=1"], "error: unknown setting 'stepz'; did you mean"),
     ],
 )
-def test_a_misspelt_command_gets_one_line(
+def test_a_misspelt_name_gets_one_line(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2

@@ -449,7 +449,7 @@ def bad_points() -> dict[str, tuple[Any, str]]:
     return {
         "none": ([], "no points were asked"),
         "none of an array": (np.zeros((0, 2)), "no points were asked"),
-        "one flat point": ([3.0, 4.0], r"got shape \[2\]"),
+        "a flat list": ([3.0, 4.0, 5.0, 6.0], r"got shape \[4\]"),
         "three coordinates": ([[1.0, 2.0, 3.0]], r"got shape \[1, 3\]"),
         "four dimensions": (torch.zeros(1, 1, 1, 2), r"got shape \[1, 1, 1, 2\]"),
         "ragged": ([[1.0, 2.0], [3.0]], "points are numbers"),

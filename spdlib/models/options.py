@@ -30,9 +30,8 @@ def read_options(kind: type[Kind], given: Mapping[str, Any], network: str) -> Ki
         ConfigError: an option or value the network does not have; the message lists those it has.
     """
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
-    for name in given:
-        if name not in known:
-            raise ConfigError(unknown_name(f"option of {network}", name, known))
+    for name in given.keys() - set(known):
+        raise ConfigError(unknown_name(f"option of {network}", name, known))
     try:
         return read(kind, given)
     except ConfigError as error:

@@ -75,9 +75,7 @@ class SamplingConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.supervision not in TRUTH_KINDS:
-            raise ConfigError(
-                f"supervision={self.supervision!r} is unknown; choose from {list(TRUTH_KINDS)}"
-            )
+            raise ConfigError(unknown_name("supervision", self.supervision, TRUTH_KINDS))
         if self.at_points != (self.points > 0):
             raise ConfigError(
                 f"supervision={self.supervision!r} contradicts points={self.points}: "
@@ -109,7 +107,7 @@ class ObjectiveConfig(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.loss not in OBJECTIVES:
-            raise ConfigError(unknown_name("loss", self.loss, OBJECTIVES))
+            raise ConfigError(unknown_name("objective", self.loss, OBJECTIVES))
 
 
 @dataclass(frozen=True)

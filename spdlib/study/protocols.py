@@ -28,7 +28,7 @@ from spdlib.data.queries import (
     recorded_points,
     seeded_generator,
 )
-from spdlib.errors import ConfigError
+from spdlib.errors import ConfigError, unknown_name
 from spdlib.geometry import Camera, Size
 from spdlib.scene import GROUP
 from spdlib.study.metrics import Accumulator, EigenMetrics, RecordedMetrics
@@ -133,7 +133,7 @@ def protocol(name: str) -> Callable[[AnyProtocol], AnyProtocol]:
 def protocol_class(name: str) -> type[Protocol]:
     """The protocol of that name; ConfigError lists the names if there is none."""
     if name not in PROTOCOLS:
-        raise ConfigError(f"no protocol {name!r}; choose from {sorted(PROTOCOLS)}")
+        raise ConfigError(unknown_name("protocol", name, PROTOCOLS))
     return PROTOCOLS[name]
 
 

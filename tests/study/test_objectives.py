@@ -146,7 +146,7 @@ def test_each_kind_of_truth_says_what_it_reads(small: RunConfig) -> None:
 
 
 def test_an_unknown_objective_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"no objective 'silgo'; did you mean 'silog'\?"):
+    with pytest.raises(ConfigError, match=r"unknown objective 'silgo'; did you mean 'silog'\?"):
         create_objective("silgo")
 
 

@@ -119,11 +119,12 @@ class State:
     @property
     def scored(self) -> DepthModel:
         """The network that is evaluated and kept: averaged weights if they are asked for."""
-        if self.averaged is None:
-            return self.model
-        for mine, theirs in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
-            mine.copy_(theirs)
-        return self.averaged
+        network = self.averaged or self.model
+        if self.averaged is not None:
+            for mine, theirs in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
+                mine.copy_(theirs)
+        network.trained = f"{self.config.experiment}, {self.counters.step:,} steps"
+        return network
 
     def set_rates(self) -> None:
         """Set the learning rates of the next step."""
