@@ -2,7 +2,7 @@
 
 A run's history gives its scores epoch by epoch, at the eigen points of its selection frames: here
 test frames choose nothing. Its evaluation gives those of the kept weights on the test frames under
-the recorded protocol (evaluation_and_diagnostics.md 8). No verdict is written down anywhere: what
+the recorded protocol. No verdict is written down anywhere: what
 recorded.csv says of an experiment is held against the run's config and record.
 """
 

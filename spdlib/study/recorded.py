@@ -3,9 +3,8 @@
 Columns: experiment ("exp01" ... "exp13", "setup" for all of the first ten, "distill_v1"), epoch
 (empty where a row holds for the whole experiment or the epoch is not on record), metric (the names
 of `metrics` and of `RunConfig`, shares as fractions), value, text (a word, or the figure as printed
-where that says more) and source (document:line in the design material, 000 to 004 by its first
-digits). `claimed_` marks figures of the log that decisions 10 refutes; those of its sheets stand
-beside them.
+where that says more) and source (where the figure was noted: document:line of the unpublished log).
+`claimed_` marks figures of the log that cannot be; what its other pages say stands beside them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stopped and killed runs continue bit for bit (decisions 9)."""
+"""Stopped and killed runs continue bit for bit."""
 
 from __future__ import annotations
 
