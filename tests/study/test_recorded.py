@@ -12,7 +12,7 @@ import pytest
 from spdlib.errors import ConfigError, DataError
 from spdlib.study import recorded as module
 from spdlib.study.comparison import _word
-from spdlib.study.experiments import EXP13
+from spdlib.study.experiments import EXPERIMENTS
 from spdlib.study.recorded import (
     FACTS,
     SCORES,
@@ -24,7 +24,7 @@ from spdlib.study.recorded import (
 
 SHARES = {"delta1", "delta2", "delta3"}
 SOURCE = re.compile(
-    r"(000|004|v13\.md|v13_1\.md|v14\.md|v15\.md|evaluation_and_diagnostics\.md"
+    r"(00[0-4]|v13\.md|v13_1\.md|v14\.md|v15\.md|evaluation_and_diagnostics\.md"
     r"|suspected_faults\.md):\d+"
 )
 
@@ -133,9 +133,12 @@ def test_facts_are_numbers_or_words() -> None:
 
 def test_the_package_and_the_record_agree_on_exp13() -> None:
     facts = recorded_facts("exp13")
-    shared = [name for name in facts if name in EXP13]
+    record = EXPERIMENTS["v15_2"].record
+    assert record is not None
+    recorded_as = record.settings()
+    shared = [name for name in facts if name in recorded_as]
     assert len(shared) > 12
-    assert {n: _word(EXP13[n]) for n in shared} == {n: _word(facts[n]) for n in shared}
+    assert {n: _word(recorded_as[n]) for n in shared} == {n: _word(facts[n]) for n in shared}
 
 
 def test_an_unknown_experiment_is_told_the_known_ones() -> None:

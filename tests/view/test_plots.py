@@ -19,7 +19,7 @@ import spdlib
 from spdlib.errors import RunError
 from spdlib.study.comparison import Measured, compare_tables
 from spdlib.view import plots
-from spdlib.view.diagram import level_shapes, network_diagram
+from spdlib.view.diagram import network_diagram
 from spdlib.view.plots.style import model_colours
 
 
@@ -269,19 +269,21 @@ def model() -> spdlib.models.DepthModel:
     return spdlib.create_model("v15_2", encoder="mobilenetv2_035", image_size=(64, 96))
 
 
-def test_the_diagram_reads_sizes_and_counts_from_the_model(model: spdlib.models.V152) -> None:
-    shapes = level_shapes(model, (64, 96))
-    assert [shapes[f"L{i}"] for i in (1, 2, 3)] == [(64, 16, 24), (64, 8, 12), (64, 4, 6)]
-    assert (shapes["L4"], shapes["s8"]) == ((64, 2, 3), (64, 8, 12))
+def map_shapes(model: spdlib.models.DepthModel, size: tuple[int, int]) -> dict[str, Any]:
+    return {name: shape for stage in model.stages(size) for name, shape in stage.maps.items()}
+
+
+def test_the_diagram_reads_sizes_and_counts_from_the_model(model: spdlib.models.DepthModel) -> None:
+    assert map_shapes(model, (64, 96)) == {"s8_L2": (128, 8, 12), "L1": (64, 16, 24)}
     said = "\n".join(words(network_diagram(model)))
     table = model.parameter_table().set_index("component")["parameters"]
-    for component in ("encoder", "neck", "global_path", "local_path", "total"):
+    for component in ("encoder", "neck", "global_path", "total"):
         assert f"{table[component]:,}" in said
     assert "64 × 16 × 24" in said
 
 
-def test_the_diagram_pads_as_encode_does(model: spdlib.models.V152) -> None:
-    assert level_shapes(model, (60, 90)) == level_shapes(model, (64, 96))
+def test_the_diagram_pads_as_encode_does(model: spdlib.models.DepthModel) -> None:
+    assert map_shapes(model, (60, 90)) == map_shapes(model, (64, 96))
 
 
 def test_figures_change_no_settings_and_stay_out_of_pyplot(history: pd.DataFrame) -> None:

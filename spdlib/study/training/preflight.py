@@ -204,6 +204,8 @@ def _prediction_rows(
     asked = points.to(model.device, model.dtype)
     with evaluating(model):
         first = model(model.pad(images), asked).depth.cpu()
+        # the network alone is told that it trains, for its auxiliary maps; its parts are not
+        model.training = True
         start = objective(model, prepared(samples, model, objective))
     low, middle, high = (float(x) for x in (first.min(), first.median(), first.max()))
     inside = math.isfinite(low + high) and PREDICTION[0] <= middle <= PREDICTION[1]
