@@ -198,7 +198,8 @@ def test_options_of_the_network_are_settings_by_their_own_names() -> None:
     assert kept["msda_init"] == "directional"
     with pytest.raises(ConfigError, match="canvas_write"):
         resolve("v15_2", "demo", canvas_write="sum")
-    with pytest.raises(ConfigError, match="v14_dual option msda_init='wild': input should be 'directional' or 'default'"):
+    allowed = "msda_init='wild': input should be 'directional' or 'default'"
+    with pytest.raises(ConfigError, match=allowed):
         resolve("exp08", "demo", msda_init="wild")
 
 
