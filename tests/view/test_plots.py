@@ -269,7 +269,9 @@ def model() -> spdlib.models.DepthModel:
     return spdlib.create_model("v15_2", encoder="mobilenetv2_035", image_size=(64, 96))
 
 
-def map_shapes(model: spdlib.models.DepthModel, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+def map_shapes(
+    model: spdlib.models.DepthModel, size: tuple[int, int]
+) -> dict[str, tuple[int, ...]]:
     return {name: shape for stage in model.stages(size) for name, shape in stage.maps.items()}
 
 
