@@ -33,28 +33,21 @@ def check(settings: Any) -> None:
     Raises:
         ConfigError: names the first value that does not fit, and what would.
     """
-    for field in fields(settings):
-        check_value(type(settings), field.name, getattr(settings, field.name))
+    for name, adapter in _adapters(type(settings)).items():
+        value = getattr(settings, name)
+        try:
+            adapter.validate_python(value, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]  # of `str | None`, that about str
+            where = "".join(f"item {i}: " for i in first["loc"] if isinstance(i, int))
+            reason = f"{where}{first['msg'][0].lower()}{first['msg'][1:]}"
+            raise ConfigError(f"{name}={value!r}: {reason}") from None
 
 
-def check_value(kind: type, name: str, value: Any, known_as: str = "") -> None:
-    """Compare a value with the annotation of the field `name` of the dataclass `kind`.
-
-    Args:
-        kind: a dataclass.
-        name: of its field.
-        value: that the field shall have.
-        known_as: what the message calls the field; its name by default.
-
-    Raises:
-        ConfigError: it does not fit.
-    """
-    try:
-        _adapters(kind)[name].validate_python(value, strict=True)
-    except ValidationError as error:
-        reason = error.errors(include_url=False)[0]["msg"]  # of `str | None`, the one about str
-        told = f"{known_as or name}={value!r}: {reason[0].lower()}{reason[1:]}"
-        raise ConfigError(told) from None
+def require(condition: bool, message: str) -> None:
+    """ConfigError with this message unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
 
 
 @functools.cache

@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from spdlib.faults import FAULTS, recorded_values, table
 from spdlib.models import list_models, network_class, words
 from spdlib.models.encoders import INPUT_NORMS
-from spdlib.study.config import SETTINGS
+from spdlib.study.config import DataConfig, ObjectiveConfig
 from spdlib.view.workbook import notebook_parameters
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -186,8 +186,8 @@ def test_every_fault_that_is_cited_is_explained() -> None:
 
 def test_faults_are_off_by_default_and_switched_on_as_described() -> None:
     allowed: dict[str, tuple[str, ...]] = {"input_norm": INPUT_NORMS}
-    for name in ("aux_target", "train_subset", "validation"):
-        allowed |= words(SETTINGS[name].kind)
+    for kind in (DataConfig, ObjectiveConfig):
+        allowed |= words(kind)
     for name in list_models():
         allowed |= words(network_class(name).Options)
     for fault in FAULTS:

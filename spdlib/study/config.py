@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
@@ -14,7 +14,7 @@ from spdlib.data.augment import AugmentConfig, augmentation
 from spdlib.data.samples import SampleConfig
 from spdlib.errors import ConfigError, unknown_name
 from spdlib.models import ModelConfig, network_class, network_options
-from spdlib.settings import Settings, check_value, plain, read, tuples
+from spdlib.settings import Settings, check, plain, read, require
 from spdlib.study.objectives import OBJECTIVES, TRUTH_KINDS
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -43,17 +43,17 @@ class DataConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.train_subset != "all" and self.source != "nyu_full":
-            raise ConfigError(
-                f"train_subset={self.train_subset!r} is a part of 'nyu_full'; "
-                f"data={self.source!r} has no shards: keep 'all'"
-            )
         rooms = (self.train_frames, self.selection_frames, self.test_frames)
-        if (self.source == "rooms") != (min(rooms) > 0):
-            raise ConfigError(
-                f"data={self.source!r} contradicts the frame counts {rooms}: "
-                "rooms need all three, stored frames none (set them to 0)"
-            )
+        require(
+            self.train_subset == "all" or self.source == "nyu_full",
+            f"train_subset={self.train_subset!r} is a part of 'nyu_full'; data={self.source!r} has "
+            "no shards: keep 'all'",
+        )
+        require(
+            (self.source == "rooms") == (min(rooms) > 0),
+            f"data={self.source!r} contradicts the frame counts {rooms}: rooms need all three, "
+            "stored frames none (set them to 0)",
+        )
 
 
 @dataclass(frozen=True)
@@ -76,13 +76,15 @@ class SamplingConfig(Settings):
         super().__post_init__()
         if self.supervision not in TRUTH_KINDS:
             raise ConfigError(unknown_name("supervision", self.supervision, TRUTH_KINDS))
-        if self.at_points != (self.points > 0):
-            raise ConfigError(
-                f"supervision={self.supervision!r} contradicts points={self.points}: "
-                "give points > 0 with truth at points and points=0 otherwise"
-            )
-        if self.sampling != "uniform" and not self.at_points:
-            raise ConfigError(f"sampling={self.sampling!r} needs supervision='points'")
+        require(
+            self.at_points == (self.points > 0),
+            f"supervision={self.supervision!r} contradicts points={self.points}: give points > 0 "
+            "with truth at points and points=0 otherwise",
+        )
+        require(
+            self.at_points or self.sampling == "uniform",
+            f"sampling={self.sampling!r} needs supervision='points'",
+        )
 
     @property
     def at_points(self) -> bool:
@@ -144,15 +146,15 @@ class ScheduleConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.warmup_steps >= self.steps:
-            raise ConfigError(
-                f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; lower it"
-            )
-        if 0 < self.cosine_steps < self.steps:
-            raise ConfigError(
-                f"cosine_steps={self.cosine_steps} would end before steps={self.steps}; "
-                "give as many or more, or 0"
-            )
+        require(
+            self.warmup_steps < self.steps,
+            f"warmup_steps={self.warmup_steps} leaves nothing of steps={self.steps}; lower it",
+        )
+        require(
+            self.cosine_steps == 0 or self.cosine_steps >= self.steps,
+            f"cosine_steps={self.cosine_steps} would end before steps={self.steps}; give as many "
+            "or more, or 0",
+        )
 
 
 @dataclass(frozen=True)
@@ -185,19 +187,19 @@ class RunConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        options = network_options(self.model.network, self.model.options)
+        check(self.model)
+        name, supervision = self.model.network, self.sampling.supervision
+        options = network_options(name, self.model.options)
         object.__setattr__(self, "model", replace(self.model, options=options))
-        network = network_class(self.model.network)
-        if not self.sampling.at_points and not network.has_dense:
-            raise ConfigError(
-                f"supervision={self.sampling.supervision!r} but {self.model.network} has no dense "
-                "path; it learns from 'points'"
-            )
-        if self.objective.auxiliary_weight and not network.has_auxiliary:
-            raise ConfigError(
-                f"auxiliary_weight={self.objective.auxiliary_weight} but {self.model.network} has "
-                "no auxiliary maps; set it to 0"
-            )
+        network, weight = network_class(name), self.objective.auxiliary_weight
+        require(
+            self.sampling.at_points or network.has_dense,
+            f"supervision={supervision!r} but {name} has no dense path; it learns from 'points'",
+        )
+        require(
+            weight == 0 or network.has_auxiliary,
+            f"auxiliary_weight={weight} but {name} has no auxiliary maps; set it to 0",
+        )
 
     @classmethod
     def of(cls, settings: Mapping[str, Any]) -> RunConfig:
@@ -210,9 +212,7 @@ class RunConfig(Settings):
         for name, value in settings.items():
             if name not in SETTINGS:
                 raise ConfigError(unknown_name("setting", name, sorted(SETTINGS)))
-            value = augment_config(AugmentConfig(), value) if name == "augment" else tuples(value)
-            check_setting(name, value)
-            *parts, last = SETTINGS[name].path.split(".")
+            *parts, last = SETTINGS[name].split(".")
             place = nested
             for part in parts:
                 place = place.setdefault(part, {})
@@ -238,7 +238,7 @@ class RunConfig(Settings):
 
     def settings(self) -> dict[str, Any]:
         """Every setting by its own name, whatever its part."""
-        return {name: attrgetter(found.path)(self) for name, found in SETTINGS.items()}
+        return {name: attrgetter(path)(self) for name, path in SETTINGS.items()}
 
     def but(self, **changes: Any) -> RunConfig:
         """The same with some settings, given by their own names, changed."""
@@ -246,14 +246,11 @@ class RunConfig(Settings):
 
     def sample_config(self) -> SampleConfig:
         """What one training sample holds."""
+        sampling = self.sampling
+        names = [each.name for each in fields(sampling) if each.name != "supervision"]
+        chosen = {name: getattr(sampling, name) for name in names}
         return SampleConfig(
-            image_size=self.model.image_size,
-            points=self.sampling.points,
-            seed=self.seed,
-            augment=self.sampling.augment,
-            sampling=self.sampling.sampling,
-            jitter=self.sampling.jitter,
-            truth=self.data.truth,
+            image_size=self.model.image_size, seed=self.seed, truth=self.data.truth, **chosen
         )
 
     @property
@@ -271,37 +268,19 @@ OTHER_NAMES = {
 """Settings whose own name would say nothing outside their part."""
 
 
-class Setting(NamedTuple):
-    """Where a setting is declared, and where it lies in a config."""
-
-    kind: type
-    field: str
-    path: str
-
-
-def _declared(kind: type, prefix: str = "") -> dict[str, Setting]:
-    """Every setting by its own name; an augmentation is one setting."""
-    found: dict[str, Setting] = {}
+def _paths(kind: type, prefix: str = "") -> dict[str, str]:
+    """Where every setting lies, by its own name; an augmentation is one setting."""
+    paths: dict[str, str] = {}
     for name, hint in get_type_hints(kind).items():
         path = f"{prefix}{name}"
         if is_dataclass(hint) and hint is not AugmentConfig:
-            found |= _declared(hint, f"{path}.")  # type: ignore[arg-type]
+            paths |= _paths(hint, f"{path}.")  # type: ignore[arg-type]
         else:
-            found[OTHER_NAMES.get(path, name)] = Setting(kind, name, path)
-    return found
+            paths[OTHER_NAMES.get(path, name)] = path
+    return paths
 
 
-SETTINGS: Mapping[str, Setting] = _declared(RunConfig)
-
-
-def check_setting(name: str, value: Any) -> None:
-    """Compare a value with what is declared for the setting of this name.
-
-    Raises:
-        ConfigError: it does not fit.
-    """
-    found = SETTINGS[name]
-    check_value(found.kind, found.field, value, known_as=name)
+SETTINGS: Mapping[str, str] = _paths(RunConfig)
 
 
 def _today(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,4 +301,4 @@ def augment_config(
         return changes
     if isinstance(changes, str):
         return augmentation(changes)
-    return read(AugmentConfig, {**asdict(base), **tuples(dict(changes))})
+    return read(AugmentConfig, {**asdict(base), **changes})

@@ -7,17 +7,17 @@ trained; `v15_2` takes the settings of the last run on record, experiment 13 of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.errors import ConfigError, unknown_name
-from spdlib.faults import recorded_values
+from spdlib.faults import FAULTS, recorded_values
 from spdlib.models import CONVNEXT_V2_TINY, list_models, network_class
 from spdlib.models.encoders import IMAGENET_MEAN, IMAGENET_STD
-from spdlib.study.config import RunConfig
+from spdlib.study.config import SETTINGS, RunConfig
 
 Recipe = Mapping[str, Any]
 """Settings of a run by their own names, such as steps=500; what it leaves out keeps its default."""
@@ -26,15 +26,8 @@ SHARD = 4133
 """Frames of the first shard, the whole training set of experiments 1 to 10 (F2)."""
 
 
-@dataclass(frozen=True)
-class Departure:
-    """A difference from the record that no setting undoes.
-
-    Attributes:
-        field: what differs.
-        recorded: how it was on record.
-        used: how it is done here.
-    """
+class Departure(NamedTuple):
+    """A difference from the record that no setting undoes: what, how it was, how it is here."""
 
     field: str
     recorded: str
@@ -43,24 +36,18 @@ class Departure:
 
 @dataclass(frozen=True)
 class Experiment:
-    """What an experiment is, independent of the machine it runs on.
-
-    Attributes:
-        name: key in `EXPERIMENTS`.
-        title: one line for people.
-        recipe: how it is run with the `paper` profile.
-        recorded: the recipe on record, which differs from `recipe` where something is put right;
-            None if there is no record to depart from.
-        departures: other differences from the record.
-        small: what profiles for small machines change for it, by the profile's name.
-    """
+    """What an experiment is, independent of the machine it runs on."""
 
     name: str
     title: str
     recipe: Recipe
+    """How it is run with the `paper` profile."""
     recorded: Recipe | None = None
+    """The recipe on record; None if there is no record to depart from."""
     departures: tuple[Departure, ...] = ()
+    """Differences from the record besides those of the two recipes."""
     small: Mapping[str, Recipe] = field(default_factory=dict)
+    """What profiles for small machines change for it, by the profile's name."""
 
     @property
     def network(self) -> str:
@@ -70,139 +57,92 @@ class Experiment:
     @property
     def record(self) -> RunConfig | None:
         """The recipe on record with all its defaults."""
-        if self.recorded is None:
-            return None
-        return RunConfig.of({"experiment": self.name, "profile": "paper", **self.recorded})
+        named = {"experiment": self.name, "profile": "paper"}
+        return None if self.recorded is None else RunConfig.of({**named, **self.recorded})
 
-    def but(
-        self, name: str, title: str, departures: Iterable[Departure] = (), **changes: Any
-    ) -> Experiment:
+    def but(self, name: str, title: str, *departures: Departure, **changes: Any) -> Experiment:
         """The next experiment of the log: this one with changes."""
-        recipe = MappingProxyType({**self.recipe, **changes})
-        return replace(
-            self,
-            name=name,
-            title=title,
-            recipe=recipe,
-            recorded=recipe,
-            departures=tuple(departures) or self.departures,
-        )
+        recipe, said = {**self.recipe, **changes}, departures or self.departures
+        return Experiment(name, title, recipe, recipe, said, self.small)
 
     def corrected(self) -> Experiment:
         """The same with every named fault off."""
-        return replace(
-            self,
-            name=f"{self.name}_corrected",
-            title=f"{self.title}; put right",
-            recipe=put_right(self.recipe),
-        )
+        name, title = f"{self.name}_corrected", f"{self.title}; put right"
+        return replace(self, name=name, title=title, recipe=put_right(self.recipe))
 
 
 def put_right(recipe: Recipe) -> Recipe:
     """A recipe with every named fault off."""
-    right = dict(
-        options={},
-        input_norm="weights",
-        aux_target="masked",
-        validation="aspect",
-        focal_mismatch=False,
-        train_subset="all",
-        augment=replace(recipe["augment"], crop="fit"),
-    )
-    return MappingProxyType({**recipe, **right})
+    off = {fault.option: fault.off for fault in FAULTS if fault.option in SETTINGS}
+    views = dict(focal_mismatch=False, augment=replace(recipe["augment"], crop="fit"))
+    return {**recipe, **off, **views, "options": {}}
 
 
-SCHEDULE = Departure("schedule", "the cosine moves once an epoch", "the cosine moves every step")
-SELECTION = Departure(
-    "selection", "best epoch on the 654 test frames", "best weights on selection frames"
+COMMON = (
+    Departure("schedule", "the cosine moves once an epoch", "the cosine moves every step"),
+    Departure("selection", "best epoch on the 654 test frames", "best weights on selection frames"),
+    Departure(
+        "last batch of an epoch",
+        "incomplete: 517 steps of 8 in the shard's 4,133 frames",
+        "left out: 516 steps, so that as many steps are a little more than as many epochs",
+    ),
 )
-LAST_BATCH = Departure(
-    "last batch of an epoch",
-    "incomplete: 517 steps of 8 in the shard's 4,133 frames",
-    "left out: 516 steps, so that as many steps are a little more than as many epochs",
-)
-RESIZING = Departure("resizing of images", "bicubic (PIL)", "bilinear, antialiased")
-COMMON = (SCHEDULE, SELECTION, LAST_BATCH)
 """What all of experiments 1 to 10 depart in."""
+RESIZING = Departure("resizing of images", "bicubic (PIL)", "bilinear, antialiased")
+ROTATION = Departure(
+    "augmentation order",
+    "the unscaled frame is rotated, then cropped",
+    "the crop is rotated; its corners lose what the frame still shows",
+)
+
+SHORT_DEMO = dict(train_frames=200, selection_frames=16, test_frames=24, points=32) | dict(
+    steps=150, evaluate_every=30
+)
+"""A demo of three minutes: a step of these networks costs two to three times one of v15.2."""
+UNCROWDED = dict(points=16)
+"""Small images of `smoke` have few cells: more queries would crowd v14's canvases there, whose sum
+as recorded then leaves every range."""
+PLAIN_VIT = dict(encoder="vit_tiny_patch16_224", padding="patch")
 
 # Settings as recorded: named faults that are options of the networks.
 COMMON_FAULTS = ("grid_rule", "token_positions", "head_dtype")
 V13_FAULTS = recorded_values((*COMMON_FAULTS, "offset_code"))
 V14_FAULTS = recorded_values((*COMMON_FAULTS, "msda_init", "canvas_write", "head_bias"))
 
-SHORT_DEMO: Recipe = dict(
-    train_frames=200,
-    selection_frames=16,
-    test_frames=24,
-    steps=150,
-    evaluate_every=30,
-    points=32,
+FIRST: Recipe = (
+    dict(network="v13_calibrated", options=V13_FAULTS, image_size=(256, 320))
+    | dict(encoder=CONVNEXT_V2_TINY, pretrained=True)
+    | dict(input_mean=IMAGENET_MEAN, input_std=IMAGENET_STD, input_norm="none")
+    | dict(data="nyu_full", train_subset="first_shard", truth="inpainted", validation="squash")
+    | dict(supervision="points", points=256, sampling="with_replacement", jitter=False)
+    | dict(augment=AugmentConfig(crop="squash"))
+    | dict(loss="huber", silog_lambda=0.85, reduction="pooled")
+    | dict(encoder_lr=1e-5, decoder_lr=1e-4)
+    | dict(batch_size=12, steps=10 * 345, cosine_steps=30 * 345, warmup_steps=0)
 )
-"""A demo of three minutes: a step of these networks costs two to three times one of v15.2."""
-UNCROWDED: Recipe = dict(points=16)
-"""Small images of `smoke` have few cells: more queries would crowd v14's canvases there, whose sum
-as recorded then leaves every range."""
-PLAIN_VIT: Recipe = dict(encoder="vit_tiny_patch16_224", padding="patch")
-
-FIRST: Recipe = dict(
-    network="v13_calibrated",
-    options=V13_FAULTS,
-    encoder=CONVNEXT_V2_TINY,
-    pretrained=True,
-    input_mean=IMAGENET_MEAN,
-    input_std=IMAGENET_STD,
-    input_norm="none",
-    image_size=(256, 320),
-    data="nyu_full",
-    train_subset="first_shard",
-    truth="inpainted",
-    validation="squash",
-    augment=AugmentConfig(crop="squash"),
-    supervision="points",
-    points=256,
-    sampling="with_replacement",
-    jitter=False,
-    loss="huber",
-    silog_lambda=0.85,
-    reduction="pooled",
-    encoder_lr=1e-5,
-    decoder_lr=1e-4,
-    batch_size=12,
-    steps=10 * 345,
-    cosine_steps=30 * 345,
-    warmup_steps=0,
-)
-
 EXP01 = Experiment(
     "exp01",
     "v13, B1 to B3, calibrated inverse depth, L_point",
-    recipe=FIRST,
-    recorded=FIRST,
-    departures=(*COMMON, RESIZING, Departure("batch", "8, later 12; the commit says 4", "12")),
-    small={"demo": SHORT_DEMO},
+    FIRST,
+    FIRST,
+    (*COMMON, RESIZING, Departure("batch", "8, later 12; the commit says 4", "12")),
+    {"demo": SHORT_DEMO},
 )
-EXP02 = EXP01.but(
-    "exp02",
-    "as 1, with half of SILog added",
-    departures=(*COMMON, RESIZING),
-    loss="huber_silog",
-)
+EXP02 = EXP01.but("exp02", "as 1, with half of SILog added", *COMMON, RESIZING, loss="huber_silog")
 EXP03 = EXP02.but(
     "exp03",
     "v13, B1 to B5, log-depth, L_point and half of SILog",
     network="v13_log_depth",
-    options={**V13_FAULTS, "head_bias": "zero"},
-    batch_size=8,
-    steps=10 * 517,
-    cosine_steps=30 * 517,
+    options=V13_FAULTS | recorded_values(["head_bias"]),
+    **dict(batch_size=8, steps=10 * 517, cosine_steps=30 * 517),
 )
 EXP04 = EXP03.but("exp04", "as 3, SILog alone", loss="silog", cosine_steps=0)
 EXP05 = EXP04.but(
     "exp05",
     "v13.1: self-attention on L3 and L4, routing over L3 and L4",
-    departures=COMMON,
+    *COMMON,
     network="v13_1",
-    options={**V13_FAULTS, "inserted_attention": "random"},
+    options=V13_FAULTS | recorded_values(["inserted_attention"]),
     silog_lambda=0.5,
 )
 EXP06 = EXP05.but(
@@ -213,80 +153,52 @@ EXP06 = EXP05.but(
     reduction="per_image",
 )
 EXP07 = EXP06.but("exp07", "as 6, with more weight on scale", silog_lambda=0.15)
-EXP08 = replace(
-    EXP07.but(
-        "exp08",
-        "v14 with canvases on L2 and L3",
-        network="v14_dual",
-        options=V14_FAULTS,
-        auxiliary_weight=0.5,
-        aux_target="bilinear",
-    ),
-    small={"smoke": UNCROWDED, "demo": SHORT_DEMO},
+EXP08 = EXP07.but(
+    "exp08",
+    "v14 with canvases on L2 and L3",
+    network="v14_dual",
+    options=V14_FAULTS,
+    **dict(auxiliary_weight=0.5, aux_target="bilinear"),
 )
+EXP08 = replace(EXP08, small={"smoke": UNCROWDED, "demo": SHORT_DEMO})
 EXP09 = EXP08.but(
     "exp09",
     "v14 with canvases on L2, L3 and L4, larger crops of unscaled frames",
-    departures=(
-        *COMMON,
-        ROTATION := Departure(
-            "augmentation order",
-            "the unscaled frame is rotated, then cropped",
-            "the crop is rotated; its corners lose what the frame still shows",
-        ),
-    ),
+    *COMMON,
+    ROTATION,
     network="v14_triple",
-    image_size=(416, 544),
-    augment=STYLES["bts_native"],
-    focal_mismatch=True,
     silog_lambda=0.5,
-    batch_size=4,
-    steps=10 * 1034,
+    **dict(image_size=(416, 544), augment=STYLES["bts_native"], focal_mismatch=True),
+    **dict(batch_size=4, steps=10 * 1034),
 )
 EXP10 = EXP08.but(
     "exp10",
     "logged as 8 with more data; a repeat that is poorly described",
-    departures=(
-        *COMMON,
-        Departure(
-            "batch and data",
-            "the log infers about 92 of the full set, which cannot be (F3)",
-            "8 of the first shard",
-        ),
-        Departure("image size, augmentation and validation", "not stated", "those of experiment 8"),
+    *COMMON,
+    Departure(
+        "batch and data",
+        "the log infers about 92 of the full set, which cannot be (F3)",
+        "8 of the first shard",
     ),
+    Departure("image size, augmentation and validation", "not stated", "those of experiment 8"),
 )
 LOG = (EXP01, EXP02, EXP03, EXP04, EXP05, EXP06, EXP07, EXP08, EXP09, EXP10)
 
-# v15: experiment 13
-
-EXP13: Recipe = dict(
-    network="v15_2",
-    encoder="vit_small_patch14_dinov2",
-    pretrained=True,
-    padding="patch",
-    input_mean=IMAGENET_MEAN,
-    input_std=IMAGENET_STD,
-    image_size=(350, 476),
-    data="nyu_full",
-    truth="inpainted",
-    augment=STYLES["bts_native"],
-    supervision="dense",
-    jitter=False,
-    silog_lambda=0.5,
-    encoder_lr=5e-6,
-    decoder_lr=1e-4,
-    batch_size=2,
-    steps=10 * 23_792,
-    warmup_steps=500,
+EXP13: Recipe = (
+    dict(network="v15_2", image_size=(350, 476))
+    | dict(encoder="vit_small_patch14_dinov2", pretrained=True, padding="patch")
+    | dict(input_mean=IMAGENET_MEAN, input_std=IMAGENET_STD)
+    | dict(data="nyu_full", truth="inpainted")
+    | dict(supervision="dense", jitter=False, augment=STYLES["bts_native"])
+    | dict(encoder_lr=5e-6, decoder_lr=1e-4)
+    | dict(batch_size=2, steps=10 * 23_792, warmup_steps=500)
 )
-
 V15_2 = Experiment(
     "v15_2",
     "DPT global path, cross-attention local path; a query costs 0.17 M MACs",
-    recipe=EXP13,
-    recorded=EXP13,
-    departures=(
+    EXP13,
+    EXP13,
+    (
         Departure("network", "v15_1", "v15_2, of which no run is on record"),
         Departure(
             "grid_rule",
@@ -299,96 +211,57 @@ V15_2 = Experiment(
     ),
 )
 
-# designed, never trained: what is on record is the design
-
-EPOCH = 47_584 // 8
-"""Steps of 8 in one pass over the full training set."""
+# Designed, never trained: what is on record is the design, 30 epochs of the whole training set.
+LONG = dict(train_subset="all", batch_size=8, steps=30 * 47_584 // 8, cosine_steps=0)
 DESIGNED = (
     Departure("training frames", "about 24,000", "all 47,584 of the full set"),
     Departure(
         "augmentation", "hue within 0.1 and resized crops of scale 0.8 to 1.2 too", "neither"
     ),
 )
-
-V13_DESIGN: Recipe = {
-    **EXP02.recipe,
-    **dict(
-        network="v13_plan",
-        options={"offset_code": "recorded", "token_positions": "none"},
-        encoder="vit_small_patch14_dinov2",
-        padding="patch",
-        input_norm="weights",
-        image_size=(518, 518),
-        train_subset="all",
-        augment=replace(STYLES["flip_jitter"], crop="squash"),
-        sampling="uniform",
-        batch_size=8,
-        steps=30 * EPOCH,
-        cosine_steps=0,
-    ),
-}
-V13_PLAN = Experiment(
+V13_DESIGN = EXP02.but(
     "v13_plan",
     "v13 as designed: frozen ViT-S, B1 to B5, calibrated inverse depth",
-    recipe=put_right(V13_DESIGN),
-    recorded=V13_DESIGN,
-    departures=(
-        Departure(
-            "grid_rule",
-            "2p/size - 1 with align_corners=False, zeros outside",
-            "half_pixel: 2(p + 0.5)/size - 1, border repeated (F9)",
-        ),
-        *DESIGNED,
+    Departure(
+        "grid_rule",
+        "2p/size - 1 with align_corners=False, zeros outside",
+        "half_pixel: 2(p + 0.5)/size - 1, border repeated (F9)",
     ),
-    small={"smoke": PLAIN_VIT, "demo": {**SHORT_DEMO, **PLAIN_VIT}},
+    *DESIGNED,
+    network="v13_plan",
+    options=recorded_values(["offset_code", "token_positions"]),
+    **dict(encoder="vit_small_patch14_dinov2", padding="patch", input_norm="weights"),
+    **dict(image_size=(518, 518), augment=replace(STYLES["flip_jitter"], crop="squash")),
+    **dict(sampling="uniform") | LONG,
 )
-
-V14_DESIGN: Recipe = {
-    **EXP08.recipe,
-    **dict(
-        network="v14_plan",
-        options={"grid_rule": "recorded", "canvas_write": "sum", "token_positions": "none"},
-        image_size=(480, 640),
-        train_subset="all",
-        validation="aspect",
-        augment=STYLES["flip_jitter"],
-        sampling="uniform",
-        steps=30 * EPOCH,
-    ),
-}
-V14_PLAN = Experiment(
+V14_DESIGN = EXP08.but(
     "v14_plan",
     "v14 as designed: one canvas on L3; deformable reads, then all of L3, then all of L4",
-    recipe=put_right(V14_DESIGN),
-    recorded=V14_DESIGN,
-    departures=(
-        Departure(
-            "smooth_init",
-            "PyTorch's default, in one convolution that all seven layers share",
-            "the identity, for by the default first answers leave every range",
-        ),
-        Departure("msda_init", "offsets near zero", "every head looks its own way (F16)"),
-        *DESIGNED,
+    Departure(
+        "smooth_init",
+        "PyTorch's default, in one convolution that all seven layers share",
+        "the identity, for by the default first answers leave every range",
     ),
-    small=EXP08.small,
+    Departure("msda_init", "offsets near zero", "every head looks its own way (F16)"),
+    *DESIGNED,
+    network="v14_plan",
+    options=recorded_values(["grid_rule", "canvas_write", "token_positions"]),
+    **dict(image_size=(480, 640), augment=STYLES["flip_jitter"], validation="aspect"),
+    **dict(sampling="uniform") | LONG,
 )
+V13_PLAN = replace(
+    V13_DESIGN,
+    recipe=put_right(V13_DESIGN.recipe),
+    small={"smoke": PLAIN_VIT, "demo": SHORT_DEMO | PLAIN_VIT},
+)
+V14_PLAN = replace(V14_DESIGN, recipe=put_right(V14_DESIGN.recipe))
 
 PLAIN: Recipe = put_right({**EXP07.recipe, "silog_lambda": 0.5})
 """How a network without an experiment is trained."""
-
+ALL = (*(each for log in LOG for each in (log, log.corrected())), V15_2, V13_PLAN, V14_PLAN)
 DEFAULT = "v15_2"
 """The experiment that is run where none is named."""
-EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
-    {
-        each.name: each
-        for each in (
-            *(version for log in LOG for version in (log, log.corrected())),
-            V15_2,
-            V13_PLAN,
-            V14_PLAN,
-        )
-    }
-)
+EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType({each.name: each for each in ALL})
 """Experiments in the log's order, those of the log twice: as recorded, and put right."""
 
 

@@ -24,10 +24,11 @@ from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, unknown_name
 from spdlib.geometry import Size
-from spdlib.models import counts, network_class, network_options
-from spdlib.settings import plain, tuples
-from spdlib.study.config import SETTINGS, ObjectiveConfig, RunConfig, augment_config, check_setting
+from spdlib.models import network_options
+from spdlib.settings import plain
+from spdlib.study.config import SETTINGS, ObjectiveConfig, RunConfig, augment_config
 from spdlib.study.experiments import DEFAULT, Recipe, find_experiment
+from spdlib.study.objectives import TRUTH_KINDS
 
 HALVES = (0.5, 0.5, 0.5)
 RECORDED_SIZE = (256, 320)
@@ -46,92 +47,62 @@ def essence(recipe: Recipe) -> dict[str, Any]:
 
 def smoke(recipe: Recipe, device: str) -> Recipe:
     """A handful of rooms and a tiny encoder: seconds, for tests."""
-    return essence(recipe) | dict(
-        data="rooms",
-        train_frames=8,
-        selection_frames=2,
-        test_frames=2,
-        encoder="mobilenetv2_035",
-        image_size=(64, 96),
-        batch_size=4,
-        steps=6,
-        evaluate_every=3,
-        encoder_lr=1e-3,
-        decoder_lr=1e-3,
-        supervision="points",
-        points=64,
+    return (
+        essence(recipe)
+        | dict(data="rooms", train_frames=8, selection_frames=2, test_frames=2)
+        | dict(encoder="mobilenetv2_035", image_size=(64, 96), encoder_lr=1e-3, decoder_lr=1e-3)
+        | dict(batch_size=4, steps=6, evaluate_every=3, supervision="points", points=64)
     )
 
 
 def demo(recipe: Recipe, device: str) -> Recipe:
-    """Rooms and a small encoder without weights: minutes on a fresh machine with two cores."""
-    return essence(recipe) | dict(
-        data="rooms",
-        train_frames=600,
-        selection_frames=30,
-        test_frames=60,
-        encoder="resnet10t",
-        image_size=(96, 128),
-        batch_size=8,
-        steps=950,
-        evaluate_every=190,
-        encoder_lr=2e-3,
-        decoder_lr=2e-3,
-        supervision="points",
-        points=64,  # an encoder without weights gains more from pictures than from points
-        ema_decay=0.99,
-        augment=STYLES["flip"],
+    """Rooms and a small encoder without weights: minutes on a fresh machine with two cores.
+
+    An encoder without weights gains more from pictures than from points.
+    """
+    return (
+        essence(recipe)
+        | dict(data="rooms", train_frames=600, selection_frames=30, test_frames=60)
+        | dict(encoder="resnet10t", image_size=(96, 128), encoder_lr=2e-3, decoder_lr=2e-3)
+        | dict(batch_size=8, steps=950, evaluate_every=190, supervision="points", points=64)
+        | dict(ema_decay=0.99, augment=STYLES["flip"])
     )
 
 
 def nyu_labeled(recipe: Recipe, device: str) -> Recipe:
     """The labelled frames of NYU: the recipe's encoder on a GPU, a small one on a CPU.
 
-    Its weights are those of the file SPD_WEIGHTS, if that is set.
+    Its weights are those of the file SPD_WEIGHTS, if that is set. 2,610 steps are 30 epochs of the
+    699 frames: later ones only fit them closer. Images are half of 480x640; for patches of 14 their
+    multiples next above, at the same aspect.
     """
     weights = os.environ.get("SPD_WEIGHTS") or None
-    labeled = essence(recipe) | dict(
-        data="nyu_labeled",
-        batch_size=8,
-        steps=2610,  # 30 epochs of the 699 frames: later ones only fit them closer
-        weight_decay=0.05,
-        supervision="points",
-        points=256,
-        ema_decay=0.998,
-        evaluate_every=174,
-        augment=STYLES["strong"],
-        pretrained=weights is None,
-        weights=weights,
-    )
-    if not device.startswith("cuda"):
-        return labeled | dict(
-            encoder="mobilenetv2_100",
-            image_size=(240, 320),
-            encoder_lr=2e-4,
-            decoder_lr=1e-3,
-            precision=cpu_precision(),
-        )
-    patches = recipe.get("padding") == "patch"
-    return labeled | dict(
-        encoder=recipe["encoder"],
-        padding=recipe.get("padding"),
-        # of 480x640, half; for patches of 14 their multiples next above, at the same aspect
-        image_size=(252, 336) if patches else (240, 320),
-        encoder_lr=1e-5,
-        decoder_lr=3e-4,
+    if device.startswith("cuda"):
+        padding = recipe.get("padding")
+        size = (252, 336) if padding == "patch" else (240, 320)
+        encoder = dict(encoder=recipe["encoder"], padding=padding, image_size=size)
+        encoder |= dict(encoder_lr=1e-5, decoder_lr=3e-4)
+    else:
+        encoder = dict(encoder="mobilenetv2_100", image_size=(240, 320), encoder_lr=2e-4)
+        encoder |= dict(decoder_lr=1e-3, precision=cpu_precision())
+    return (
+        essence(recipe)
+        | dict(data="nyu_labeled", augment=STYLES["strong"], supervision="points", points=256)
+        | dict(pretrained=weights is None, weights=weights)
+        | encoder
+        | dict(batch_size=8, steps=2610, evaluate_every=174, weight_decay=0.05, ema_decay=0.998)
     )
 
 
 def equal_terms(recipe: Recipe, device: str) -> Recipe:
-    """The same on every machine, so that only networks differ."""
-    return {**nyu_labeled(recipe, "cpu")} | dict(
-        precision="float32",
-        loss="silog",
-        silog_lambda=0.5,
-        reduction="per_image",
-        auxiliary_weight=0.0,  # dense truth would be more supervision than others have
-        steps=2000,
-        evaluate_every=200,
+    """The same on every machine, so that only networks differ.
+
+    No auxiliary maps: dense truth would be more supervision than others have.
+    """
+    return (
+        dict(nyu_labeled(recipe, "cpu"))
+        | dict(loss="silog", silog_lambda=0.5, reduction="per_image", auxiliary_weight=0.0)
+        | dict(steps=2000, evaluate_every=200, precision="float32")
     )
 
 
@@ -171,38 +142,48 @@ def resolve(
         raise ConfigError(unknown_name("profile", profile, PROFILES))
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     recipe = {**PROFILES[profile](chosen.recipe, device), **chosen.small.get(profile, {})}
-    network = overrides.get("network", chosen.network)
-    given = _sorted_out(network, chosen.recipe.get("options", {}), overrides)
+    given = _with_options(overrides.get("network", chosen.network), chosen.recipe, overrides)
     augment = augment_config(recipe.get("augment", AugmentConfig()), given.pop("augment", {}))
-    recipe |= {**_encoder_weights(recipe, given), **given, "augment": augment}
-    if profile in ("smoke", "demo"):
-        recipe["options"] = {**_routing(network, recipe["image_size"]), **recipe.get("options", {})}
-    return RunConfig.of({"experiment": experiment, "profile": profile, **_derived(recipe, given)})
+    kind = TRUTH_KINDS.get(given.get("supervision", ""))
+    if kind is not None and "points" not in kind.inputs:
+        recipe["points"] = 0
+    recipe |= {**_input_of_file(recipe, given), **given, "augment": augment}
+    config = RunConfig.of({"experiment": experiment, "profile": profile, **recipe})
+    return config.but(**_derived(config, recipe, given))
 
 
-def _sorted_out(
-    network: str, options: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> dict[str, Any]:
+def _with_options(network: str, recipe: Recipe, overrides: Recipe) -> dict[str, Any]:
     """The overrides, those that are options of the network among its options."""
     known, own = SETTINGS.keys() - {"experiment", "profile"}, network_options(network).keys()
     for name in overrides.keys() - known - own:
         raise ConfigError(unknown_name("setting", name, [*sorted(known), *sorted(own)]))
-    given = {name: tuples(value) for name, value in overrides.items() if name in known}
-    for name in given.keys() - {"augment"}:
-        check_setting(name, given[name])
+    given = {name: value for name, value in overrides.items() if name in known}
     chosen = {name: value for name, value in overrides.items() if name in own}
     if chosen:
-        given["options"] = {**given.get("options", options), **chosen}
+        given["options"] = {**given.get("options", recipe.get("options", {})), **chosen}
     return given
+
+
+def _derived(config: RunConfig, recipe: Recipe, given: Recipe) -> Recipe:
+    """What follows from other settings unless it was given."""
+    derived: dict[str, Any] = {}
+    if "warmup_steps" not in recipe:
+        derived["warmup_steps"] = round(0.02 * config.schedule.steps)
+    encoder = config.model.encoder
+    if not encoder.pretrained and encoder.weights is None:
+        follows = dict(train_batchnorm=True, encoder_lr=config.optimizer.decoder_lr)
+        derived |= {name: value for name, value in follows.items() if name not in given}
+    if config.profile in ("smoke", "demo"):
+        routed = _routing(config.model.network, config.model.image_size)
+        derived["options"] = {**config.model.options, **routed, **recipe.get("options", {})}
+    return derived
 
 
 def _routing(network: str, image_size: Size) -> dict[str, int]:
     """Cells that a query is routed to: as large a share of small images as of the recorded ones."""
     share = math.prod(image_size) / math.prod(RECORDED_SIZE)
-    return {
-        name: max(1, round(share * count))
-        for name, count in counts(network_class(network).Options).items()
-    }
+    cells = {n: count for n, count in network_options(network).items() if n.startswith("routed")}
+    return {name: max(1, round(share * count)) for name, count in cells.items()}
 
 
 def cpu_precision() -> str:
@@ -215,7 +196,7 @@ def cpu_precision() -> str:
     return "bf16_cpu" if bf16 else "float32"
 
 
-def _encoder_weights(recipe: Recipe, given: Recipe) -> dict[str, Any]:
+def _input_of_file(recipe: Recipe, given: Recipe) -> dict[str, Any]:
     """What follows from weights of a file, which take the place of timm's download.
 
     What a file's weights expect of their input comes with it: from its metadata, from the
@@ -224,23 +205,9 @@ def _encoder_weights(recipe: Recipe, given: Recipe) -> dict[str, Any]:
     path = given.get("weights") or recipe.get("weights")
     if not path:
         return {}
-    values: dict[str, Any] = {"weights": str(path), "pretrained": False, "padding": None}
-    if Path(path).is_file() and file_hash(path) == TENSORFLOW_MOBILENETV2:
-        values |= {"input_mean": HALVES, "input_std": HALVES, "padding": "same"}
-    return values
-
-
-def _derived(recipe: Recipe, given: Recipe) -> Recipe:
-    """The recipe with what follows from other settings unless it was given."""
-    derived: dict[str, Any] = {"warmup_steps": round(0.02 * recipe["steps"])}
-    if not recipe.get("pretrained") and recipe.get("weights") is None:
-        derived["train_batchnorm"] = True
-    values = {**derived, **recipe}
-    if "train_batchnorm" in derived and "encoder_lr" not in given:
-        values["encoder_lr"] = values["decoder_lr"]
-    if given.get("supervision", "points") != "points":
-        values["points"] = given.get("points", 0)
-    return values
+    known = Path(path).is_file() and file_hash(path) == TENSORFLOW_MOBILENETV2
+    expected = dict(input_mean=HALVES, input_std=HALVES, padding="same") if known else {}
+    return dict(weights=str(path), pretrained=False, padding=None) | expected
 
 
 def deviations(config: RunConfig) -> pd.DataFrame:
