@@ -42,8 +42,9 @@ def write_folder(root: Path, count: int) -> Path:
 
 
 def test_a_folder_without_splits_is_packed_and_trained_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delenv("SPD_WEIGHTS", raising=False)  # of another encoder
     folder, store, run = write_folder(tmp_path / "own", 12), tmp_path / "own.h5", tmp_path / "run"
     assert main(["data", "pack", str(folder), str(store)]) == 0
     said = "of 12 sorted frames the first 11 train, the last 1 test, 0 between them are left out"
