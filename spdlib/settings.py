@@ -33,7 +33,7 @@ def check(settings: Any) -> None:
     Raises:
         ConfigError: names the first value that does not fit, and what would.
     """
-    for name, adapter in _adapters(type(settings)).items():
+    for name, adapter in _adapters(settings.__class__).items():
         value = getattr(settings, name)
         try:
             adapter.validate_python(value, strict=True)
@@ -71,7 +71,7 @@ def read(kind: type[T], values: Mapping[str, Any]) -> T:
     for name in names:
         part = given.get(name, {})
         if is_dataclass(hints[name]) and isinstance(part, Mapping):
-            given[name] = read(hints[name], part)  # type: ignore[arg-type]
+            given[name] = read(hints[name], part)
     try:
         return kind(**given)
     except TypeError as error:

@@ -329,7 +329,8 @@ class PackedFrames:
             chosen = splits == split if split is not None else np.ones(len(splits), bool)
             if not chosen.any():
                 raise DataError(
-                    f"{path}: no frames in split {split!r}; it has {sorted(set(splits.tolist()))}"
+                    f"{path}: no frames in split {split!r}; it has {sorted(set(splits.tolist()))}. "
+                    "Pack them again: without a `split` column the split is made by blocks"
                 )
             self._rows = np.flatnonzero(chosen)
             ids = _texts(file, "id")

@@ -160,7 +160,8 @@ def _with_options(network: str, recipe: Recipe, overrides: Recipe) -> dict[str, 
     given = {name: value for name, value in overrides.items() if name in known}
     chosen = {name: value for name, value in overrides.items() if name in own}
     if chosen:
-        given["options"] = {**given.get("options", recipe.get("options", {})), **chosen}
+        options: Any = given.get("options", recipe.get("options", {}))
+        given["options"] = {**options, **chosen}
     return given
 
 
