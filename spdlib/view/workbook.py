@@ -26,6 +26,8 @@ from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
+from papermill.inspection import _infer_parameters
+from papermill.iorw import load_notebook_node
 from traitlets import default
 
 from spdlib.disk import DEFAULT_ROOT, write_bytes
@@ -115,7 +117,9 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing or no notebook.
     """
     try:
-        found = papermill.inspect_notebook(_literal_path(Path(notebook)))
+        node = load_notebook_node(_literal_path(Path(notebook)))
+        # not `inspect_notebook`, which refuses notebooks that name no kernel; ours is always Python
+        found = _infer_parameters(node, name="python3", language="python")
     except FileNotFoundError:
         raise ConfigError(f"{notebook}: no such notebook; check the path") from None
     except Exception as error:  # papermill and nbformat let everything through that they meet
@@ -123,7 +127,7 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"{notebook}: not a readable notebook ({reason}); save it again in Jupyter"
         ) from error
-    return {name: _literal(each["default"], None) for name, each in found.items()}
+    return {each.name: _literal(each.default, None) for each in found}
 
 
 def _first_line(text: object) -> str:
