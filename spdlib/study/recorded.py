@@ -108,7 +108,7 @@ def recorded_best(network: str) -> dict[str, Any]:
     """The epoch with a network's lowest AbsRel in the log.
 
     Args:
-        network: its name in the log, such as "v14_dual".
+        network: its name in the log.
 
     Returns:
         "experiment", "epoch" and those of `SCORES` that are on record for it; empty if the log has
