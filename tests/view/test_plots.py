@@ -17,7 +17,7 @@ from pictures import drawn, words
 
 import spdlib
 from spdlib.errors import RunError
-from spdlib.study.comparison import Measured, compare_tables
+from spdlib.study.comparison import EPOCHS, Measured, compare_tables
 from spdlib.view import plots
 from spdlib.view.diagram import network_diagram
 from spdlib.view.plots.style import model_colours
@@ -81,6 +81,15 @@ def test_a_record_without_epochs_is_a_level(measured: Measured) -> None:
     level = np.asarray(panel.lines[0].get_ydata(), dtype=float)
     assert level.tolist() == [0.2282, 0.2282]
     drawn(figure)
+
+
+def test_scores_are_written_where_no_line_is_long(compared: pd.DataFrame) -> None:
+    """A smoke run beside a record of two epochs."""
+    by_epoch = compared["pairing"] == EPOCHS
+    few = compared[by_epoch].groupby("metric").head(2)
+    figure = plots.recorded_beside(pd.concat([few, compared[~by_epoch]]), ["abs_rel"])
+    assert max(np.size(line.get_xdata()) for line in figure.axes[0].lines) == 2
+    assert {"0.115", "0.200"} <= set(words(figure))
 
 
 def test_metrics_that_are_not_compared_are_refused(compared: pd.DataFrame) -> None:

@@ -152,7 +152,7 @@ def label_points(
         places: [N, 2] in the units of the axes.
         labels: N texts.
         looks: N settings of `Axes.annotate`.
-        obstacles: [M, 2] further places that labels should leave free.
+        obstacles: [..., 2] further places that labels should leave free; there may be none.
         sides: `AROUND` or `AFTER`; of free ones the first is taken.
         distances: of labels from their places in points; of free ones the first is taken.
     """

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -195,4 +194,4 @@ def _write_scores(ax: Axes, scores: Sequence[Score]) -> None:
         {"color": shade, "fontsize": "small", "fontweight": "bold", "path_effects": outline()}
         for *_, shade in scores
     ]
-    label_points(ax, places, digits, looks, np.concatenate(lines), sides=ABOVE)
+    label_points(ax, places, digits, looks, lines, sides=ABOVE)
