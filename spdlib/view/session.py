@@ -273,7 +273,7 @@ class Study:
 
     def fairness(self) -> Styler | None:
         """What of `beside_record` is a fair comparison, and what is not and why."""
-        return None if self._compared is None else report.shown(fairness(self._compared))
+        return None if self._compared is None else self._table("fairness", fairness(self._compared))
 
     def recorded_curves(self) -> Figure | None:
         """The run beside the record, epoch by epoch, after `beside_record`."""

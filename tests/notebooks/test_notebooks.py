@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(600)
 
 TABLES = {
     "metrics", "bins", "frames", "k_sweep", "history", "preflight", "parameters", "deviations",
-    "improvements", "beside_recorded", "inside", "gradients", "ranges",
+    "improvements", "beside_recorded", "fairness", "inside", "gradients", "ranges",
 }  # fmt: skip
 FIGURES = {
     "frames", "depths", "network", "learning_curves", "depth_ranges", "scores", "improvements",
