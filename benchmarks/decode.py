@@ -1,12 +1,12 @@
 """Latency of encoding and of queries, in the fast and in the reference form of every network.
 
-v15_2 (encoding, queries, the dense path) stands beside DAv2-S as well. Left out is v13_plan, whose
+A network with a dense path (v15_2) stands beside DAv2-S as well. Left out is v13_plan, whose
 decoder is that of v13_log_depth behind a ViT at 518x518. All weights are random, the same in both
 forms of a network; both forms must give the same answers.
 
 Operations take turns, so that a busy moment of the machine does not count against one of them;
-medians over the rounds are shown, also as multiples of their floor (see `_timing`).
-Floors of v15_2's queries and dense maps are by formula, all others by counting.
+medians over the rounds are shown, also as multiples of their floor (see `_timing`), whose MACs and
+bytes are counted while the operation runs (see `spdlib.models.counting`).
 
     python -m spdlib bench decode [--device cuda] [--quick]
 """
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from importlib import import_module
@@ -45,54 +45,17 @@ TOGETHER = 256
 FASTER = {"reference": "fast", "reference reads": "fast reads"}
 """The faster form of each reference; v14's `reads` are its deformable layers alone, whose form is
 all that differs."""
-AIMS = {"v13": "reference", "v14": "reference reads"}
-"""What of a generation should be faster by `LEAST`."""
-LEAST = {"reference": 3, "reference reads": 2}
+AIMS = {
+    ("v13", "reference"): ">= 3",
+    ("v14", "reference reads"): ">= 2",
+    ("v15", "reference"): ">= 3",
+    ("v15", "one query"): "< 2",
+    ("v15", "encode + queries"): "<= 1.10",
+}
+"""By generation and what `ratios` measures; other networks have no aims."""
 TOLERANCE = 1e-3
 """Largest relative difference between two forms in float32, where a query may be routed to either
 of two cells that it looks at alike."""
-
-WIDTH, HIDDEN, HEAD = 64, 256, 128
-TOKENS, BLOCKS, BLOCK, HEADS = 75, 3, 36, 4
-BILINEAR = 4
-"""MACs that one bilinearly interpolated value counts, as in the formulas below."""
-PER_QUERY = 2 * (2 * WIDTH * WIDTH + 2 * WIDTH * HIDDEN) + WIDTH * HEAD + HEAD
-"""Query and output projections and feed-forwards of both stages, and the head: 90,240."""
-
-
-def reference_query_macs() -> int:
-    """MACs of one query of v15_2 in the reference form: 733,440.
-
-    Keys and values of 75 tokens, both attention products, and the bilinear reads of the tokens.
-    """
-    return PER_QUERY + 2 * TOKENS * WIDTH * WIDTH + 2 * TOKENS * WIDTH + BILINEAR * TOKENS * WIDTH
-
-
-def fast_query_macs() -> int:
-    """MACs of one query of v15_2 in the fast form: 171,232.
-
-    Both projections folded in each of two stages; scores and sums over three blocks of 36 cells;
-    their interpolation for 4 heads; the tokens' codes, positions and sources apart; s8 at the
-    point. Our code projects the codes' 75 sums instead: 2,944 more, in fewer steps.
-    """
-    folds = 2 * 2 * WIDTH * WIDTH
-    cells = BLOCKS * 2 * HEADS * BLOCK * WIDTH
-    between = BLOCKS * 2 * HEADS * 25 * BILINEAR
-    codes = 2 * WIDTH * (25 + 2) + 2 * WIDTH * 25
-    return PER_QUERY + folds + cells + between + codes + BILINEAR * WIDTH
-
-
-def dense_macs(lattice: Size, image: Size) -> int:
-    """MACs of v15_2's dense path: 1,543.0 M for 100x136 sites in a 350x476 image.
-
-    Keys and values of s8 and L2 at their own size, four times fewer cells, then upsampled together
-    with s8; attention over 75 tokens a site; the resize to the image.
-    """
-    sites = lattice[0] * lattice[1]
-    projections = 2 * sites * WIDTH * WIDTH + 4 * (sites // 4) * WIDTH * WIDTH
-    upsampling = 5 * sites * WIDTH * BILINEAR
-    attention = sites * (PER_QUERY + 2 * TOKENS * WIDTH)
-    return projections + upsampling + attention + image[0] * image[1] * BILINEAR
 
 
 @dataclass(frozen=True)
@@ -104,12 +67,14 @@ class Subject:
         encoder: timm name.
         size: height, width of the image.
         ks: numbers of queries.
+        compared: those at which both forms are timed; the last one is judged.
     """
 
     network: str
     encoder: str
     size: Size
     ks: tuple[int, ...]
+    compared: tuple[int, ...] = (16,)
 
     @property
     def label(self) -> str:
@@ -118,10 +83,11 @@ class Subject:
 
 
 OLDER = ("v13_calibrated", "v13_log_depth", "v13_1", "v14_dual", "v14_triple", "v14_plan")
+MANY, FEWER = (1, 16, 64, 256, 1024, 4096), (1, 64, TOGETHER, 1024)
 FULL = (
-    Subject("v15_2", "vit_small_patch14_dinov2", (350, 476), (1, 16, 64, 256, 1024, 4096)),
-    Subject("v15_2", "mobilenetv2_100", (240, 320), (1, 16, 64, 256, 1024, 4096)),
-    *(Subject(name, CONVNEXT_V2_TINY, (256, 320), (1, 64, TOGETHER, 1024)) for name in OLDER),
+    Subject("v15_2", "vit_small_patch14_dinov2", (350, 476), MANY, MANY[:5]),
+    Subject("v15_2", "mobilenetv2_100", (240, 320), MANY, MANY[:5]),
+    *(Subject(name, CONVNEXT_V2_TINY, (256, 320), FEWER, (TOGETHER,)) for name in OLDER),
 )
 QUICK = (
     Subject("v15_2", "vit_tiny_patch16_224", (64, 96), (1, 16)),
@@ -186,68 +152,42 @@ class Pair:
 
 
 def operations_of(subject: Subject, device: torch.device) -> list[Operation]:
-    """What is timed of a network."""
+    """What is timed of a network: encoding, queries, and the dense path or the reads it has."""
     pair = Pair.of(subject, device)
-    return v15_operations(pair) if subject.network == "v15_2" else older_operations(pair)
+    model, image, label = pair.model, pair.image, subject.label
+    found = [counted(label, "encode", 0, lambda: model.encode(image))]
+    if model.has_dense:
+        points, dense = pair.points(TOGETHER), pair.scenes["fast"].dense
+        both = counted(
+            label, "encode + queries", TOGETHER, lambda: model.encode(image).depth_at(points)
+        )
+        found += [both, counted(label, "dense", 0, dense)]
+    sets = {k: pair.points(k) for k in subject.ks}
+    found += [answering(pair, "reference", sets[k]) for k in subject.compared]
+    found += [answering(pair, "fast", points) for points in sets.values()]
+    if hasattr(model, "msda"):
+        judged = sets[subject.compared[-1]]
+        found += [reading(pair, form, judged) for form in ("reference", "fast")]
+    return found
 
 
-def encoding(pair: Pair) -> Operation:
-    """Encoding the image in the faster form."""
-    model = pair.model
-    macs = counted_macs(lambda: model.maps(model.pad(pair.image)))
-    return Operation(pair.subject.label, "encode", 0, lambda: model.encode(pair.image), macs)
+def counted(
+    label: str, name: str, k: int, run: Callable[[], object], difference: float | None = None
+) -> Operation:
+    """An operation with its MACs and gathered bytes."""
+    return Operation(label, name, k, run, counted_macs(run), gathered_bytes(run), difference)
 
 
-def asking(pair: Pair, form: str, points: Tensor, macs: int | None = None) -> Operation:
-    """Queries of one form; their MACs are counted if they are not given."""
+def answering(pair: Pair, form: str, points: Tensor) -> Operation:
+    """Queries of one form; of the reference with its difference from the fast one."""
     scene = pair.scenes[form]
-
-    def run() -> Tensor:
-        return scene.depth_at(points)
-
-    counted = counted_macs(run) if macs is None else macs
     difference = None if form == "fast" else pair.difference(points)
     label, k = pair.subject.label, len(points)
-    return Operation(label, form, k, run, counted, gathered_bytes(run), difference)
-
-
-def v15_operations(pair: Pair) -> list[Operation]:
-    """Encoding, queries in both forms and the dense path of v15_2."""
-    subject, scene, model = pair.subject, pair.scenes["fast"], pair.model
-    encode, many = encoding(pair), pair.points(TOGETHER)
-    lattice = (scene.maps["L1"].shape[1], scene.maps["L1"].shape[2])
-    together = encode.macs + TOGETHER * fast_query_macs()
-    sets = [pair.points(k) for k in subject.ks]
-    return [
-        encode,
-        Operation(
-            subject.label, "encode + queries", TOGETHER,
-            lambda: model.encode(pair.image).depth_at(many), together,
-        ),
-        Operation(subject.label, "dense", 0, scene.dense, dense_macs(lattice, subject.size)),
-        *(asking(pair, "reference", p, len(p) * reference_query_macs()) for p in sets),
-        *(asking(pair, "fast", p, len(p) * fast_query_macs()) for p in sets),
-    ]  # fmt: skip
-
-
-def older_operations(pair: Pair) -> list[Operation]:
-    """Encoding, fast queries, and as many in the reference form as are compared, of v13 and v14."""
-    sets = {k: pair.points(k) for k in pair.subject.ks}
-    most = sets[compared(pair.subject)]
-    return [
-        encoding(pair),
-        asking(pair, "reference", most),
-        *(asking(pair, "fast", points) for points in sets.values()),
-        *(
-            reading(pair, form, most)
-            for form in ("reference", "fast")
-            if hasattr(pair.model, "msda")
-        ),
-    ]
+    return counted(label, form, k, lambda: scene.depth_at(points), difference)
 
 
 def reading(pair: Pair, form: str, points: Tensor) -> Operation:
-    """The deformable layers of a v14 alone, all fed the same queries."""
+    """The deformable layers of a network alone, all fed the same queries."""
     scene = pair.scenes[form]
     model: Any = scene.model
     with torch.no_grad():
@@ -257,14 +197,7 @@ def reading(pair: Pair, form: str, points: Tensor) -> Operation:
     def run() -> list[Tensor]:
         return [layer.cross(h, known) for layer in model.msda]
 
-    k, macs = len(points), counted_macs(run)
-    return Operation(pair.subject.label, f"{form} reads", k, run, macs, gathered_bytes(run))
-
-
-def compared(subject: Subject) -> int:
-    """How many queries both forms are compared at."""
-    wanted = 1024 if subject.network == "v15_2" else TOGETHER
-    return wanted if wanted in subject.ks else max(subject.ks)
+    return counted(pair.subject.label, f"{form} reads", len(points), run)
 
 
 def depth_anything(quick: bool = False) -> Any:
@@ -301,15 +234,11 @@ def depth_anything_operation(device: torch.device, quick: bool) -> Operation:
     def run() -> object:
         return model(pixel_values=image).predicted_depth
 
-    return Operation(DAV2, "dense", 0, run, counted_macs(run))
+    return counted(DAV2, "dense", 0, run)
 
 
-Known = Mapping[tuple[str, str, int], Any]
-"""Rows of a table by network, operation and number of queries."""
-
-
-def known(table: pd.DataFrame, column: str) -> Known:
-    """A column of one run's table."""
+def known(table: pd.DataFrame, column: str) -> dict[tuple[str, str, int], Any]:
+    """A column of one run's table by network, operation and number of queries."""
     keys = zip(table["network"], table["operation"], table["k"], strict=True)
     return dict(zip(keys, table[column], strict=True))
 
@@ -325,45 +254,27 @@ def times_faster(table: pd.DataFrame) -> list[float]:
 
 def ratios(table: pd.DataFrame, subject: Subject) -> list[dict[str, Any]]:
     """What the timings of one network say, beside the aims."""
-    table = table[table["network"].isin([subject.label, DAV2])]
-    values = (v15_ratios if subject.network == "v15_2" else older_ratios)(table, subject)
+    label, k, least = subject.label, subject.compared[-1], min(subject.ks)
+    generation = subject.network.partition("_")[0]
+    spent, differences = known(table, "milliseconds"), known(table, "difference")
+    found = [
+        (slow, f"{slow} / {fast} at K = {k}", spent[label, slow, k] / spent[label, fast, k])
+        for slow, fast in FASTER.items()
+        if (label, slow, k) in spent
+    ]
+    found.append(("one query", f"fast at K = {least}, ms", spent[label, "fast", least]))
+    both = spent.get((label, "encode + queries", TOGETHER))
+    if both:
+        what, encoding = f"(encode + {TOGETHER} queries)", spent[label, "encode", 0]
+        found.append(("encode + queries", f"{what} / encode", both / encoding))
+        found.append(("DAv2", f"{DAV2_INPUT} / {what}", spent[DAV2, "dense", 0] / both))
+    rows = [(what, value, AIMS.get((generation, kind), "")) for kind, what, value in found]
+    difference = differences[label, "reference", k]
+    rows.append((f"largest relative difference at K = {k}", difference, f"<= {TOLERANCE:g}"))
     return [
-        {"network": subject.label, "what": what, "value": float(value), "aim": aim}
-        for what, value, aim in values
+        {"network": label, "what": what, "value": float(value), "aim": aim}
+        for what, value, aim in rows
     ]
-
-
-Ratio = tuple[str, float, str]
-
-
-def v15_ratios(table: pd.DataFrame, subject: Subject) -> list[Ratio]:
-    """What is measured, its value and its aim, for v15_2."""
-    own, k = known(table, "milliseconds"), compared(subject)
-    label, asked = subject.label, own[subject.label, "encode + queries", TOGETHER]
-    faster = own[label, "reference", k] / own[label, "fast", k]
-    return [
-        (f"reference / fast at K = {k}", faster, ">= 3"),
-        ("fast at K = 1, ms", own[label, "fast", 1], "< 2"),
-        (f"(encode + {TOGETHER} queries) / encode", asked / own[label, "encode", 0], "<= 1.10"),
-        (f"{DAV2_INPUT} / (encode + {TOGETHER} queries)", own[DAV2, "dense", 0] / asked, ""),
-    ]
-
-
-def older_ratios(table: pd.DataFrame, subject: Subject) -> list[Ratio]:
-    """What is measured, its value and its aim, for v13 and v14."""
-    own, k, label = known(table, "milliseconds"), compared(subject), subject.label
-    difference = known(table, "difference")[label, "reference", k]
-    aim = AIMS.get(subject.network.partition("_")[0])
-    rows = [
-        (
-            f"{slow} / {FASTER[slow]} at K = {k}",
-            own[label, slow, k] / own[label, FASTER[slow], k],
-            f">= {LEAST[slow]}" if slow == aim else "",
-        )
-        for slow in LEAST
-        if (label, slow, k) in own
-    ]
-    return [*rows, (f"largest relative difference at K = {k}", difference, f"<= {TOLERANCE:g}")]
 
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:

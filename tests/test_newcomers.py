@@ -116,6 +116,9 @@ def test_its_decoder_is_timed() -> None:
     operations = decode.operations_of(subject, torch.device("cpu"))
     assert {each.name for each in operations} >= {"encode", "fast"}
     assert all(each.run() is not None for each in operations)
+    timed = [*decode.floors(torch.device("cpu")), *operations]
+    said = decode.ratios(decode.timings(timed, [1.0] * len(timed)), subject)
+    assert [row["aim"] for row in said] == ["", "", "<= 0.001"]  # both forms agree: no other aim
 
 
 @pytest.mark.timeout(600)
