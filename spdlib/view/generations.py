@@ -1,18 +1,17 @@
-"""Figures of networks on equal terms: how they learn, and which pairs can be told apart.
+"""Networks on equal terms: how they learn, which pairs can be told apart, which is better.
 
-`python -m spdlib equal-terms` writes them beside the tables of `spdlib.study.generations`.
+`python -m spdlib equal-terms` writes the figures beside the tables of `spdlib.study.generations`.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,7 +32,7 @@ from spdlib.view.plots.style import (
     styled,
 )
 from spdlib.view.plots.training import recorded_beside
-from spdlib.view.report import RUN_VARIANCE, gain_of, keep
+from spdlib.view.report import RUN_VARIANCE, difference_in_words, keep
 
 AXES = {"step": "steps", "minutes": "minutes"}
 SHADES = {
@@ -63,11 +62,17 @@ def _equal_terms(args: argparse.Namespace) -> int:
     found = equal_terms(runs, step_seconds(args.step_times, points) if args.step_times else None)
     print(markdown(found.networks))
     print(*found.save(args.out), sep="\n")
-    folder, on_record = args.out.with_suffix(""), _on_record(runs)
-    if on_record:
-        reasons = pd.concat(fairness(compared) for compared in on_record.values())
-        write_table(folder / "fairness.csv", reasons)
-    for name, drawn in figures_of(found, on_record).items():
+    figures = {"learning": learning_side_by_side(found.curves), "pairs": pairs_apart(found)}
+    folder, reasons = args.out.with_suffix(""), []
+    for run in runs:
+        network = run.config.model.network
+        if recorded_best(network):
+            beside = compare(run, run.config.experiment)
+            figures[f"recorded_{network}"] = recorded_beside(beside)
+            reasons.append(fairness(beside))
+    if reasons:
+        write_table(folder / "fairness.csv", pd.concat(reasons))
+    for name, drawn in figures.items():
         keep(folder, name, drawn)
         print(folder / "figures" / f"{name}.png")
     return 0
@@ -77,9 +82,6 @@ def markdown(networks: pd.DataFrame) -> str:
     """The first protocol's scores as a Markdown table, best first; docs/results.md shows it.
 
     "At equal minutes" is AbsRel on the selection frames, in the minutes of the fastest network.
-
-    Args:
-        networks: of `generations.equal_terms`.
     """
     own = networks[networks["protocol"] == networks["protocol"].iloc[0]].sort_values("abs_rel")
     lines = [
@@ -96,29 +98,54 @@ def markdown(networks: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
-def _on_record(runs: Sequence[Run]) -> dict[str, pd.DataFrame]:
-    """Runs beside what the log has of their networks."""
-    return {
-        run.config.model.network: compare(run, run.config.experiment)
-        for run in runs
-        if recorded_best(run.config.model.network)
-    }
+def eigen_scores(terms: EqualTerms) -> tuple[str, pd.DataFrame]:
+    """The eigen protocol, which decides, and its rows of `networks` by name, best first."""
+    protocol = next(name for name in terms.networks["protocol"] if name.startswith("eigen"))
+    rows = terms.networks[terms.networks["protocol"] == protocol]
+    return protocol, rows.set_index("network").sort_values("abs_rel")
 
 
-def figures_of(terms: EqualTerms, on_record: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-    """All figures of a comparison by name.
+def gains(terms: EqualTerms) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """By how many percent of the second's AbsRel the first's is lower, and the interval's ends.
 
-    Args:
-        terms: of `generations.equal_terms`.
-        on_record: network -> its run beside its record, of `comparison.compare`.
+    Every pair of networks under the eigen protocol has both orders.
     """
-    protocol = str(terms.networks["protocol"].iloc[0])
-    beside = {f"recorded_{name}": recorded_beside(table) for name, table in on_record.items()}
-    return {
-        "learning": learning_side_by_side(terms.curves),
-        "pairs": pairs_apart(terms.pairs, terms.networks, protocol),
-        **beside,
-    }
+    protocol, networks = eigen_scores(terms)
+    percent, found = 100 / networks["abs_rel"], {}
+    for pair in terms.pairs[terms.pairs["protocol"] == protocol].to_dict("records"):
+        first, second = pair["first"], pair["second"]
+        middle, low, high = pair["difference"], pair["low"], pair["high"]
+        one, other = percent[first], percent[second]
+        found[first, second] = -other * middle, -other * high, -other * low
+        found[second, first] = one * middle, one * low, one * high
+    return found
+
+
+def equal_terms_verdict(terms: EqualTerms, first: Sequence[str], second: Sequence[str]) -> str:
+    """Whether the networks `first` beat the networks `second` on equal terms, as Markdown.
+
+    Each side is represented by its best network on the selection frames. It wins if even the lower
+    end of the interval is above the variance of runs, because a network was trained only once.
+    """
+    protocol, networks = eigen_scores(terms)
+    scores, selection = networks["abs_rel"], networks["sel_abs_rel"]
+    mine, theirs = (selection[selection.index.isin(names)] for names in (first, second))
+    if mine.empty or theirs.empty:
+        return "**Not decided:** one side has no run on equal terms yet."
+    best, rival = str(mine.idxmin()), str(theirs.idxmin())
+    gain, low, high = gains(terms)[best, rival]
+    found = f"No clear winner between {best} and {rival}"
+    if low > RUN_VARIANCE:
+        found = f"{best} beats {rival}"
+    elif high < -RUN_VARIANCE:
+        found = f"{best} is worse than {rival}"
+    return (
+        f"**{found}.** AbsRel is {scores[best]:.3f} against {scores[rival]:.3f}, "
+        f"{difference_in_words(gain, low, high)}, {protocol}, points.\n\n"
+        f"Differences below about {RUN_VARIANCE:g} % are within run-to-run variance: every network "
+        f"was trained once, for {networks['steps'].min():g} steps, and the interval is of test "
+        "frames, not of seeds. The network of each side was chosen on the selection frames."
+    )
 
 
 @styled
@@ -126,9 +153,6 @@ def learning_side_by_side(curves: pd.DataFrame) -> Figure:
     """Selection AbsRel of every network as it learns, by steps and by minutes.
 
     The axis ends above the first evaluations of slow starters, so that the ends can be told apart.
-
-    Args:
-        curves: of `generations.equal_terms`.
     """
     fig, axes = figure(1, 2, 4.2, sharey=True)
     colours = model_colours(list_models())  # a network's own, whichever others it stands beside
@@ -144,7 +168,7 @@ def learning_side_by_side(curves: pd.DataFrame) -> Figure:
     for ax, axis in zip(axes, AXES, strict=True):
         bold = {"fontweight": "bold", "path_effects": outline()}
         looks = [{"color": colours[name], **bold} for name in last["network"]]
-        lines = np.concatenate([along(*line.get_data()) for line in ax.lines])
+        lines = [along(*line.get_data()) for line in ax.lines]
         ends = last[[axis, "sel_abs_rel"]]
         ax.set_xticks([tick for tick in ax.get_xticks() if tick <= curves[axis].max()])
         label_points(ax, ends, list(last["network"]), looks, lines, AFTER)
@@ -152,26 +176,19 @@ def learning_side_by_side(curves: pd.DataFrame) -> Figure:
 
 
 @styled
-def pairs_apart(pairs: pd.DataFrame, networks: pd.DataFrame, protocol: str) -> Figure:
+def pairs_apart(terms: EqualTerms) -> Figure:
     """By how many percent the row's AbsRel is below the column's, with 95 % intervals.
 
     Intervals are of a paired bootstrap over frames. Each network was trained once, so that only
     differences beyond the variance of runs are in full colour.
-
-    Args:
-        pairs: of `generations.equal_terms`.
-        networks: likewise.
-        protocol: one of theirs.
     """
-    scores = networks[networks["protocol"] == protocol].set_index("network")["abs_rel"]
-    scores = scores.sort_values()
+    protocol, networks = eigen_scores(terms)
+    scores, known = networks["abs_rel"], gains(terms)
     names = list(scores.index)
     fig, ax = figure(1, 1, 0.62 * len(names) + 0.9)
-    known = pairs[pairs["protocol"] == protocol].set_index(["first", "second"])
     for (row, better), (column, worse) in combinations(enumerate(names), 2):
-        if (better, worse) in known.index or (worse, better) in known.index:
-            ends = gain_of(pairs, better, worse, protocol, scores[worse])
-            _cell(ax, column, row, *ends)
+        if (better, worse) in known:
+            _cell(ax, column, row, *known[better, worse])
     ax.set(xlim=(0.5, len(names) - 0.5), ylim=(len(names) - 1.5, -0.5))
     ax.set_xticks(range(1, len(names)), [f"{name}\n{scores[name]:.3f}" for name in names[1:]])
     ax.set_yticks(range(len(names) - 1), [f"{name}  {scores[name]:.3f}" for name in names[:-1]])
@@ -181,7 +198,11 @@ def pairs_apart(pairs: pd.DataFrame, networks: pd.DataFrame, protocol: str) -> F
     ax.grid(visible=False)
     for spine in ax.spines.values():
         spine.set_visible(False)
-    _legend(ax)
+    # in the empty triangle
+    swatches = [Rectangle((0, 0), 1, 1, color=shade) for shade in SHADES]
+    texts, title = [text for text, _ in SHADES.values()], "with the 95 % interval over frames:"
+    look: dict[str, Any] = {"fontsize": "medium", "alignment": "left"}
+    ax.legend(swatches, texts, loc="lower left", title=title, **look)
     return fig
 
 
@@ -192,13 +213,3 @@ def _cell(ax: Axes, column: int, row: int, gain: float, low: float, high: float)
     ax.text(column, row - 0.14, f"{gain:.1f} %", ha="center", va="center", fontweight="bold")
     interval = f"{low:.1f} to {high:.1f}"
     ax.text(column, row + 0.2, interval, ha="center", va="center", fontsize="small")
-
-
-def _legend(ax: Axes) -> None:
-    """In the empty triangle."""
-    swatches = [Rectangle((0, 0), 1, 1, color=shade) for shade in SHADES]
-    texts = [text for text, _ in SHADES.values()]
-    look: dict[str, Any] = {"fontsize": "medium", "alignment": "left"}
-    ax.legend(
-        swatches, texts, loc="lower left", title="with the 95 % interval over frames:", **look
-    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,6 +10,7 @@ import pandas as pd
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
+from torch.utils.benchmark import Timer
 
 from spdlib.data.frames import Frame, Frames, spread
 from spdlib.data.queries import evaluation_points
@@ -19,7 +18,7 @@ from spdlib.data.rooms import Rooms
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import NYU_CAMERA, Camera, lattice_points
 from spdlib.models import DepthModel, load
-from spdlib.scene import GROUP, Scene
+from spdlib.scene import GROUP
 from spdlib.study.datasets import open_data
 from spdlib.study.experiments import DEFAULT
 from spdlib.study.profiles import resolve
@@ -31,19 +30,15 @@ QUICK: Mapping[str, Mapping[str, Any]] = {
     "demo": {"train_frames": 160, "selection_frames": 8, "test_frames": 1, "steps": 200},
     "smoke": {},
 }
-"""Changes to a profile that make a network to look at, where there is none, in about a minute."""
+"""Changes to a profile that make a network to look at in about a minute."""
 UNSEEN_ROOM = 1_000_000
 """Number of a room that no profile trains on."""
 
 
 class Picture(NamedTuple):
-    """An image to look at.
+    """An image, uint8 [H, W, 3] RGB, with its camera and how its focal length is known (`lens`).
 
-    Attributes:
-        image: uint8 [H, W, 3], RGB.
-        camera: its camera, known or assumed.
-        truth: [H, W] metres, 0 where unknown; None where nothing is known.
-        lens: how the camera's focal length is known.
+    `truth` is [H, W] metres, 0 where unknown; None where nothing is known.
     """
 
     image: np.ndarray
@@ -53,15 +48,13 @@ class Picture(NamedTuple):
 
 
 def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
-    """A trained network to look at: the given one, the demo's, or one trained for a minute.
+    """A trained network, in evaluation mode, and a sentence that says where it comes from.
 
     Args:
-        model: folder of a saved network; empty takes the demo's if `make demo` has run.
+        model: folder of a saved network; empty takes the demo's if `make demo` has run, else
+            trains one for a minute.
         profile: "demo", or "smoke" for a few steps and nothing else.
         seed: of a network that has to be trained here.
-
-    Returns:
-        The network in evaluation mode, and a sentence that says where it comes from.
 
     Raises:
         ConfigError: another profile.
@@ -110,8 +103,7 @@ def look_at(image: str, focal: float, seed: int) -> Picture:
         ) from error
     lens = "as you gave it" if focal else "only assumed: that of NYU's field of view"
     focal = focal or NYU_CAMERA.focal * opened.height / NYU_CAMERA.height
-    middle = ((opened.width - 1) / 2, (opened.height - 1) / 2)
-    return Picture(np.asarray(opened), Camera(focal, focal, *middle, *opened.size), None, lens)
+    return Picture(np.asarray(opened), Camera.from_focal(focal, *opened.size), None, lens)
 
 
 def grid(camera: Camera, columns: int, rows: int) -> Tensor:
@@ -120,23 +112,13 @@ def grid(camera: Camera, columns: int, rows: int) -> Tensor:
 
 
 def depths_of(frames: Frames, truth: str | None = None, limit: int = 64) -> np.ndarray:
-    """All measured depths [N] in metres of evenly spread frames.
-
-    Args:
-        frames: any frames.
-        truth: name of the depth; None takes the frame's first.
-        limit: how many frames are read at most.
-    """
+    """All measured depths [N] in metres of at most `limit` frames, evenly spread."""
     maps = [frames[index].truth(truth) for index in spread(len(frames), limit)]
     return np.concatenate([depth[depth > 0] for depth in maps])
 
 
 def near_and_far(frame: Frame, truth: str | None = None) -> tuple[Tensor, int, int]:
-    """The eigen protocol's first group of points of a frame, and which is nearest and farthest.
-
-    Returns:
-        Points [256, 2], and the numbers of the nearest and the farthest valid one.
-    """
+    """The eigen protocol's first points [256, 2] of a frame; its nearest and farthest valid one."""
     sample = evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id, GROUP)
     depth = torch.where(sample.valid, sample.truth, torch.nan)
     near = int(depth.nan_to_num(torch.inf).argmin())
@@ -144,7 +126,11 @@ def near_and_far(frame: Frame, truth: str | None = None) -> tuple[Tensor, int, i
 
 
 def time_answers(
-    model: DepthModel, image: Any, camera: Camera | None, counts: Sequence[int], repeats: int = 5
+    model: DepthModel,
+    image: Any,
+    camera: Camera | None,
+    counts: Sequence[int],
+    seconds: float = 0.2,
 ) -> pd.DataFrame:
     """Median time to encode an image, to answer K random queries, and to answer a whole map.
 
@@ -153,7 +139,7 @@ def time_answers(
         image: as `encode` takes it.
         camera: the image's camera.
         counts: numbers of queries K.
-        repeats: of each measurement, after one to warm up.
+        seconds: that each measurement is repeated for.
 
     Returns:
         operation, queries, milliseconds with results on the CPU: "encode the image, once", without
@@ -163,31 +149,16 @@ def time_answers(
     height, width = scene.image_size
     generator = torch.Generator().manual_seed(0)
     corner = torch.tensor([width - 1.0, height - 1.0])
-    work: dict[tuple[str, int], Callable[[], object]] = {
-        ("encode the image, once", 0): lambda: _finish(model.encode(image, camera))
-    }
-    for k in counts:
-        points = torch.rand(k, 2, generator=generator) * corner
-        work["queries", k] = functools.partial(_answer, scene, points)
-    work["whole map", height * width] = lambda: scene.dense().cpu()
-    rows = [(*what, _median_time(do, repeats)) for what, do in work.items()]
+    points = {k: torch.rand(k, 2, generator=generator) * corner for k in counts}
+    work: list[tuple[str, int, Callable[[], object]]] = [
+        ("encode the image, once", 0, lambda: model.encode(image, camera)),
+        *(("queries", k, lambda k=k: scene.depth_at(points[k]).cpu()) for k in counts),
+        ("whole map", height * width, lambda: scene.dense().cpu()),
+    ]
+
+    def milliseconds(run: Callable[[], object]) -> float:
+        timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
+        return 1e3 * timer.blocked_autorange(min_run_time=seconds).median
+
+    rows = [(operation, k, milliseconds(run)) for operation, k, run in work]
     return pd.DataFrame(rows, columns=["operation", "queries", "milliseconds"])
-
-
-def _answer(scene: Scene, points: Tensor) -> Tensor:
-    return scene.depth_at(points).cpu()
-
-
-def _finish(scene: Scene) -> None:
-    if next(iter(scene.maps.values())).is_cuda:
-        torch.cuda.synchronize()
-
-
-def _median_time(work: Callable[[], object], repeats: int) -> float:
-    work()
-    spans = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        spans.append(1e3 * (time.perf_counter() - start))
-    return float(np.median(spans))

@@ -19,43 +19,17 @@ from spdlib.study.comparison import BEST, EPOCHS, NOT_STATED
 from spdlib.study.config import RunConfig
 from spdlib.study.diagnostics import alarms, range_table
 from spdlib.study.experiments import EXPERIMENTS
-from spdlib.study.generations import EqualTerms
 from spdlib.study.recorded import recorded, recorded_facts
 from spdlib.study.runs import DEFAULT_ROOT, Run, write_bytes
-from spdlib.study.scores import compare_frames, wide_scores
-from spdlib.view.plots.style import BASELINE_GREYS, METRICS, model_name
+from spdlib.study.scores import Comparison, compare_frames, wide_scores
+from spdlib.view.plots.style import BASELINE_GREYS, METRICS, SCORES, model_name
 
-BASELINES = tuple(BASELINE_GREYS)
-"""Names of the image-free baselines in the tables, weakest first."""
-RECORDED_NAMES = {
-    **METRICS,
-    "train_loss": "training loss",
-    "dense_abs_rel": "AbsRel, dense path",
-    "silog": "SILog (factor ½)",
-    "scaled_abs_rel": "AbsRel after scaling by s*",
-    "abs_rel_0_2m": "AbsRel, 0–2 m",
-    "abs_rel_2_5m": "AbsRel, 2–5 m",
-    "abs_rel_5_10m": "AbsRel, 5–10 m",
-    "pred_min": "smallest prediction [m]",
-    "pred_max": "largest prediction [m]",
-    "gt_min": "smallest truth [m]",
-    "gt_max": "largest truth [m]",
-    "scale_gap": "scale gap [%]",
-    "log_std": "deviation of ln p",
-}
-"""Scores of the log and their names for people."""
-LOGGED = {
-    "abs_rel": "AbsRel by epoch",
-    "delta1": "δ1 by epoch",
-    "s_star": "s* by epoch",
-    "pred_max": "largest prediction [m]",
-    "unique_l3": "cells of L3 routed to",
-}
+LOGGED = ("abs_rel", "delta1", "s_star", "pred_max", "unique_l3")
 """Scores by epoch that `log_table` shows."""
 CHANGES = ("flip_p", "rotate_p", "gamma", "brightness", "channel_gain", "contrast", "saturation")
 """Settings of an augmentation that `log_table` shows."""
 NO_INTERVAL = "no interval"
-"""Stands for a verdict where frames were not scored one by one, so that there is none."""
+"""In place of a verdict where frames were not scored one by one."""
 SHORT_EVALUATIONS, SHORT_EPOCHS = 4, 4.0
 """A run with fewer evaluations or epochs than these is too short to judge."""
 RUN_VARIANCE = 5.0
@@ -81,68 +55,46 @@ def from_root(path: str) -> str:
 def run_folder(out: str, name: str, profile: str) -> Path:
     """Where a notebook's run goes: `out`, or results/runs/NAME (NAME_PROFILE unless "demo").
 
-    Relative paths start at `project_root()`. Profile "smoke" tests the code as it is now, so that
-    its default is a new temporary folder: no earlier run is continued.
+    Relative paths start at `project_root()`. A smoke run tests the code as it is now: by default it
+    gets a new temporary folder, so that it continues no earlier run.
     """
     if profile == "smoke" and not out:
         return Path(tempfile.mkdtemp(prefix=f"{name}_smoke_"))
     default = DEFAULT_ROOT / (name if profile == "demo" else f"{name}_{profile}")
-    return project_root() / (Path(out) if out else default)
+    return project_root() / (out or default)
 
 
 def keep(folder: str | Path, name: str, figure: Figure) -> Figure:
-    """Save a figure as `folder`/figures/`name`.png and hand it on for display.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+    """Save a figure as FOLDER/figures/NAME.png (RunError if that fails) and hand it on."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=150, bbox_inches="tight")
     write_bytes(Path(folder) / "figures" / f"{name}.png", buffer.getvalue())
     return figure
 
 
-# -- tables -----------------------------------------------------------------------------------
-
-
 def score_table(metrics: pd.DataFrame, names: Sequence[str] = tuple(METRICS)) -> pd.DataFrame:
-    """One row per protocol, sites and model, one column per metric, named for people.
-
-    Args:
-        metrics: metrics.csv of a run.
-        names: which of `METRICS`.
-    """
+    """One row per protocol, sites and model of metrics.csv, one column per name of `METRICS`."""
     table = wide_scores(metrics, names)
     return table.assign(model=table["model"].map(model_name)).rename(columns=METRICS)
 
 
-def shown(table: pd.DataFrame, precision: int = 3) -> Styler:
+def shown(table: pd.DataFrame) -> Styler:
     """A table as notebooks show it: no index, text to the left, empty cells for NaN.
 
-    Args:
-        table: any table.
-        precision: decimals of numbers in numeric columns; others keep their shortest form.
+    Numeric columns have three decimals, other numbers their shortest form.
     """
-    number = table.select_dtypes("number").columns
-    text = [column for column in table if column not in number]
-    styled = table.style.hide(axis="index").format(precision=precision, na_rep="", thousands=",")
-    styled = styled.format(_shortest, subset=text)
+    text = list(table.select_dtypes(exclude="number"))
+    styled = table.style.hide(axis="index").format(precision=3, na_rep="", thousands=",")
+    styled = styled.format(lambda x: f"{x:g}" if isinstance(x, float) else str(x), subset=text)
     styled = styled.set_properties(subset=text, **{"text-align": "left"})
     left: Any = [{"selector": "th", "props": "text-align: left"}]
     return styled.set_table_styles({column: left for column in text}, overwrite=False)
 
 
-def _shortest(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
 def improvements(metrics: pd.DataFrame, frames: pd.DataFrame, model: str) -> pd.DataFrame:
     """How far a network's AbsRel lies below each image-free baseline's, per protocol and sites.
 
-    Args:
-        metrics: table of an evaluation.
-        frames: its scores of every frame.
-        model: the network's name in both.
+    `metrics` and `frames` are the tables of its evaluation.
 
     Returns:
         baseline, protocol, sites, score, baseline_score, improvement, low, high, verdict. The
@@ -154,33 +106,29 @@ def improvements(metrics: pd.DataFrame, frames: pd.DataFrame, model: str) -> pd.
     Raises:
         DataError: the score of a frame is NaN for one of two models.
     """
-    table = metrics[metrics["metric"] == "abs_rel"]
-    keys = zip(table["model"], table["protocol"], table["sites"], strict=True)
-    scores = dict(zip(keys, table["value"], strict=True))
+    keys = ["model", "protocol", "sites"]
+    scores = metrics[metrics["metric"] == "abs_rel"].set_index(keys)["value"].to_dict()
     rows = []
     for (name, protocol, sites), mine in scores.items():
-        for baseline in BASELINES:
+        for baseline in BASELINE_GREYS:
             if name == model and (baseline, protocol, sites) in scores:
-                where = {"baseline": baseline, "protocol": protocol, "sites": sites}
                 theirs = scores[baseline, protocol, sites]
-                pair = {"score": mine, "baseline_score": theirs}
-                gain = {"improvement": 100 * (1 - mine / theirs)}
-                rows.append(where | pair | gain | _interval(frames, model, where, theirs))
+                found = _compared(frames, model, baseline, protocol, sites)
+                ends = -100 * found.high / theirs, -100 * found.low / theirs
+                gain = 100 * (1 - mine / theirs)
+                rows.append((baseline, protocol, sites, mine, theirs, gain, *ends, found.verdict))
     columns = ["baseline", "protocol", "sites", "score", "baseline_score", "improvement"]
     return pd.DataFrame(rows, columns=[*columns, "low", "high", "verdict"])
 
 
-def _interval(
-    frames: pd.DataFrame, model: str, where: Mapping[str, str], score: float
-) -> dict[str, Any]:
-    """Ends of an improvement's interval in percent of the baseline's score, and the verdict."""
-    baseline, protocol, sites = where.values()
-    scored = frames[(frames["protocol"] == protocol) & (frames["sites"] == sites)]
-    if not {model, baseline} <= set(scored["model"]):
-        return {"low": math.nan, "high": math.nan, "verdict": NO_INTERVAL}
-    found = compare_frames(frames, model, baseline, protocol, sites=sites)
-    low, high = -100 * found.high / score, -100 * found.low / score
-    return {"low": low, "high": high, "verdict": found.verdict}
+def _compared(
+    frames: pd.DataFrame, first: str, second: str, protocol: str, sites: str
+) -> Comparison:
+    """Two models on the same frames; NaN where these were not scored one by one."""
+    here = (frames["protocol"] == protocol) & (frames["sites"] == sites)
+    if {first, second} <= set(frames[here]["model"]):
+        return compare_frames(frames, first, second, protocol, sites=sites)
+    return Comparison(math.nan, math.nan, math.nan, NO_INTERVAL)
 
 
 def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
@@ -203,36 +151,32 @@ def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
     if scores.empty:
         raise RunError("the comparison has no final scores on both sides; evaluate the run first")
     first = scores.iloc[0]
-    protocol, epoch = first["measured_protocol"], first["recorded_epoch"]
+    protocol, epoch = first["measured_protocol"].partition(",")[0], first["recorded_epoch"]
     when = f", epoch {epoch:.0f}" if math.isfinite(epoch) else ""
-    names = rows["metric"].map(lambda metric: RECORDED_NAMES.get(metric, metric))
-    table = pd.DataFrame({"score": names, "ours": rows["measured"], "theirs": rows["recorded"]})
-    titles = {
-        "ours": f"{first['measured_network']}, this run ({protocol.partition(',')[0]})",
-        "theirs": f"{first['recorded_network']}, {first['experiment']}{when} (recorded)",
+    columns = {
+        "metric": "score",
+        "measured": f"{first['measured_network']}, this run ({protocol})",
+        "recorded": f"{first['recorded_network']}, {first['experiment']}{when} (recorded)",
     }
-    return table.rename(columns=titles).reset_index(drop=True)
+    table = rows[list(columns)].replace({"metric": SCORES})
+    return table.rename(columns=columns).reset_index(drop=True)
 
 
 def log_table(names: Sequence[str]) -> pd.DataFrame:
-    """The log's own table: how experiments were run, and what they scored by epoch.
-
-    Args:
-        names: such as "exp08", of experiments on record.
-
-    Returns:
-        One row a setting or score, one column an experiment.
-    """
+    """The log's own table: settings and scores by epoch of experiments on record ("exp08")."""
     columns = {name: _logged(name) for name in names}
-    order = dict.fromkeys(setting for said in columns.values() for setting in said.index)
-    table = pd.DataFrame(columns).loc[list(order)].fillna("")
-    return table.rename_axis("setting").reset_index()
+    order = dict.fromkeys(setting for said in columns.values() for setting in said)
+    table = pd.DataFrame(columns, index=pd.Index(order, name="setting"), dtype=object)
+    return table.fillna("").reset_index()
 
 
-def _logged(name: str) -> pd.Series:
+def _logged(name: str) -> dict[str, Any]:
     """An experiment's settings and scores in words."""
     recipe, scores = EXPERIMENTS[name].recorded or {}, recorded(name)
     settings = RunConfig.of({"experiment": name, "profile": "paper", **recipe}).settings()
+    augment, plain = settings["augment"], AugmentConfig()
+    changed = [change for change in CHANGES if getattr(augment, change) != getattr(plain, change)]
+    changes = [change.removesuffix("_p").replace("_", " ") for change in changed]
     said = {
         "network": settings["network"],
         "loss": settings["loss"],
@@ -240,42 +184,24 @@ def _logged(name: str) -> pd.Series:
         "batch": settings["batch_size"],
         "image": " × ".join(map(str, settings["image_size"])),
         "normalised": "yes" if settings["input_norm"] == "weights" else "no",
-        "augmentation": ", ".join(_changes(settings["augment"])) or "none",
+        "augmentation": ", ".join(changes) or "none",
         "auxiliary loss": f"{settings['auxiliary_weight']:g}",
         **recipe["options"],
     }
     facts = recorded_facts(name)
-    said |= {
-        row: NOT_STATED
-        for row, fact in (("image", "image_size"), ("augmentation", "augmentation"))
-        if facts[fact] == NOT_STATED
-    }
-    for score, label in LOGGED.items():
+    for row, fact in (("image", "image_size"), ("augmentation", "augmentation")):
+        if facts[fact] == NOT_STATED:
+            said[row] = NOT_STATED
+    for score in LOGGED:
         if score in scores:
-            said[label] = " ".join(f"{value:.3g}" for value in scores[score].dropna())
-    return pd.Series(said, dtype=object)
-
-
-def _changes(augment: AugmentConfig) -> list[str]:
-    """What an augmentation changes, in words."""
-    plain = AugmentConfig()
-    changed = [name for name in CHANGES if getattr(augment, name) != getattr(plain, name)]
-    return [name.removesuffix("_p").replace("_", " ") for name in changed]
+            values = " ".join(f"{value:.3g}" for value in scores[score].dropna())
+            said[f"{SCORES[score]}, by epoch"] = values
+    return said
 
 
 def settings_of(**parameters: Any) -> dict[str, Any]:
-    """A notebook's parameters without those that keep the experiment's own: "", None, False, 0.
-
-    A fraction of 0.0 is a setting.
-    """
-    return {
-        name: value
-        for name, value in parameters.items()
-        if value or (isinstance(value, float) and not math.isnan(value))
-    }
-
-
-# -- sentences --------------------------------------------------------------------------------
+    """A notebook's parameters that set something: not "", None, False or the whole number 0."""
+    return {name: value for name, value in parameters.items() if value or isinstance(value, float)}
 
 
 def verdict(
@@ -285,15 +211,10 @@ def verdict(
     wanted: float,
     scores: Mapping[str, float],
 ) -> str:
-    """What the numbers say about a network, as Markdown.
+    """What a table of `improvements` and history.csv say about a network, as Markdown.
 
-    Args:
-        table: of `improvements`.
-        history: history.csv of the run.
-        model: the network's name.
-        wanted: how many percent below both baselines its AbsRel should be, with 95 % confidence;
-            0 wants any improvement.
-        scores: under the recorded protocol, for the alarms of the log's reports.
+    `wanted` is by how many percent its AbsRel should be below both baselines, with 95 % confidence
+    (0: by any); `scores` are those under the recorded protocol, for the log's alarms.
     """
     lines = [f"**{_conclusion(table, history, model, wanted)}**", ""]
     if wanted:
@@ -302,21 +223,20 @@ def verdict(
             f"but never see the image, and runs of one network differ by about {RUN_VARIANCE:g} %."
         )
         lines += [reason, ""]
-    lines += [f"- {_comparison(row)}" for row in table.itertuples()]
+    for row in table.to_dict("records"):
+        difference = difference_in_words(row["improvement"], row["low"], row["high"])
+        tie = ", a tie" if row["verdict"] == "tie" else ""
+        lines.append(
+            f"- {row['protocol']}, {row['sites']}: {row['score']:.3f} against "
+            f"{row['baseline_score']:.3f} of the {model_name(row['baseline'])}, {difference}{tie}"
+        )
     found = "; ".join(alarms(scores)) or "none"
     lines += ["", _ending(history), "", f"Alarms of the log's reports: {found}."]
     return "\n".join(lines)
 
 
 def findings(history: pd.DataFrame, bins: pd.DataFrame, inside: pd.DataFrame, model: str) -> str:
-    """What the log's own diagnostics say of a run, as Markdown.
-
-    Args:
-        history: history.csv of the run.
-        bins: bins.csv of its evaluation.
-        inside: of `diagnostics.look_inside`.
-        model: the network's name.
-    """
+    """What history.csv, bins.csv and inside.csv of a network's run say, as Markdown."""
     last = range_table(history).iloc[-1]
     lines = [
         f"- **Range.** After the last epoch predictions lie between {last['pred_min']:.2f} and "
@@ -333,70 +253,14 @@ def findings(history: pd.DataFrame, bins: pd.DataFrame, inside: pd.DataFrame, mo
             f"{far['abs_rel']:.3f} in {far['bin']} m."
         )
     for name, rows in inside.groupby("diagnostic", sort=False):
-        lines.append(f"- **{str(name).capitalize()}.** {_diagnosed(rows)}")
+        parts = [f"{row.part} {row.value:.3g}" for row in rows.itertuples()]
+        alarming = [f"{row.part}: {row.verdict}" for row in rows.itertuples() if row.verdict]
+        alarm = f" Alarm: {'; '.join(alarming)}." if alarming else ""
+        lines.append(f"- **{str(name).capitalize()}.** {'; '.join(parts)}.{alarm}")
     return "\n".join(lines)
 
 
-def _diagnosed(rows: pd.DataFrame) -> str:
-    """A diagnostic's parts with their values, and those that alarm."""
-    parts = "; ".join(f"{part} {value:.3g}" for part, value in rows[["part", "value"]].to_numpy())
-    alarming = rows[rows["verdict"].ne("")]
-    if alarming.empty:
-        return f"{parts}."
-    which = "; ".join(f"{row.part}: {row.verdict}" for row in alarming.itertuples())
-    return f"{parts}. Alarm: {which}."
-
-
-def equal_terms_verdict(terms: EqualTerms, first: Sequence[str], second: Sequence[str]) -> str:
-    """Whether one generation beats another on equal terms, as Markdown.
-
-    Each side is represented by its best network on the selection frames. It wins if even the lower
-    end of the interval is above the variance of runs, because a network was trained only once.
-
-    Args:
-        terms: of `generations.equal_terms`.
-        first: networks of the generation that should be better.
-        second: networks of the other.
-    """
-    table = terms.networks
-    protocol = next(name for name in table["protocol"] if name.startswith("eigen"))
-    table = table[table["protocol"] == protocol].set_index("network")
-    scores, selection = table["abs_rel"], table["sel_abs_rel"]
-    mine, theirs = (selection[[n for n in names if n in scores]] for names in (first, second))
-    if mine.empty or theirs.empty:
-        return "**Not decided:** one side has no run on equal terms yet."
-    best, rival = str(mine.idxmin()), str(theirs.idxmin())
-    gain, low, high = gain_of(terms.pairs, best, rival, protocol, scores[rival])
-    found = f"No clear winner between {best} and {rival}"
-    if low > RUN_VARIANCE:
-        found = f"{best} beats {rival}"
-    elif high < -RUN_VARIANCE:
-        found = f"{best} is worse than {rival}"
-    lines = [
-        f"**{found}.** AbsRel is {scores[best]:.3f} against {scores[rival]:.3f}, "
-        f"{_lower(gain, low, high)}, {protocol}, points.",
-        "",
-        f"Differences below about {RUN_VARIANCE:g} % are within run-to-run variance: every network "
-        f"was trained once, for {table['steps'].min():g} steps, and the interval is of test "
-        "frames, not of seeds. The network of each side was chosen on the selection frames.",
-    ]
-    return "\n".join(lines)
-
-
-def gain_of(
-    pairs: pd.DataFrame, first: str, second: str, protocol: str, score: float
-) -> tuple[float, float, float]:
-    """By how many percent of the second's AbsRel the first's is lower, and the interval's ends."""
-    rows = pairs[pairs["protocol"] == protocol].set_index(["first", "second"])
-    ends = ["difference", "high", "low"]
-    if (first, second) in rows.index:
-        gain, low, high = -100 * rows.loc[(first, second), ends] / score
-    else:
-        gain, high, low = 100 * rows.loc[(second, first), ends] / score
-    return gain, low, high
-
-
-def _lower(gain: float, low: float, high: float) -> str:
+def difference_in_words(gain: float, low: float, high: float) -> str:
     """A difference of scores in percent with its 95 % interval, in words."""
     sign, word = (1, "lower") if gain >= 0 else (-1, "higher")
     low, high = sorted((sign * low, sign * high))
@@ -406,17 +270,12 @@ def _lower(gain: float, low: float, high: float) -> str:
     return f"{sign * gain:.1f} % {word} ({interval})"
 
 
-def too_short(history: pd.DataFrame) -> bool:
-    """Whether a run saw too little to be judged."""
-    return len(history) < SHORT_EVALUATIONS or history["epoch"].iloc[-1] < SHORT_EPOCHS
-
-
 def _conclusion(table: pd.DataFrame, history: pd.DataFrame, model: str, wanted: float) -> str:
     """The verdict in a sentence; the comparison whose interval reaches lowest decides."""
-    if too_short(history):
-        epochs = history["epoch"].iloc[-1]
+    evaluations, epochs = len(history), history["epoch"].iloc[-1]
+    if evaluations < SHORT_EVALUATIONS or epochs < SHORT_EPOCHS:
         return (
-            f"Too short to judge: {len(history)} evaluations over {epochs:g} epochs. "
+            f"Too short to judge: {evaluations} evaluations over {epochs:g} epochs. "
             "The numbers below only show that training and evaluation work."
         )
     judged = table[table["verdict"] != NO_INTERVAL]
@@ -425,28 +284,18 @@ def _conclusion(table: pd.DataFrame, history: pd.DataFrame, model: str, wanted: 
     found = next(word for word in ("worse", "tie", "better") if word in set(judged["verdict"]))
     rows = judged[judged["verdict"] == found]
     row = rows.loc[rows["low"].idxmin()]
+    gain, low, high = row[["improvement", "low", "high"]]
     where = f"the {model_name(str(row['baseline']))} ({row['protocol']}, {row['sites']})"
-    difference = f"against {where} its AbsRel is {_lower(*row[['improvement', 'low', 'high']])}"
+    difference = f"against {where} its AbsRel is {difference_in_words(gain, low, high)}"
     if found == "worse":
         return f"{model} does not beat both image-free baselines: {difference}."
     if found == "tie":
         return f"{model} is not shown to beat both image-free baselines: {difference}."
-    if row["low"] >= wanted:
-        return (
-            f"{model} beats both image-free baselines by at least "
-            f"{math.floor(10 * row['low']) / 10:.1f} %: {difference}."
-        )
-    missed = "but by less than" if row["high"] < wanted else "but is not shown to do so by"
+    if low >= wanted:
+        least = math.floor(10 * low) / 10
+        return f"{model} beats both image-free baselines by at least {least:.1f} %: {difference}."
+    missed = "but by less than" if high < wanted else "but is not shown to do so by"
     return f"{model} beats both image-free baselines, {missed} {wanted:g} %: {difference}."
-
-
-def _comparison(row: Any) -> str:
-    difference = _lower(row.improvement, row.low, row.high)
-    tie = ", a tie" if row.verdict == "tie" else ""
-    return (
-        f"{row.protocol}, {row.sites}: {row.score:.3f} against {row.baseline_score:.3f} of the "
-        f"{model_name(row.baseline)}, {difference}{tie}"
-    )
 
 
 def _ending(history: pd.DataFrame) -> str:

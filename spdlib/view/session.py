@@ -1,9 +1,4 @@
-"""`open_study`: one experiment from its record to its verdict, a line a step.
-
-A notebook tells the story; a `Study` holds what the steps hand on: config, frames, network, run,
-scores. Each step returns what a notebook shows, a figure or a table, and leaves it in the folder of
-the run.
-"""
+"""`open_study`: one experiment from its record to its verdict, a line a step."""
 
 from __future__ import annotations
 
@@ -36,7 +31,7 @@ from spdlib.study.training import build_model, fit
 from spdlib.study.training.preflight import check
 from spdlib.view import plots, questions, report
 from spdlib.view.diagram import network_diagram
-from spdlib.view.generations import learning_side_by_side, pairs_apart
+from spdlib.view.generations import equal_terms_verdict, learning_side_by_side, pairs_apart
 from spdlib.view.inside import layers_at_work, where_it_looks
 
 EQUAL_TERMS = Path("results") / "measured" / "generations_nyu_labeled"
@@ -83,23 +78,21 @@ def open_study(
 
 
 class Study:
-    """One experiment, step by step.
+    """One experiment, step by step: a step returns the figure or table that a notebook shows.
 
-    Steps that need an earlier one make it happen: the first that asks for frames opens them, the
-    first that asks for scores evaluates.
+    A step that needs an earlier one makes it happen: the first that needs frames opens them, the
+    first that needs scores evaluates.
 
     Attributes:
         config: of the run.
-        folder: of the run.
-        tables: what has been shown as a table and is kept as NAME.csv by `close`.
+        folder: of the run, where figures are kept at once.
+        tables: what `close` keeps there as NAME.csv.
     """
 
     def __init__(self, config: RunConfig, folder: Path, store: str | None = None) -> None:
         self.config, self.folder, self.store = config, folder, store
         self.tables: dict[str, pd.DataFrame] = {}
         self._compared: pd.DataFrame | None = None
-
-    # -- what the steps hand on ----------------------------------------------------------------
 
     @property
     def network_name(self) -> str:
@@ -130,8 +123,6 @@ class Study:
     def result(self) -> Evaluation:
         """Scores of the best weights and of the image-free baselines on the test frames."""
         return evaluate_run(self.run, self.best, self.data.test, fit_image_free(self.data.train))
-
-    # -- before training -----------------------------------------------------------------------
 
     def log(self, *experiments: str) -> Styler:
         """How the log ran some of its experiments, and what it measured."""
@@ -169,8 +160,6 @@ class Study:
         """Where this run differs from the recorded one."""
         return self._table("deviations", deviations(self.config))
 
-    # -- training ------------------------------------------------------------------------------
-
     def train(self) -> Figure:
         """Train, or continue, or read a finished run; its learning curves."""
         record = self.run.record
@@ -187,8 +176,6 @@ class Study:
         """Which parameters the gradient of the last evaluated step reached."""
         return report.shown(self.run.gradients)
 
-    # -- scores --------------------------------------------------------------------------------
-
     def scores(self) -> Styler:
         """Scores of the network and the baselines under every protocol; its notes are printed."""
         for protocol, note in self.result.notes.items():
@@ -200,11 +187,7 @@ class Study:
         return self._keep("scores", plots.score_bars(self.result.metrics))
 
     def improvements(self, wanted: float | None = None) -> Figure:
-        """How far AbsRel lies below each baseline's, with intervals.
-
-        Args:
-            wanted: improvement in percent that was asked for.
-        """
+        """How far AbsRel lies below each baseline's, with intervals, and the `wanted` percent."""
         return self._keep("improvements", plots.improvement_intervals(self._gains, wanted=wanted))
 
     def bins(self) -> Figure:
@@ -222,9 +205,9 @@ class Study:
         drawn = plots.predicted_against_true(answers["prediction"], answers["truth"], title)
         return self._keep("predicted_against_true", drawn)
 
-    def error_maps(self, count: int = 4) -> Figure:
-        """Truth, prediction and error of some test frames, evenly spread, not chosen."""
-        examples = list(self.result.examples.values())[:count]
+    def error_maps(self) -> Figure:
+        """Truth, prediction and error of four test frames, evenly spread, not chosen."""
+        examples = list(self.result.examples.values())[:4]
         columns = ([each[key] for each in examples] for key in ("image", "truth", "dense"))
         title = f"{self.network_name}: dense path, whole frames"
         return self._keep("error_maps", plots.error_maps(*columns, title=title))
@@ -237,8 +220,6 @@ class Study:
     def accuracy_at_k(self) -> Figure:
         """The same points in groups of different size."""
         return self._keep("accuracy_at_k", plots.accuracy_at_k(self.result.k_sweep))
-
-    # -- inside --------------------------------------------------------------------------------
 
     def where_it_looks(self, which: str = "near") -> Figure:
         """Where the query at the nearest ("near") or farthest ("far") point reads the image."""
@@ -256,13 +237,10 @@ class Study:
         """The same, layer by layer."""
         return self._keep("layers", layers_at_work(self.result.inside))
 
-    # -- beside the record ---------------------------------------------------------------------
-
     def beside_record(self, experiment: str = "") -> Styler | None:
-        """The run's final scores beside the epoch that the log quotes; None without a record.
+        """The run's final scores beside the epoch that the log quotes of an experiment.
 
-        Args:
-            experiment: of the log; default this study's.
+        By default that of this study; None without a record.
         """
         experiment = experiment or self.config.experiment
         if not on_record(experiment):
@@ -281,8 +259,6 @@ class Study:
             return None
         return self._keep("recorded_beside", plots.recorded_beside(self._compared))
 
-    # -- all networks on equal terms -----------------------------------------------------------
-
     @cached_property
     def equal_terms(self) -> EqualTerms:
         """The published comparison of all networks on the same frames, steps and loss."""
@@ -294,9 +270,7 @@ class Study:
 
     def pairs(self) -> Figure:
         """Every pair of networks on equal terms, with its interval."""
-        networks = self.equal_terms.networks
-        protocol = next(p for p in networks["protocol"] if p.startswith("eigen"))
-        return self._keep("pairs", pairs_apart(self.equal_terms.pairs, networks, protocol))
+        return self._keep("pairs", pairs_apart(self.equal_terms))
 
     def generation_table(self) -> Styler:
         """Scores, parameters and minutes of all networks on equal terms."""
@@ -305,28 +279,18 @@ class Study:
 
     def generation_verdict(self, first: Sequence[str], second: Sequence[str]) -> Markdown:
         """Whether the networks `first` beat the networks `second` on equal terms."""
-        return Markdown(report.equal_terms_verdict(self.equal_terms, first, second))
-
-    # -- the end -------------------------------------------------------------------------------
+        return Markdown(equal_terms_verdict(self.equal_terms, first, second))
 
     def verdict(self, wanted: float = 0) -> Markdown:
-        """What the numbers say about the network.
-
-        Args:
-            wanted: improvement in percent over both baselines that was asked for.
-        """
+        """What the numbers say about the network: is it `wanted` percent below both baselines?"""
         name = self.network_name
         _, scores = recorded_scores(self.result.metrics, name)
-        return Markdown(
-            report.verdict(self._gains, self.run.history, name, wanted=wanted, scores=scores)
-        )
+        return Markdown(report.verdict(self._gains, self.run.history, name, wanted, scores))
 
     def findings(self) -> Markdown:
         """What the diagnostics say, in words."""
-        result = self.result
-        return Markdown(
-            report.findings(self.run.history, result.bins, result.inside, self.network_name)
-        )
+        tables = self.run.history, self.result.bins, self.result.inside
+        return Markdown(report.findings(*tables, self.network_name))
 
     def close(self) -> None:
         """Keep the tables in the run's folder and print where it lies, with its short table."""

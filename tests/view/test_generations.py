@@ -12,8 +12,14 @@ from pictures import drawn
 
 from spdlib import __main__ as command_line
 from spdlib.study.generations import EqualTerms
-from spdlib.view import report
-from spdlib.view.generations import SHADES, learning_side_by_side, markdown, pairs_apart
+from spdlib.view.generations import (
+    SHADES,
+    equal_terms_verdict,
+    learning_side_by_side,
+    markdown,
+    pairs_apart,
+)
+from spdlib.view.report import RUN_VARIANCE
 
 PROTOCOL = "eigen/inpainted"
 
@@ -51,14 +57,14 @@ def terms() -> EqualTerms:
 
 
 def test_every_pair_is_said_once_with_its_interval(terms: EqualTerms) -> None:
-    figure = pairs_apart(terms.pairs, terms.networks, PROTOCOL)
+    figure = pairs_apart(terms)
     ax = figure.axes[0]
     said = [text.get_text() for text in ax.texts]
     # best first: v13_1 against v15_2 and v14_dual, then v15_2 against v14_dual
     assert said == ["0.5 %", "-1.0 to 2.0", "9.1 %", "4.5 to 13.6", "8.6 %", "4.5 to 13.6"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["v13_1  0.200", "v15_2  0.201"]
     tie, clear, within = SHADES["#ececec"], SHADES["#7fc8ad"], SHADES["#d9efe6"]
-    assert tie[1] < within[1] < clear[1] == report.RUN_VARIANCE
+    assert tie[1] < within[1] < clear[1] == RUN_VARIANCE
     drawn_in = [to_hex(patch.get_facecolor()) for patch in ax.patches]
     assert drawn_in == ["#ececec", "#d9efe6", "#d9efe6"]
 
@@ -82,15 +88,15 @@ def test_slow_starters_do_not_press_the_others_together(terms: EqualTerms) -> No
 
 def test_the_verdict_asks_more_than_the_variance_of_runs(terms: EqualTerms) -> None:
     v13, v14, v15 = ["v13_log_depth", "v13_1"], ["v14_plan", "v14_dual"], ["v15_2"]
-    text = report.equal_terms_verdict(terms, v14, v13)
+    text = equal_terms_verdict(terms, v14, v13)
     assert "No clear winner between v14_dual and v13_1" in text  # its interval begins at 5 %
     assert "10.0 % higher (95 % interval 5.0 to 15.0 %)" in text
     assert "Differences below about 5 % are within run-to-run variance" in text
-    assert "No clear winner between v15_2 and v13_1" in report.equal_terms_verdict(terms, v15, v13)
+    assert "No clear winner between v15_2 and v13_1" in equal_terms_verdict(terms, v15, v13)
     clear = terms._replace(pairs=terms.pairs.assign(low=-0.03, high=-0.02))
-    assert "v13_1 beats v14_dual" in report.equal_terms_verdict(clear, v13, v14)
-    assert "v14_dual is worse than v13_1" in report.equal_terms_verdict(clear, v14, v13)
-    assert "Not decided" in report.equal_terms_verdict(terms, ["v13_plan"], v13)
+    assert "v13_1 beats v14_dual" in equal_terms_verdict(clear, v13, v14)
+    assert "v14_dual is worse than v13_1" in equal_terms_verdict(clear, v14, v13)
+    assert "Not decided" in equal_terms_verdict(terms, ["v13_plan"], v13)
 
 
 def test_published_runs_make_the_published_tables(

@@ -96,7 +96,6 @@ def test_a_gain_counts_only_where_its_interval_ends(
 
 
 def test_the_verdict_is_silent_about_short_runs(table: pd.DataFrame, history: pd.DataFrame) -> None:
-    assert report.too_short(history[:3])
     text = report.verdict(table, history[:3], "v15_2", 20, SCORES)
     assert text.startswith("**Too short to judge: 3 evaluations over 3 epochs.")
     assert "beats" not in text
@@ -215,12 +214,12 @@ def test_missing_numbers_are_empty_cells() -> None:
 def test_the_logs_table_shows_settings_and_scores_by_epoch() -> None:
     table = report.log_table(["exp05", "exp07"]).set_index("setting")
     assert table["exp05"]["normalised"] == "no"
-    assert table["exp05"]["cells of L3 routed to"] == ""
+    assert table["exp05"]["cells of L3 routed to, by epoch"] == ""
     assert report.log_table(["exp10"]).set_index("setting")["exp10"]["image"] == "not stated"
     assert table["exp07"]["normalised"] == "yes"
     assert table["exp07"]["augmentation"] == "flip, brightness, contrast, saturation"
-    assert table["exp05"]["AbsRel by epoch"] == "0.267 0.238 0.23 0.262"
-    assert table["exp07"]["cells of L3 routed to"] == "70.9 57.2 49.1"
+    assert table["exp05"]["AbsRel, by epoch"] == "0.267 0.238 0.23 0.262"
+    assert table["exp07"]["cells of L3 routed to, by epoch"] == "70.9 57.2 49.1"
     assert list(table.index[:3]) == ["network", "loss", "λ, reduction"]
 
 

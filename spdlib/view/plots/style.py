@@ -35,7 +35,25 @@ METRICS = {
     "s_star": "s*",
     "scaled_abs_rel": "AbsRel × s*",
 }
-"""Scores and their names for people."""
+"""Scores of an evaluation and their names for people."""
+SCORES = {
+    **METRICS,
+    "train_loss": "training loss",
+    "dense_abs_rel": "AbsRel, dense path",
+    "silog": "SILog (factor ½)",
+    "scaled_abs_rel": "AbsRel after scaling by s*",
+    "abs_rel_0_2m": "AbsRel, 0–2 m",
+    "abs_rel_2_5m": "AbsRel, 2–5 m",
+    "abs_rel_5_10m": "AbsRel, 5–10 m",
+    "pred_min": "smallest prediction [m]",
+    "pred_max": "largest prediction [m]",
+    "gt_min": "smallest truth [m]",
+    "gt_max": "largest truth [m]",
+    "scale_gap": "scale gap [%]",
+    "log_std": "deviation of ln p",
+    "unique_l3": "cells of L3 routed to",
+}
+"""Scores of the log, likewise."""
 UNMEASURED = "#dcdcdc"
 AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 """Where a label may stand beside its place, the best first: (right, up)."""
