@@ -120,9 +120,9 @@ def depths_of(frames: Frames, truth: str | None = None, limit: int = 64) -> np.n
 def near_and_far(frame: Frame, truth: str | None = None) -> tuple[Tensor, int, int]:
     """The eigen protocol's first points [256, 2] of a frame; its nearest and farthest valid one."""
     sample = evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id, GROUP)
-    depth = torch.where(sample.valid, sample.truth, torch.nan)
-    near = int(depth.nan_to_num(torch.inf).argmin())
-    return sample.points, near, int(depth.nan_to_num(-torch.inf).argmax())
+    near = torch.where(sample.valid, sample.truth, torch.inf).argmin()
+    far = torch.where(sample.valid, sample.truth, -torch.inf).argmax()
+    return sample.points, int(near), int(far)
 
 
 def time_answers(
