@@ -1,9 +1,9 @@
 """Runs a notebook from the command line: `spdlib run NOTEBOOK -p name value`.
 
-The work is papermill's. This runner adds what a long headless run needs: unknown parameters and
-values of the wrong kind are refused before anything starts, progress bars become single lines,
-streams are merged, the kernel is the interpreter that runs the command, and the output file only
-ever holds a complete run. Plain `papermill` executes the same notebooks.
+papermill does the work, and runs the same notebooks by itself. Added is what a long headless run
+needs: unknown parameters and values of the wrong kind are refused before anything starts, progress
+bars become single lines, the kernel is the interpreter that runs the command, and the output file
+only ever holds a complete run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, TextIO
 
 import nbformat
@@ -48,8 +49,8 @@ class NotebookError(RunError):
 class RunningInterpreter(AsyncKernelManager):
     """Starts the kernel in the interpreter that runs this process.
 
-    Kernels that the machine or the user registered under the same name are not looked at, and
-    the shell's choice of a matplotlib backend does not swallow the figures.
+    Kernels registered under the same name are not looked at, and the shell's choice of a matplotlib
+    backend does not swallow the figures.
     """
 
     @default("kernel_spec_manager")
@@ -83,35 +84,25 @@ class LineLog:
         """Take any piece of text."""
         *lines, self._open_line = (self._open_line + text).split("\n")
         for line in lines:
-            self._emit(line)
-        self._open_line = _last_state(self._open_line)
+            state = line.rstrip("\r").rpartition("\r")[2]
+            if state.strip():
+                self.stream.write(state + "\n")
 
     def flush(self) -> None:
         """Flush the stream; an unfinished line waits for its end."""
         self.stream.flush()
 
     def close(self) -> None:
-        """Write an unfinished line; the stream stays open."""
-        self._emit(self._open_line)
-        self._open_line = ""
-        self.stream.flush()
-
-    def _emit(self, line: str) -> None:
-        state = _last_state(line)
-        if state.strip():
-            self.stream.write(state + "\n")
-
-
-def _last_state(line: str) -> str:
-    """What a terminal shows of a line that was redrawn with carriage returns."""
-    return line.rstrip("\r").rpartition("\r")[2]
+        """End an unfinished line; the stream stays open."""
+        self.write("\n")
+        self.flush()
 
 
 def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     """Names and defaults in the cell tagged `parameters`, in order.
 
-    papermill reads its lines `name = value`, also `name: Optional[int] = value`. A default that is
-    computed, not written out, is None here: it takes values of every kind.
+    papermill reads its lines `name = value`, also `name: Optional[int] = value`. A computed default
+    is None here and takes values of every kind.
 
     Raises:
         ConfigError: the file is missing or no notebook.
@@ -145,12 +136,9 @@ def _literal(text: str, other: Any) -> Any:
 def parse_parameters(
     notebook: str | Path, given: Iterable[tuple[str, str]], known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Values for a notebook's parameters from the command line's texts.
+    """Values for a notebook's parameters, `known` with their defaults, from given (name, text).
 
-    Args:
-        notebook: named in errors.
-        given: (name, text) pairs; a text is a Python or JSON literal, anything else a string.
-        known: names and defaults, from `notebook_parameters`.
+    A text is a Python or JSON literal, or else a string.
 
     Raises:
         ConfigError: an unknown or repeated name, or a value of another kind than the default.
@@ -197,18 +185,17 @@ def run_notebook(
     html: bool = False,
     log: TextIO | None = None,
 ) -> Path:
-    """Execute a notebook in a kernel of the running interpreter and save the result.
+    """Execute a notebook in a kernel of the running interpreter; returns the output's path.
+
+    The output replaces an earlier one only when every cell has run. Of a failed run the cells so
+    far lie beside it, as `NAME.failed.ipynb`.
 
     Args:
-        notebook: path of the notebook; it is not changed.
+        notebook: its path; it is not changed.
         parameters: values for names in its cell tagged `parameters`.
-        output: where the executed notebook goes; by default under `results/runs/`.
+        output: path of the executed notebook; by default under `results/runs/`.
         html: also write a page beside it, under the same name.
         log: takes what the cells print, line by line; standard error by default.
-
-    Returns:
-        The path of the executed notebook. It replaces an earlier one only when every cell has
-        run. Of a failed run the cells so far lie beside it, as `NAME.failed.ipynb`.
 
     Raises:
         ConfigError: a parameter or path that cannot be used; nothing has run.
@@ -218,25 +205,25 @@ def run_notebook(
     notebook = Path(notebook)
     values = check_parameters(notebook, parameters or {}, notebook_parameters(notebook))
     output = _usable_output(notebook, Path(output or DEFAULT_ROOT / notebook.name))
+    failed = output.with_name(f"{output.stem}.failed.ipynb")
     partial = output.with_name(f".{output.stem}.partial.ipynb")
     try:
         executed = _execute(notebook, partial, values, log or sys.stderr)
     except (NotebookError, KeyboardInterrupt):
         if partial.exists():
-            partial.replace(_failed(output))
+            partial.replace(failed)
         raise
     finally:
         partial.unlink(missing_ok=True)
     executed.metadata.papermill["output_path"] = str(output)
     write_bytes(output, nbformat.writes(executed).encode(), RunError)
-    _failed(output).unlink(missing_ok=True)
+    failed.unlink(missing_ok=True)
     if html:
-        export_html(output)
+        from nbconvert import HTMLExporter  # takes a second to import and few runs ask for a page
+
+        page, _ = HTMLExporter().from_filename(str(output))
+        write_bytes(output.with_suffix(".html"), page.encode(), RunError)
     return output
-
-
-def _failed(output: Path) -> Path:
-    return output.with_name(f"{output.stem}.failed.ipynb")
 
 
 def _usable_output(notebook: Path, output: Path) -> Path:
@@ -247,9 +234,7 @@ def _usable_output(notebook: Path, output: Path) -> Path:
         raise ConfigError(f"{output}: is the notebook itself; choose another output with -o")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        probe = output.with_name(f".{output.name}.probe")
-        probe.touch()
-        probe.unlink()
+        TemporaryFile(dir=output.parent).close()
     except OSError as error:
         raise RunError(
             f"{output.parent}: cannot be written ({error.strerror or error}); "
@@ -261,6 +246,7 @@ def _usable_output(notebook: Path, output: Path) -> Path:
 def _execute(
     notebook: Path, partial: Path, values: dict[str, Any], log: TextIO
 ) -> nbformat.NotebookNode:
+    """The executed notebook; cells are saved to `partial` as they run."""
     lines = LineLog(log)
     try:
         return papermill.execute_notebook(
@@ -302,29 +288,12 @@ def _failure_report(error: PapermillExecutionError) -> str:
     return "\n".join([f"In cell {error.exec_count}:", *source, "", *trace])
 
 
-def export_html(executed: str | Path) -> Path:
-    """Write an executed notebook as one page beside it, figures included; returns its path."""
-    from nbconvert import HTMLExporter  # takes a second to import and few runs ask for a page
-
-    path = Path(executed)
-    page = path.with_suffix(".html")
-    body, _ = HTMLExporter().from_filename(str(path))
-    write_bytes(page, body.encode(), RunError)
-    return page
-
-
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Arguments of `run`."""
     parser.add_argument("notebook", type=Path, help="the notebook; it is not changed")
-    parser.add_argument(
-        "-p",
-        "--parameter",
-        nargs=2,
-        action="append",
-        default=[],
-        metavar=("NAME", "VALUE"),
-        help="a value for a name in the notebook's parameters cell; may be repeated",
-    )
+    pair: dict[str, Any] = {"nargs": 2, "metavar": ("NAME", "VALUE"), "action": "append"}
+    value = "a value for a name in the notebook's parameters cell; may be repeated"
+    parser.add_argument("-p", "--parameter", default=[], help=value, **pair)
     where = f"executed notebook (default: under {DEFAULT_ROOT}/)"
     parser.add_argument("-o", "--output", type=Path, help=where)
     parser.add_argument("--html", action="store_true", help="also write a page beside it")

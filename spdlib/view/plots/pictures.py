@@ -9,9 +9,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 from spdlib.view.plots.style import (
@@ -36,14 +36,9 @@ NYU_DEPTH_SHARES = np.fromstring(
 def points_picture(
     image: Any, points: Any, depths: Any, truth: Any = None, title: str = ""
 ) -> Figure:
-    """An image with query points and their depths in metres, near points bright.
+    """An image, uint8 [H, W, 3] RGB, with points [K, 2] in pixels and their depths [K] in metres.
 
-    Args:
-        image: uint8 [H, W, 3], RGB.
-        points: (u, v) [K, 2] in pixels.
-        depths: [K] metres.
-        truth: [K] metres, in brackets after the depths; 0 or None where unknown.
-        title: above the picture.
+    Near points are bright. In brackets stands the truth [K] in metres; 0 or None where unknown.
     """
     picture = np.asarray(image)
     places, answers = np.asarray(points, float), np.asarray(depths, float)
@@ -69,13 +64,7 @@ def points_picture(
 
 @styled
 def contact_sheet(images: Sequence[Any], depths: Sequence[Any], columns: int = 6) -> Figure:
-    """Frames as pictures, each above its depth.
-
-    Args:
-        images: uint8 [H, W, 3], RGB.
-        depths: [H, W] metres, 0 where nothing was measured.
-        columns: pictures in a row.
-    """
+    """Images, uint8 [H, W, 3] RGB, each above its depth, [H, W] metres, 0 where not measured."""
     rows = math.ceil(len(images) / columns)
     shape = np.shape(depths[0])
     height = 2 * rows * (0.92 * WIDTH / columns) * shape[0] / shape[1] + 0.2
@@ -87,10 +76,9 @@ def contact_sheet(images: Sequence[Any], depths: Sequence[Any], columns: int = 6
     for i, (image, depth) in enumerate(zip(images, depths, strict=True)):
         row, column = divmod(i, columns)
         axes[2 * row, column].imshow(np.asarray(image), interpolation="antialiased")
-        _show_depth(axes[2 * row + 1, column], depth, norm)
+        shown = _show_depth(axes[2 * row + 1, column], depth, norm)
     bar: dict[str, Any] = {"extend": "both", "shrink": 0.8, "aspect": 30, "pad": 0.02}
-    scale = ScalarMappable(norm, colour_map(DEPTH_COLOURS))
-    fig.colorbar(scale, ax=axes, label="depth [m]", **bar)
+    fig.colorbar(shown, ax=axes, label="depth [m]", **bar)
     return fig
 
 
@@ -100,11 +88,7 @@ def error_maps(
 ) -> Figure:
     """A row per frame: image, truth, prediction and relative error, with shared colour scales.
 
-    Args:
-        images: uint8 [H, W, 3], RGB.
-        truths: [H, W] metres, 0 where nothing was measured.
-        predictions: [H, W] metres.
-        title: names model and protocol.
+    Images are uint8 [H, W, 3] RGB; depths are [H, W] metres, true ones 0 where not measured.
     """
     count, shape = len(images), np.shape(truths[0])
     height = count * (WIDTH / 4 - 0.06) * shape[0] / shape[1]
@@ -116,32 +100,27 @@ def error_maps(
     for row, *maps in zip(axes[:-1], images, truths, predictions, errors, strict=True):
         row[0].imshow(np.asarray(maps[0]), interpolation="antialiased")
         _show_depth(row[1], maps[1], norm)
-        _show_depth(row[2], maps[2], norm)
+        depth = _show_depth(row[2], maps[2], norm)
         look = {"cmap": colour_map(ERROR_COLOURS), "norm": error_norm}
-        row[3].imshow(maps[3], interpolation="nearest", **look)
-        _corner(row[3], f"AbsRel {np.nanmean(maps[3]):.3f}")
+        error = row[3].imshow(maps[3], interpolation="nearest", **look)
+        corner: dict[str, Any] = {"transform": row[3].transAxes, "va": "top", "color": "white"}
+        corner |= {"fontweight": "bold", "path_effects": outline("#101010")}
+        row[3].text(0.02, 0.97, f"AbsRel {np.nanmean(maps[3]):.3f}", **corner)
     names = ("image", "truth", "prediction", "relative error")
     for ax, name in zip(axes[0], names, strict=True):
         ax.set_title(name)
     for ax in axes[:-1].flat:
         ax.axis("off")
-    _scales_below(fig, axes[-1], norm, error_norm)
+    for ax in axes[-1]:
+        ax.remove()
+    # colour bars in the last row: depth under two columns, error under one
+    grid, bar = axes[-1, 0].get_subplotspec().get_gridspec(), {"orientation": "horizontal"}
+    fig.colorbar(depth, fig.add_subplot(grid[-1, 1:3]), label="depth [m]", extend="both", **bar)
+    label = "|prediction − truth| / truth"
+    fig.colorbar(error, fig.add_subplot(grid[-1, 3]), label=label, extend="max", **bar)
     if title:
         fig.suptitle(f"{title}\n", fontsize="medium", x=0.004, ha="left", linespacing=0.5)
     return fig
-
-
-def _scales_below(fig: Figure, places: Any, norm: Normalize, error_norm: Normalize) -> None:
-    """Colour bars in the last row of axes: depth under two columns, error under one."""
-    for ax in places:
-        ax.remove()
-    grid = places[0].get_subplotspec().get_gridspec()
-    depth_bar, error_bar = fig.add_subplot(grid[-1, 1:3]), fig.add_subplot(grid[-1, 3])
-    scale = ScalarMappable(norm, colour_map(DEPTH_COLOURS))
-    fig.colorbar(scale, depth_bar, label="depth [m]", extend="both", orientation="horizontal")
-    scale = ScalarMappable(error_norm, colour_map(ERROR_COLOURS))
-    label = "|prediction − truth| / truth"
-    fig.colorbar(scale, error_bar, label=label, extend="max", orientation="horizontal")
 
 
 def relative_error(prediction: Any, truth: Any) -> np.ndarray:
@@ -153,12 +132,9 @@ def relative_error(prediction: Any, truth: Any) -> np.ndarray:
 
 @styled
 def points_in_space(xyz: Any, colours: Any, title: str = "") -> Figure:
-    """3-D points with their colours: obliquely, and from above.
+    """3-D points with their colours, uint8 [K, 3] RGB: obliquely, and from above.
 
-    Args:
-        xyz: [K, 3] metres in the camera frame (x right, y down, z forward).
-        colours: [K, 3] uint8, RGB.
-        title: above the picture.
+    `xyz` are [K, 3] metres in the camera frame (x right, y down, z forward).
     """
     x, y, z = np.asarray(xyz, float).T
     rgb = np.asarray(colours, float) / 255
@@ -183,8 +159,7 @@ def points_in_space(xyz: Any, colours: Any, title: str = "") -> Figure:
 def depth_histogram(depths: Mapping[str, Any]) -> Figure:
     """How often each depth occurs in sets of frames, beside NYU's labelled training frames.
 
-    Args:
-        depths: name -> metres of any shape, 0 where nothing was measured.
+    `depths` are metres of any shape by the set's name, 0 where nothing was measured.
     """
     fig, ax = figure(1, 1, 2.9, figsize=(7.2, 2.9))
     edges = np.linspace(0, 10, len(NYU_DEPTH_SHARES) + 1)
@@ -203,9 +178,6 @@ def depth_histogram(depths: Mapping[str, Any]) -> Figure:
     return fig
 
 
-# -- pieces -----------------------------------------------------------------------------------
-
-
 def _shared_depth(depths: Sequence[Any]) -> Normalize:
     """The range that holds 99 % of all measured pixels, in whole half metres."""
     known = np.concatenate([np.asarray(d, float)[np.asarray(d) > 0].ravel() for d in depths])
@@ -220,17 +192,12 @@ def _shared_error(errors: Sequence[np.ndarray]) -> Normalize:
     return Normalize(0, min(1.0, max(0.1, math.ceil(round(10 * end, 3)) / 10)))
 
 
-def _show_depth(ax: Axes, depth: Any, norm: Normalize) -> None:
+def _show_depth(ax: Axes, depth: Any, norm: Normalize) -> AxesImage:
     metres = np.asarray(depth, float)
     masked = np.where(metres > 0, metres, np.nan)
-    ax.imshow(masked, cmap=colour_map(DEPTH_COLOURS), norm=norm, interpolation="nearest")
+    return ax.imshow(masked, cmap=colour_map(DEPTH_COLOURS), norm=norm, interpolation="nearest")
 
 
 def _tight(fig: Figure) -> None:
     engine: Any = fig.get_layout_engine()
     engine.set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
-
-
-def _corner(ax: Axes, text: str) -> None:
-    look: dict[str, Any] = {"fontweight": "bold", "color": "white", "va": "top"}
-    ax.text(0.02, 0.97, text, transform=ax.transAxes, path_effects=outline("#101010"), **look)

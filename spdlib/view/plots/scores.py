@@ -38,12 +38,9 @@ ROUNDING = 1e-4
 
 @styled
 def score_bars(metrics: pd.DataFrame) -> Figure:
-    """AbsRel, RMSE and δ1 of every model under the deciding protocol, at points.
+    """AbsRel, RMSE and δ1 of every model in metrics.csv under the deciding protocol, at points.
 
     AbsRel of the network under the other protocols and at other sites is written below.
-
-    Args:
-        metrics: metrics.csv of a run.
     """
     keys = ["protocol", "sites"]
     protocol, sites = metrics[keys].iloc[0]
@@ -72,11 +69,7 @@ def score_bars(metrics: pd.DataFrame) -> Figure:
 
 @styled
 def bin_bars(bins: pd.DataFrame) -> Figure:
-    """AbsRel and δ1 by true depth of every model under the deciding protocol, at points.
-
-    Args:
-        bins: bins.csv of a run.
-    """
+    """AbsRel and δ1 in bins.csv of every model under the deciding protocol, at points."""
     protocol, sites = bins[["protocol", "sites"]].iloc[0]
     part = bins[(bins["protocol"] == protocol) & (bins["sites"] == sites)]
     fig, axes = figure(1, 2, 3.3)
@@ -109,12 +102,11 @@ def _grouped_bars(ax: Axes, part: pd.DataFrame, score: str, models: Sequence[str
 
 @styled
 def improvement_intervals(table: pd.DataFrame, wanted: float | None = None) -> Figure:
-    """By how much AbsRel is below each baseline's, with 95 % intervals.
+    """By how many percent AbsRel is below each baseline's, with 95 % intervals.
 
     Args:
-        table: baseline, protocol, sites, improvement, low, high (percent of the baseline's AbsRel).
-        wanted: improvement that the verdict asks for, drawn as a line; intervals count that lie
-            to its right.
+        table: of `report.improvements`.
+        wanted: percent, drawn as a line; the verdict needs intervals to its right.
     """
     fig, ax = figure(1, 1, 0.9 + 0.42 * len(table))
     places = np.arange(len(table))
@@ -125,8 +117,9 @@ def improvement_intervals(table: pd.DataFrame, wanted: float | None = None) -> F
         ax.text(wanted, -0.62, note, color=colour(1), fontsize="small", va="center")
     ax.hlines(places, table["low"], table["high"], color=colour(0), linewidth=3, alpha=0.45)
     known = table["low"].notna()
-    ax.plot(table["improvement"][known], places[known], "o", color=colour(0), markersize=7)
-    hollow = {"color": colour(0), "markersize": 7, "fillstyle": "none", "markeredgewidth": 1.5}
+    dot = {"color": colour(0), "markersize": 7}
+    ax.plot(table["improvement"][known], places[known], "o", **dot)
+    hollow = dot | {"fillstyle": "none", "markeredgewidth": 1.5}
     ax.plot(table["improvement"][~known], places[~known], "o", **hollow)
     ends = table["high"].fillna(table["improvement"])
     for place, end, gain in zip(places, ends, table["improvement"], strict=True):
@@ -146,10 +139,7 @@ def improvement_intervals(table: pd.DataFrame, wanted: float | None = None) -> F
 def predicted_against_true(prediction: Any, truth: Any, title: str) -> Figure:
     """Two-dimensional histogram of predicted over true depth, with diagonal and the δ1 band.
 
-    Args:
-        prediction: metres, of any shape.
-        truth: metres, of the same shape; only positive finite pairs count.
-        title: names model and protocol.
+    Both are metres of one shape, of which positive finite pairs count.
     """
     p, g = np.asarray(prediction, float).ravel(), np.asarray(truth, float).ravel()
     keep = (p > 0) & (g > 0) & np.isfinite(p) & np.isfinite(g)
@@ -168,10 +158,9 @@ def predicted_against_true(prediction: Any, truth: Any, title: str) -> Figure:
         ax.plot(line, factor * line, color=INK, linewidth=1.0, linestyle=":", label=label)
     medians = _running_median(g, p, edges)
     ax.plot(*medians, color=colour(1), linewidth=2.2, label="median prediction")
+    _metre_axes(ax, low, high)
     ax.set(title=title, xlabel="true depth [m]", ylabel="predicted depth [m]", aspect="equal")
-    ax.set(xscale="log", yscale="log", xlim=(low, high), ylim=(low, high))
-    for axis in (ax.xaxis, ax.yaxis):
-        _metre_ticks(axis, low, high)
+    ax.set(xlim=(low, high), ylim=(low, high))
     ax.legend(loc="upper left")
     fig.colorbar(mesh, ax=ax, label="points", shrink=0.85)
     return fig
@@ -193,10 +182,9 @@ def sparse_against_dense(pairs: pd.DataFrame) -> Figure:
         axes[0].plot(part["dense"], part["sparse"], ".", **look)
         difference = part["sparse"] / part["dense"] - 1
         _difference_histogram(axes[1 + i], difference, str(name), colour(i))
-    axes[0].set(xscale="log", yscale="log", title="both paths at the same places")
+    _metre_axes(axes[0], *limits)
+    axes[0].set(title="both paths at the same places")
     axes[0].set(xlabel="dense path [m]", ylabel="sparse path [m]")
-    for axis in (axes[0].xaxis, axes[0].yaxis):
-        _metre_ticks(axis, *limits)
     axes[0].legend(markerscale=3)
     axes[1].set_ylabel("share of points [%]")
     return fig
@@ -218,18 +206,12 @@ def _difference_histogram(ax: Axes, relative: pd.Series, name: str, shade: str) 
     ax.text(0.98, 0.96, note, transform=ax.transAxes, **look)
 
 
-# -- how answers depend on the number of queries ----------------------------------------------
-
-
 @styled
 def accuracy_at_k(k_sweep: pd.DataFrame) -> Figure:
     """How AbsRel and single answers change with K, the number of queries answered together.
 
-    Each K is compared with groups of 256 at the same points. Where no answer changes by more than
-    rounding, the figure says so.
-
-    Args:
-        k_sweep: k_sweep.csv of a run.
+    Each K of k_sweep.csv is compared with groups of 256 at the same points. Where no answer changes
+    by more than rounding, the figure says so.
     """
     fig, (left, right) = figure(1, 2, 2.9)
     places = np.arange(len(k_sweep))
@@ -274,12 +256,9 @@ def _say_independent(ax: Axes, k_sweep: pd.DataFrame) -> None:
 
 @styled
 def answer_times(times: pd.DataFrame) -> Figure:
-    """Time to encode an image, to answer K queries, and to answer a whole map.
+    """Times of `questions.time_answers`: of an image, of K queries, of a whole map.
 
     Where the lines cross is marked: with more queries the whole map is the cheaper answer.
-
-    Args:
-        times: of `questions.time_answers`.
     """
     levels = times[times["operation"] != "queries"].set_index("operation")["milliseconds"]
     k, spent = times.loc[times["operation"] == "queries", ["queries", "milliseconds"]].to_numpy().T
@@ -319,9 +298,6 @@ def _mark_break_even(ax: Axes, k: np.ndarray, spent: np.ndarray, whole: float) -
     ax.annotate(text, (crossing, whole), (8 * side, -8 * side), **look)
 
 
-# -- pieces -----------------------------------------------------------------------------------
-
-
 def _depth_limits(metres: np.ndarray) -> tuple[float, float]:
     """Rounded ends of a logarithmic depth axis."""
     known = metres[np.isfinite(metres) & (metres > 0)]
@@ -331,19 +307,20 @@ def _depth_limits(metres: np.ndarray) -> tuple[float, float]:
     return float(max(0.05, 0.9 * low)), float(max(1.1 * high, 1.5 * low))
 
 
-def _metre_ticks(axis: Any, low: float, high: float) -> None:
+def _metre_axes(ax: Axes, low: float, high: float) -> None:
+    """Two logarithmic axes of depth with round ticks."""
     steps = (0.1, 0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 4, 5, 7, 10, 20, 50, 100)
-    axis.set_ticks([step for step in steps if low <= step <= high])
-    axis.set_major_formatter(ScalarFormatter())
-    axis.minorticks_off()
+    ax.set(xscale="log", yscale="log")
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks([step for step in steps if low <= step <= high])
+        axis.set_major_formatter(ScalarFormatter())
+        axis.minorticks_off()
 
 
-def _running_median(
-    g: np.ndarray, p: np.ndarray, edges: np.ndarray
-) -> tuple[list[float], list[float]]:
+def _running_median(g: np.ndarray, p: np.ndarray, edges: np.ndarray) -> tuple[Any, Any]:
     """Median prediction in each column of the histogram that holds at least 20 points."""
     column = np.digitize(g, edges) - 1
     groups = pd.Series(p).groupby(column).agg(["median", "size"])
     groups = groups[(groups["size"] >= 20) & (groups.index >= 0) & (groups.index < len(edges) - 1)]
     centres = np.sqrt(edges[:-1] * edges[1:])
-    return [float(centres[i]) for i in groups.index], groups["median"].tolist()
+    return centres[groups.index], groups["median"]

@@ -1,7 +1,6 @@
 """One style for every figure, and the pieces that figures share.
 
-Depth has one perceptually even colour map (bright is near), errors have another. Networks have
-colours that colour-blind readers tell apart, image-free baselines are grey.
+Networks have colours that colour-blind readers tell apart, image-free baselines are grey.
 """
 
 from __future__ import annotations
@@ -64,7 +63,7 @@ P = ParamSpec("P")
 
 
 def style() -> dict[str, Any]:
-    """The matplotlib settings of every figure here; give them to `plt.rcParams.update` for more."""
+    """The matplotlib settings of every figure here; `plt.rcParams.update` takes them for others."""
     return {
         **sns.axes_style("whitegrid"),
         **sns.plotting_context("notebook", font_scale=0.85),
@@ -100,13 +99,9 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Any]:
-    """A figure as wide as a notebook and its axes; pyplot forgets it, so that it shows only once.
+    """A figure as wide as a notebook, `height` inches high, and its axes; `options` of `subplots`.
 
-    Args:
-        rows: rows of axes.
-        columns: columns of axes.
-        height: of the figure in inches.
-        options: of `plt.subplots`.
+    pyplot forgets it, so that it shows only once.
     """
     options = {"figsize": (WIDTH, height), "layout": "constrained", **options}
     fig, axes = plt.subplots(rows, columns, **options)

@@ -14,7 +14,7 @@ from spdlib.study.comparison import EPOCHS
 from spdlib.view.plots.style import (
     AROUND,
     FAINT,
-    METRICS,
+    SCORES,
     along,
     colour,
     few_ticks,
@@ -29,49 +29,37 @@ RECORDED = 1
 RUN_COLOURS = (0, 2, 4, 5, 6)
 """Colours of measured runs beside it."""
 ABOVE = ((0, 1), (0, -1), *AROUND)
-SERIES = METRICS | {"unique_l3": "cells of L3 routed to"}
-"""Scores that the log has epoch by epoch."""
 
 Score = tuple[float, float, str]
 """Epoch, score and colour of a mark whose digits are written."""
 
 
 @styled
-def learning_curves(history: pd.DataFrame, protocol: str = "eigen") -> Figure:
-    """Training loss, and AbsRel and δ1 on the selection set, over epochs.
-
-    Args:
-        history: history.csv of a run.
-        protocol: of the selection scores.
-    """
+def learning_curves(history: pd.DataFrame) -> Figure:
+    """Training loss, and AbsRel and δ1 on the selection frames, over the epochs of history.csv."""
     fig, axes = figure(1, 3, 3.1)
-    epochs = history["epoch"]
     marker = "o" if len(history) <= 30 else ""
     best = history.iloc[int(history["sel_abs_rel"].argmin())]
-    columns = (
-        ("train_loss", "training loss", "loss"),
-        ("sel_abs_rel", f"selection AbsRel, best {best['sel_abs_rel']:.3f}", "AbsRel"),
-        ("sel_delta1", f"selection δ1, {best['sel_delta1']:.3f} there", "share with δ < 1.25"),
-    )
-    for ax, (column, title, label) in zip(axes, columns, strict=True):
-        ax.plot(epochs, history[column], marker=marker, markersize=4, color=colour(0))
+    columns = {
+        "train_loss": ("training loss", "loss"),
+        "sel_abs_rel": (f"selection AbsRel, best {best['sel_abs_rel']:.3f}", "AbsRel"),
+        "sel_delta1": (f"selection δ1, {best['sel_delta1']:.3f} there", "share with δ < 1.25"),
+    }
+    for ax, (column, (title, label)) in zip(axes, columns.items(), strict=True):
+        ax.plot(history["epoch"], history[column], marker=marker, markersize=4, color=colour(0))
         ax.set(title=title, xlabel="epoch", ylabel=label)
         few_ticks(ax)
+        if column.startswith("sel_"):
+            _ring(ax, best["epoch"], best[column], colour(1))
     axes[0].set_ylim(bottom=0)
-    for ax, column in ((axes[1], "sel_abs_rel"), (axes[2], "sel_delta1")):
-        _ring(ax, best["epoch"], best[column], colour(1))
-    note = f"selection frames: {protocol} protocol, at points"
+    note = "selection frames: eigen protocol, at points"
     fig.supxlabel(note, fontsize="small", color=FAINT)
     return fig
 
 
 @styled
 def depth_ranges(history: pd.DataFrame) -> Figure:
-    """Predicted depth range against the true one, and s*, over epochs (pooled selection points).
-
-    Args:
-        history: history.csv of a run.
-    """
+    """Predicted depth range against the true one, and s*, over the epochs of history.csv."""
     fig, (left, right) = figure(1, 2, 3.2, width_ratios=(1.6, 1))
     epochs = history["epoch"]
     for name, label, shade in (("gt", "truth", FAINT), ("pred", "prediction", colour(0))):
@@ -84,8 +72,7 @@ def depth_ranges(history: pd.DataFrame) -> Figure:
     left.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2, borderaxespad=0.2)
     right.axhline(1.0, color=FAINT, linestyle="--", linewidth=1.2)
     right.plot(epochs, history["sel_s_star"], color=colour(0))
-    right.set(title="scale factor s*", xlabel="epoch")
-    right.set_ylabel("median of truth / prediction")
+    right.set(title="scale factor s*", xlabel="epoch", ylabel="median of truth / prediction")
     for ax in (left, right):
         few_ticks(ax)
     return fig
@@ -116,7 +103,7 @@ def recorded_beside(
     digits = []
     for ax, metric in zip(axes[0], shown, strict=True):
         digits.append(_recorded_panel(ax, compared[compared["metric"] == metric]))
-        ax.set(title=SERIES.get(metric, metric), xlabel="epoch")
+        ax.set(title=SCORES.get(metric, metric), xlabel="epoch")
         ax.sharex(axes[0, 0])
         few_ticks(ax)
         ax.margins(0.12, 0.16)
@@ -175,14 +162,11 @@ def _measured_line(ax: Axes, rows: pd.DataFrame, shade: str) -> list[Score]:
 
 
 def _measuring(row: pd.Series, side: str) -> str:
-    """Protocol and frames behind one side of a pair."""
     return f"{row[f'{side}_protocol']}, {row[f'{side}_set']}"
 
 
 def _ring(ax: Axes, x: float, y: float, shade: str) -> None:
-    """Marks one evaluation of a line."""
-    look = {"markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.8}
-    ax.plot(x, y, "o", color=shade, **look)
+    ax.plot(x, y, "o", color=shade, markersize=10, markerfacecolor="none", markeredgewidth=1.8)
 
 
 def _write_scores(ax: Axes, scores: Sequence[Score]) -> None:
