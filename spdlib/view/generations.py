@@ -166,12 +166,11 @@ def learning_side_by_side(curves: pd.DataFrame) -> Figure:
         ax.set_ylim(low - 0.1 * (high - low), high)
     axes[0].set_ylabel("AbsRel on selection frames")
     for ax, axis in zip(axes, AXES, strict=True):
-        bold = {"fontweight": "bold", "path_effects": outline()}
-        looks = [{"color": colours[name], **bold} for name in last["network"]]
+        names, own = list(last["network"]), [colours[name] for name in last["network"]]
         lines = [along(*line.get_data()) for line in ax.lines]
         ends = last[[axis, "sel_abs_rel"]]
         ax.set_xticks([tick for tick in ax.get_xticks() if tick <= curves[axis].max()])
-        label_points(ax, ends, list(last["network"]), looks, lines, AFTER)
+        label_points(ax, ends, names, own, lines, AFTER, path_effects=outline())
     return fig
 
 

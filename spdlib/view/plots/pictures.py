@@ -54,9 +54,8 @@ def points_picture(
         f"{metres:.2f} m" + (f" ({real:.2f})" if real > 0 else "")
         for metres, real in zip(answers, known, strict=True)
     ]
-    words = {"fontsize": 17, "fontweight": "bold", "color": "white", "zorder": 4}
-    words["path_effects"] = outline("#101010", 3.5)
-    label_points(ax, places, labels, [words] * len(labels), distances=(11, 20, 32))
+    words = {"fontsize": 17, "zorder": 4, "path_effects": outline("#101010", 3.5)}
+    label_points(ax, places, labels, ["white"] * len(labels), distances=(11, 20, 32), **words)
     if title:
         ax.set_title(title, fontsize=13)
     return fig

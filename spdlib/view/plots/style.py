@@ -5,9 +5,8 @@ Networks have colours that colour-blind readers tell apart, image-free baselines
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
-from typing import Any, ParamSpec
+from collections.abc import Sequence
+from typing import Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -53,49 +52,34 @@ SCORES = {
     "unique_l3": "cells of L3 routed to",
 }
 """Scores of the log, likewise."""
-UNMEASURED = "#dcdcdc"
 AROUND = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 """Where a label may stand beside its place, the best first: (right, up)."""
 AFTER = tuple((1, side * step / 4) for step in range(13) for side in (-1, 1))
 """Where the label of a line's end may stand: right of it, higher or lower."""
 
-P = ParamSpec("P")
-
-
-def style() -> dict[str, Any]:
-    """The matplotlib settings of every figure here; `plt.rcParams.update` takes them for others."""
-    return {
-        **sns.axes_style("whitegrid"),
-        **sns.plotting_context("notebook", font_scale=0.85),
-        "axes.prop_cycle": cycler(color=sns.color_palette("colorblind").as_hex()),
-        "axes.edgecolor": "#c4c4c4",
-        "axes.labelcolor": INK,
-        "axes.spines.right": False,
-        "axes.spines.top": False,
-        "axes.titlelocation": "left",
-        "axes.titlepad": 9.0,
-        "axes.titleweight": "bold",
-        "figure.dpi": 110,
-        "grid.color": "#ececec",
-        "legend.frameon": False,
-        "legend.fontsize": "small",
-        "lines.linewidth": 2.0,
-        "text.color": INK,
-        "xtick.color": INK,
-        "ytick.color": INK,
-    }
-
-
-def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw under `style()` without changing the caller's settings."""
-
-    @functools.wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        settings: Any = style()
-        with plt.rc_context(settings):
-            return draw(*args, **kwargs)
-
-    return drawn
+STYLE: Any = {
+    **sns.axes_style("whitegrid"),
+    **sns.plotting_context("notebook", font_scale=0.85),
+    "axes.prop_cycle": cycler(color=sns.color_palette("colorblind").as_hex()),
+    "axes.edgecolor": "#c4c4c4",
+    "axes.labelcolor": INK,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 9.0,
+    "axes.titleweight": "bold",
+    "figure.dpi": 110,
+    "grid.color": "#ececec",
+    "legend.frameon": False,
+    "legend.fontsize": "small",
+    "lines.linewidth": 2.0,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+}
+"""The matplotlib settings of every figure here; `plt.rcParams.update` takes them for others."""
+styled = mpl.rc_context(STYLE)
+"""Decorates functions that draw under `STYLE`; the caller's settings stay."""
 
 
 def figure(rows: int, columns: int, height: float, **options: Any) -> tuple[Figure, Any]:
@@ -115,8 +99,8 @@ def colour(index: int) -> str:
 
 
 def colour_map(name: str) -> Colormap:
-    """A colour map that shows NaN as unmeasured."""
-    return mpl.colormaps[name].with_extremes(bad=UNMEASURED)
+    """A colour map that shows NaN in grey."""
+    return mpl.colormaps[name].with_extremes(bad="#dcdcdc")
 
 
 def model_colours(models: Sequence[str]) -> dict[str, Any]:
@@ -146,17 +130,15 @@ def outline(colour: str = "white", width: float = 3) -> list[Any]:
     return [withStroke(linewidth=width, foreground=colour)]
 
 
-# -- labels that cover nothing ----------------------------------------------------------------
-
-
 def label_points(
     ax: Axes,
     places: Any,
     labels: Sequence[str],
-    looks: Sequence[dict[str, Any]],
+    colours: Sequence[str],
     obstacles: Any = (),
     sides: Sequence[tuple[float, float]] = AROUND,
     distances: Sequence[float] = (7, 16, 28),
+    **look: Any,
 ) -> None:
     """Write a label beside each place so that it covers no other label, place or obstacle.
 
@@ -164,10 +146,11 @@ def label_points(
         ax: axes whose limits are final.
         places: [N, 2] in the units of the axes.
         labels: N texts.
-        looks: N settings of `Axes.annotate`.
+        colours: of each.
         obstacles: [..., 2] further places that labels should leave free; there may be none.
         sides: `AROUND` or `AFTER`; of free ones the first is taken.
         distances: of labels from their places in points; of free ones the first is taken.
+        look: settings of `Axes.annotate` for all; they are bold.
     """
     figure: Any = ax.get_figure(root=True)
     figure.draw_without_rendering()  # fixes the layout, and with it all sizes
@@ -175,8 +158,9 @@ def label_points(
     others = np.asarray(obstacles, float).reshape(-1, 2)
     marks, lines = ax.transData.transform(places), ax.transData.transform(others)
     points, taken = figure.dpi / 72, np.empty((0, 4))
-    for place, mark, text, look in zip(places, marks, labels, looks, strict=False):
-        label = ax.annotate(text, place, (0, 0), textcoords="offset points", **look)
+    look |= {"textcoords": "offset points", "fontweight": "bold"}
+    for place, mark, text, colour in zip(places, marks, labels, colours, strict=True):
+        label = ax.annotate(text, place, (0, 0), color=colour, **look)
         label.set_in_layout(False)
         half = np.array(label.get_window_extent().size) / 2
         steps = [np.array(side) * (half + points * far) for far in distances for side in sides]

@@ -30,9 +30,6 @@ RUN_COLOURS = (0, 2, 4, 5, 6)
 """Colours of measured runs beside it."""
 ABOVE = ((0, 1), (0, -1), *AROUND)
 
-Score = tuple[float, float, str]
-"""Epoch, score and colour of a mark whose digits are written."""
-
 
 @styled
 def learning_curves(history: pd.DataFrame) -> Figure:
@@ -100,9 +97,13 @@ def recorded_beside(
         raise RunError(f"the comparison has none of {list(metrics)}; choose from {have}")
     fig, axes = figure(1, len(shown), 3.2 + 0.5 * compared["run"].nunique(), squeeze=False)
     named: dict[str, Any] = {}
-    digits = []
     for ax, metric in zip(axes[0], shown, strict=True):
-        digits.append(_recorded_panel(ax, compared[compared["metric"] == metric]))
+        rows = compared[compared["metric"] == metric]
+        _recorded_line(ax, rows[rows["run"] == rows["run"].iloc[0]])
+        for i, (_, own) in enumerate(rows.groupby("run", sort=False)):
+            _measured_line(ax, own, colour(RUN_COLOURS[i % len(RUN_COLOURS)]))
+        if metric == "s_star":
+            ax.axhline(1.0, color=FAINT, linestyle="--", linewidth=1.2, zorder=0)
         ax.set(title=SCORES.get(metric, metric), xlabel="epoch")
         ax.sharex(axes[0, 0])
         few_ticks(ax)
@@ -110,22 +111,12 @@ def recorded_beside(
         lines, labels = ax.get_legend_handles_labels()
         named |= dict(zip(labels, lines, strict=True))
     fig.legend(named.values(), named, loc="outside upper left")
-    for ax, scores in zip(axes[0], digits, strict=True):
-        _write_scores(ax, scores)
+    for ax in axes[0]:
+        _write_scores(ax)
     return fig
 
 
-def _recorded_panel(ax: Axes, rows: pd.DataFrame) -> list[Score]:
-    """One metric: the record's line, and every run's line and diamond."""
-    scores = _recorded_line(ax, rows[rows["run"] == rows["run"].iloc[0]])
-    for i, (_, own) in enumerate(rows.groupby("run", sort=False)):
-        scores += _measured_line(ax, own, colour(RUN_COLOURS[i % len(RUN_COLOURS)]))
-    if rows["metric"].iloc[0] == "s_star":
-        ax.axhline(1.0, color=FAINT, linestyle="--", linewidth=1.2, zorder=0)
-    return scores
-
-
-def _recorded_line(ax: Axes, rows: pd.DataFrame) -> list[Score]:
+def _recorded_line(ax: Axes, rows: pd.DataFrame) -> None:
     """The record's epochs with the best one ringed; a level where no epoch is known."""
     first = rows.iloc[0]
     what = f"{first['experiment']}, {first['recorded_network']}, {_measuring(first, 'recorded')}"
@@ -134,16 +125,14 @@ def _recorded_line(ax: Axes, rows: pd.DataFrame) -> list[Score]:
     final = rows[rows["pairing"] != EPOCHS].dropna(subset="recorded")
     if len(final) and epochs.empty:
         ax.axhline(final["recorded"].iloc[-1], linestyle=":", **look)
-        return []
+        return
     ax.plot(epochs["recorded_epoch"], epochs["recorded"], "o-", markersize=4, **look)
     # of the final pairs the best comes last
-    best = final[["recorded_epoch", "recorded"]].tail(1).to_numpy()
-    for epoch, score in best:
+    for epoch, score in final[["recorded_epoch", "recorded"]].tail(1).to_numpy():
         _ring(ax, epoch, score, look["color"])
-    return [(epoch, score, look["color"]) for epoch, score in best]
 
 
-def _measured_line(ax: Axes, rows: pd.DataFrame, shade: str) -> list[Score]:
+def _measured_line(ax: Axes, rows: pd.DataFrame, shade: str) -> None:
     """A run's history, and a diamond for its final score."""
     rows = rows.dropna(subset=["measured_epoch", "measured"])
     history, final = (rows[(rows["pairing"] == EPOCHS) == epochs] for epochs in (True, False))
@@ -152,13 +141,11 @@ def _measured_line(ax: Axes, rows: pd.DataFrame, shade: str) -> list[Score]:
         label = f"{who}: {_measuring(history.iloc[0], 'measured')}"
         places = history["measured_epoch"], history["measured"]
         ax.plot(*places, "o-", markersize=4, color=shade, label=label)
-    if final.empty:
-        return []
-    label = f"{who}, final: {_measuring(final.iloc[0], 'measured')}"
-    epoch, score = final[["measured_epoch", "measured"]].iloc[0]
-    look: dict[str, Any] = {"markersize": 9, "markeredgecolor": "white", "zorder": 4}
-    ax.plot(epoch, score, "D", color=shade, label=label, **look)
-    return [(epoch, score, shade)]
+    if len(final):
+        label = f"{who}, final: {_measuring(final.iloc[0], 'measured')}"
+        place = final[["measured_epoch", "measured"]].iloc[0]
+        look: dict[str, Any] = {"markersize": 9, "markeredgecolor": "white", "zorder": 4}
+        ax.plot(*place, "D", color=shade, label=label, **look)
 
 
 def _measuring(row: pd.Series, side: str) -> str:
@@ -169,13 +156,12 @@ def _ring(ax: Axes, x: float, y: float, shade: str) -> None:
     ax.plot(x, y, "o", color=shade, markersize=10, markerfacecolor="none", markeredgewidth=1.8)
 
 
-def _write_scores(ax: Axes, scores: Sequence[Score]) -> None:
-    """Digits beside marks, off the lines."""
-    lines = [along(*line.get_data()) for line in ax.lines if len(line.get_xdata()) > 2]
-    places = [score[:2] for score in scores]
-    digits = [f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}" for _, value, _ in scores]
-    looks = [
-        {"color": shade, "fontsize": "small", "fontweight": "bold", "path_effects": outline()}
-        for *_, shade in scores
-    ]
-    label_points(ax, places, digits, looks, lines, sides=ABOVE)
+def _write_scores(ax: Axes) -> None:
+    """Digits beside rings and diamonds, off the lines."""
+    solid = [line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata())]
+    lines = [along(*line.get_data()) for line in solid]
+    marks = [line for line in ax.lines if line.get_linestyle() == "None"]
+    places = [line.get_xydata()[0] for line in marks]
+    digits = [f"{score:.3f}" if abs(score) < 10 else f"{score:.1f}" for _, score in places]
+    colours, look = [line.get_color() for line in marks], {"path_effects": outline()}
+    label_points(ax, places, digits, colours, lines, ABOVE, fontsize="small", **look)
