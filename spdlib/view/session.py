@@ -81,23 +81,13 @@ class Study:
     """One experiment, step by step: a step returns the figure or table that a notebook shows.
 
     A step that needs an earlier one makes it happen: the first that needs frames opens them, the
-    first that needs scores evaluates.
-
-    Attributes:
-        config: of the run.
-        folder: of the run, where figures are kept at once.
-        tables: what `close` keeps there as NAME.csv.
+    first that needs scores evaluates. Figures and most tables are kept in the run's `folder`.
     """
 
     def __init__(self, config: RunConfig, folder: Path, store: str | None = None) -> None:
         self.config, self.folder, self.store = config, folder, store
-        self.tables: dict[str, pd.DataFrame] = {}
+        self.network_name = config.model.network
         self._compared: pd.DataFrame | None = None
-
-    @property
-    def network_name(self) -> str:
-        """Name of the network in all tables."""
-        return self.config.model.network
 
     @cached_property
     def data(self) -> DataSets:
@@ -169,7 +159,7 @@ class Study:
 
     def ranges(self) -> Figure:
         """Smallest and largest prediction beside the truth's, epoch by epoch."""
-        self.tables["ranges"] = range_table(self.run.history)
+        self.run.write_table("ranges", range_table(self.run.history))
         return self._keep("depth_ranges", plots.depth_ranges(self.run.history))
 
     def gradients(self) -> Styler:
@@ -293,10 +283,8 @@ class Study:
         return Markdown(report.findings(*tables, self.network_name))
 
     def close(self) -> None:
-        """Keep the tables in the run's folder and print where it lies, with its short table."""
-        self.tables["improvements"] = self._gains
-        for name, table in self.tables.items():
-            self.run.write_table(name, table)
+        """Print where the run lies, with its short table."""
+        self.run.write_table("improvements", self._gains)
         print(report.closing(self.run))
 
     @cached_property
@@ -307,5 +295,5 @@ class Study:
         return report.keep(self.folder, name, figure)
 
     def _table(self, name: str, table: pd.DataFrame) -> Styler:
-        self.tables[name] = table
+        Run(self.folder).write_table(name, table)
         return report.shown(table)

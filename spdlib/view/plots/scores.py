@@ -31,7 +31,6 @@ from spdlib.view.plots.style import (
 
 DECIDING = {"abs_rel": "lower is better", "rmse": "lower is better", "delta1": "higher is better"}
 """Scores that `score_bars` shows."""
-DELTA = 1.25
 ROUNDING = 1e-4
 """Metres below which a changed answer is rounding."""
 
@@ -42,8 +41,7 @@ def score_bars(metrics: pd.DataFrame) -> Figure:
 
     AbsRel of the network under the other protocols and at other sites is written below.
     """
-    keys = ["protocol", "sites"]
-    protocol, sites = metrics[keys].iloc[0]
+    protocol, sites = metrics[["protocol", "sites"]].iloc[0]
     decides = (metrics["protocol"] == protocol) & (metrics["sites"] == sites)
     table = metrics[decides].pivot(index="model", columns="metric", values="value")
     table = table.loc[metrics["model"].unique()]
@@ -153,10 +151,10 @@ def predicted_against_true(prediction: Any, truth: Any, title: str) -> Figure:
     mesh = ax.pcolormesh(edges, edges, shown, cmap="mako_r", norm=norm, rasterized=True)
     line = np.array([low, high])
     ax.plot(line, line, color=INK, linewidth=1.2, label="prediction = truth")
-    for factor in (DELTA, 1 / DELTA):
-        label = f"factor {DELTA:g} (δ1)" if factor > 1 else None
-        ax.plot(line, factor * line, color=INK, linewidth=1.0, linestyle=":", label=label)
-    medians = _running_median(g, p, edges)
+    ax.plot(line, 1.25 * line, ":", color=INK, linewidth=1.0, label="factor 1.25 (δ1)")
+    ax.plot(line, line / 1.25, ":", color=INK, linewidth=1.0)
+    columns = pd.DataFrame({"truth": g, "prediction": p}).groupby(np.digitize(g, edges))
+    medians = columns.median()[columns.size() >= 20].to_numpy().T
     ax.plot(*medians, color=colour(1), linewidth=2.2, label="median prediction")
     _metre_axes(ax, low, high)
     ax.set(title=title, xlabel="true depth [m]", ylabel="predicted depth [m]", aspect="equal")
@@ -183,8 +181,8 @@ def sparse_against_dense(pairs: pd.DataFrame) -> Figure:
         difference = part["sparse"] / part["dense"] - 1
         _difference_histogram(axes[1 + i], difference, str(name), colour(i))
     _metre_axes(axes[0], *limits)
-    axes[0].set(title="both paths at the same places")
     axes[0].set(xlabel="dense path [m]", ylabel="sparse path [m]")
+    axes[0].set_title("both paths at the same places")
     axes[0].legend(markerscale=3)
     axes[1].set_ylabel("share of points [%]")
     return fig
@@ -202,8 +200,7 @@ def _difference_histogram(ax: Axes, relative: pd.Series, name: str, shade: str) 
     ax.margins(y=0.3)
     size = shown.abs()
     note = f"median {size.median():.2g} {unit}\nlargest {size.max():.2g} {unit}"
-    look = {"ha": "right", "va": "top", "fontsize": "small"}
-    ax.text(0.98, 0.96, note, transform=ax.transAxes, **look)
+    ax.text(0.98, 0.96, note, transform=ax.transAxes, ha="right", va="top", fontsize="small")
 
 
 @styled
@@ -315,12 +312,3 @@ def _metre_axes(ax: Axes, low: float, high: float) -> None:
         axis.set_ticks([step for step in steps if low <= step <= high])
         axis.set_major_formatter(ScalarFormatter())
         axis.minorticks_off()
-
-
-def _running_median(g: np.ndarray, p: np.ndarray, edges: np.ndarray) -> tuple[Any, Any]:
-    """Median prediction in each column of the histogram that holds at least 20 points."""
-    column = np.digitize(g, edges) - 1
-    groups = pd.Series(p).groupby(column).agg(["median", "size"])
-    groups = groups[(groups["size"] >= 20) & (groups.index >= 0) & (groups.index < len(edges) - 1)]
-    centres = np.sqrt(edges[:-1] * edges[1:])
-    return centres[groups.index], groups["median"]
