@@ -91,14 +91,8 @@ def timings(operations: Sequence[Operation], seconds: Sequence[float]) -> pd.Dat
     rows = []
     for each, taken in zip(operations, seconds, strict=True):
         floor, bound = max((each.macs * per_mac, "macs"), (each.gathered * per_byte, "bytes"))
-        rows.append(
-            (
-                each.network, each.name, each.k, 1e3 * taken, each.macs, each.gathered,
-                1e3 * floor, bound, taken / floor, each.difference,
-            )
-        )  # fmt: skip
-    columns = [
-        "network", "operation", "k", "milliseconds", "macs", "gathered_bytes", "floor_ms", "bound",
-        "times_floor", "difference",
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=columns)
+        row = {"network": each.network, "operation": each.name, "k": each.k}
+        row |= {"milliseconds": 1e3 * taken, "macs": each.macs, "gathered_bytes": each.gathered}
+        row |= {"floor_ms": 1e3 * floor, "bound": bound, "times_floor": taken / floor}
+        rows.append(row | {"difference": each.difference})
+    return pd.DataFrame(rows)

@@ -164,8 +164,8 @@ def show(table: pd.DataFrame, rounds: int) -> None:
 
 def arguments(given: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0] if __doc__ else None)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SPD_NYU_DIR"),
-                        help="a BTS folder with 480x640 frames")  # fmt: skip
+    bts, what = os.environ.get("SPD_NYU_DIR"), "a BTS folder with 480x640 frames"
+    parser.add_argument("--data", type=Path, default=bts, help=what)
     parser.add_argument("--frames", type=int, default=320, help="frames read per measurement")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, nargs="+", default=[0, 1, 2])

@@ -149,9 +149,7 @@ def main(given: Sequence[str] | None = None) -> None:
     settings = {"profile": "smoke" if args.quick else "equal_terms", "precision": args.precision}
     rounds = 1 if args.quick else args.rounds
     # weights change no time; no auxiliary maps, as on equal terms
-    fresh = {
-        "weights": None, "pretrained": False, "train_batchnorm": False, "auxiliary_weight": 0.0,
-    }  # fmt: skip
+    fresh = dict(weights=None, pretrained=False, train_batchnorm=False, auxiliary_weight=0.0)
     operations = floors(device)
     operations += operations_of(args.experiments, args.points, device, **settings, **fresh)
     tables = []
@@ -166,10 +164,8 @@ def main(given: Sequence[str] | None = None) -> None:
         table["milliseconds"] / 6e4 * resolve(profile="equal_terms").schedule.steps
     )
     write_table(args.out, table.round(4))
-    record = {
-        "machine": machine(), "code": code_version(),
-        "settings": {**settings, "rounds": rounds, "points": args.points},
-    }  # fmt: skip
+    used = {**settings, "rounds": rounds, "points": args.points}
+    record = {"machine": machine(), "code": code_version(), "settings": used}
     write_json(args.out.with_suffix(".json"), record)
     print(f"median of {rounds} rounds; {settings}; floor: MACs as in a {PRODUCT}^3 product")
     print(table.to_string(index=False, na_rep="", float_format=lambda value: f"{value:.4g}"))
