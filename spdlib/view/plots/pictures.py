@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
 from spdlib.view.plots.style import (
@@ -26,6 +27,7 @@ from spdlib.view.plots.style import (
 )
 
 DEPTH_COLOURS, ERROR_COLOURS = "viridis_r", "YlOrRd"
+TIGHT: Any = {"w_pad": 0.02, "h_pad": 0.02, "wspace": 0.01, "hspace": 0.01}
 NYU_DEPTH_SHARES = np.fromstring(
     "0 2.9 10.7 16.6 18.1 14.7 11.3 8.1 5.8 3.9 2.4 1.8 1.2 0.8 0.5 0.4 0.3 0.2 0.2 0.2", sep=" "
 )
@@ -67,8 +69,8 @@ def contact_sheet(images: Sequence[Any], depths: Sequence[Any], columns: int = 6
     rows = math.ceil(len(images) / columns)
     shape = np.shape(depths[0])
     height = 2 * rows * (0.92 * WIDTH / columns) * shape[0] / shape[1] + 0.2
-    fig, axes = figure(2 * rows, columns, height, squeeze=False, layout="compressed")
-    _tight(fig)
+    layout = ConstrainedLayoutEngine(compress=True, **TIGHT)
+    fig, axes = figure(2 * rows, columns, height, squeeze=False, layout=layout)
     norm = _shared_depth(depths)
     for ax in axes.flat:
         ax.axis("off")
@@ -91,9 +93,9 @@ def error_maps(
     """
     count, shape = len(images), np.shape(truths[0])
     height = count * (WIDTH / 4 - 0.06) * shape[0] / shape[1]
-    ratios = [height / count] * count + [0.1]
-    fig, axes = figure(count + 1, 4, height + 1.15, squeeze=False, height_ratios=ratios)
-    _tight(fig)
+    grid: Any = {"height_ratios": [height / count] * count + [0.1], "squeeze": False}
+    layout = ConstrainedLayoutEngine(**TIGHT)
+    fig, axes = figure(count + 1, 4, height + 1.15, layout=layout, **grid)
     errors = [relative_error(p, g) for p, g in zip(predictions, truths, strict=True)]
     norm, error_norm = _shared_depth([*truths, *predictions]), _shared_error(errors)
     for row, *maps in zip(axes[:-1], images, truths, predictions, errors, strict=True):
@@ -113,10 +115,10 @@ def error_maps(
     for ax in axes[-1]:
         ax.remove()
     # colour bars in the last row: depth under two columns, error under one
-    grid, bar = axes[-1, 0].get_subplotspec().get_gridspec(), {"orientation": "horizontal"}
-    fig.colorbar(depth, fig.add_subplot(grid[-1, 1:3]), label="depth [m]", extend="both", **bar)
+    cells, bar = axes[-1, 0].get_subplotspec().get_gridspec(), {"orientation": "horizontal"}
+    fig.colorbar(depth, fig.add_subplot(cells[-1, 1:3]), label="depth [m]", extend="both", **bar)
     label = "|prediction − truth| / truth"
-    fig.colorbar(error, fig.add_subplot(grid[-1, 3]), label=label, extend="max", **bar)
+    fig.colorbar(error, fig.add_subplot(cells[-1, 3]), label=label, extend="max", **bar)
     if title:
         fig.suptitle(f"{title}\n", fontsize="medium", x=0.004, ha="left", linespacing=0.5)
     return fig
@@ -195,8 +197,3 @@ def _show_depth(ax: Axes, depth: Any, norm: Normalize) -> AxesImage:
     metres = np.asarray(depth, float)
     masked = np.where(metres > 0, metres, np.nan)
     return ax.imshow(masked, cmap=colour_map(DEPTH_COLOURS), norm=norm, interpolation="nearest")
-
-
-def _tight(fig: Figure) -> None:
-    engine: Any = fig.get_layout_engine()
-    engine.set(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01)
