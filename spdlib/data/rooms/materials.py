@@ -66,6 +66,12 @@ class Material(NamedTuple):
         return [*colours, *self.cell, *self[3:9], *self.grain, *self[10:]]
 
 
+WHITE = Material((0.9, 0.89, 0.86), blotch_gain=0.03, gloss=0.05)
+CERAMIC = Material((0.93, 0.92, 0.9), blotch_gain=0.02, gloss=0.5)
+SCREEN = Material((0.1, 0.1, 0.11), gloss=0.6, blotch_gain=0.02)
+"""White lacquer, sanitary ware, and a switched-off display."""
+
+
 def tone(rng: Random, hue: Range, saturation: Range, value: Range) -> RGB:
     """Random sRGB colour from ranges of hue, saturation and value."""
     h, s, v = (rng.uniform(*bounds) for bounds in (hue, saturation, value))
@@ -110,11 +116,6 @@ def stone(rng: Random) -> Material:
     colour = tone(rng, (0.0, 0.15), (0.0, 0.2), (0.25, 0.92))
     veined = Material(colour, grain=(45, 45), grain_gain=0.14, blotch=9, blotch_gain=0.1)
     return veined._replace(gloss=0.35)
-
-
-def ceramic() -> Material:
-    """White sanitary ware."""
-    return Material((0.93, 0.92, 0.9), blotch_gain=0.02, gloss=0.5)
 
 
 def fabric(rng: Random, saturation: Range = (0.05, 0.55)) -> Material:
@@ -189,11 +190,6 @@ def pane(rng: Random) -> Material:
         return glass._replace(cell=(WIDE, 0.05), seam=0.011, seam_gain=0.45, hue=0.0, glow=glow / 2)
     cell = (rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.8))
     return glass._replace(cell=cell, seam=0.02, seam_gain=0.3 if glow > 0.5 else 6.0)
-
-
-def screen() -> Material:
-    """A switched-off display."""
-    return Material((0.1, 0.1, 0.11), gloss=0.6, blotch_gain=0.02)
 
 
 def metal(rng: Random) -> Material:
