@@ -94,12 +94,8 @@ class Subset:
     def __init__(self, frames: Frames, indices: Sequence[int]) -> None:
         self.frames = frames
         self.indices = [int(index) for index in indices]
-
-    @property
-    def ids(self) -> list[str]:
-        """Frame names in order."""
-        ids = self.frames.ids
-        return [ids[index] for index in self.indices]
+        ids = frames.ids
+        self.ids = [ids[index] for index in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)

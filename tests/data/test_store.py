@@ -171,7 +171,6 @@ def test_splits_and_cameras(packed: Path) -> None:
     assert PackedFrames(packed, "train").ids == ["00000", "00002", "00003"]
     test = PackedFrames(packed, "test")
     assert test.ids == ["00001", "00004", "00005"] and len(PackedFrames(packed)) == 6
-    assert test.camera(1) == test[1].camera
     assert [test[index].id for index in range(3)] == test.ids
     with pytest.raises(DataError, match=r"no frames in split 'night'; it has \['test', 'train'\]"):
         PackedFrames(packed, "night")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -23,8 +22,8 @@ from spdlib.data.files import (
 from spdlib.data.frames import Frame, Frames
 from spdlib.data.sources.base import (
     IMAGE_SUFFIXES,
+    Item,
     Source,
-    has,
     known_truth,
     nyu_frame,
     refuse_duplicates,
@@ -40,18 +39,6 @@ _SCENES = {
     "sync": ("sync", "."),
 }
 """Folders below a BTS folder that may hold the scenes of each split."""
-
-
-class _Pair(NamedTuple):
-    """Files of one frame."""
-
-    id: str
-    image: Path
-    depth: Path
-
-    @property
-    def where(self) -> str:
-        return str(self.depth)
 
 
 class BTSFolder(Source):
@@ -121,12 +108,13 @@ class BTSFolder(Source):
             frames["test"] = cls(path, "test", truth, labels=labels)
         return frames
 
-    def _read(self, item: _Pair) -> Frame:
-        depth = millimetres_to_metres(read_depth_png(item.depth))
+    def _read(self, item: Item) -> Frame:
+        image, depth = item.content
         labels = None
         if self.labels is not None:
-            labels = read_labels(self.labels / f"labels_{_index_of(item.image)}.png")
-        return nyu_frame(item, read_image(item.image), {str(self.truth): depth}, labels)
+            labels = read_labels(self.labels / f"labels_{_index_of(image)}.png")
+        metres = millimetres_to_metres(read_depth_png(depth))
+        return nyu_frame(item, read_image(image), {str(self.truth): metres}, labels)
 
 
 def _bts_scenes(path: Path, split: str) -> Path | None:
@@ -134,19 +122,19 @@ def _bts_scenes(path: Path, split: str) -> Path | None:
     if split not in _SCENES:
         raise ConfigError(f"split is {split!r}; a BTS folder has {', '.join(_SCENES)}")
     folders = (path / name for name in _SCENES[split])
-    return next((folder for folder in folders if has(folder, "*/rgb_*")), None)
+    return next((folder for folder in folders if any(folder.glob("*/rgb_*"))), None)
 
 
 def _index_of(path: Path) -> str:
     return path.stem.rsplit("_", 1)[-1]
 
 
-def _bts_id(image: Path, scenes_in_id: bool) -> str:
-    index = _index_of(image)
-    return f"{image.parent.name}/{index}" if scenes_in_id else index
+def _bts_item(image: Path, depth: Path, scenes_in_id: bool) -> Item:
+    name = _index_of(image)
+    return Item(f"{image.parent.name}/{name}" if scenes_in_id else name, str(depth), (image, depth))
 
 
-def _bts_pairs(root: Path, scenes_in_id: bool) -> list[_Pair]:
+def _bts_pairs(root: Path, scenes_in_id: bool) -> list[Item]:
     """Every image with its depth, sorted by id; DataError if one lacks the other."""
     pairs = []
     depths = set(root.glob("*/sync_depth_*.png"))
@@ -156,15 +144,15 @@ def _bts_pairs(root: Path, scenes_in_id: bool) -> list[_Pair]:
         depth = image.with_name(f"sync_depth_{_index_of(image)}.png")
         if depth not in depths:
             raise DataError(f"{image}: no {depth.name} beside it; copy the pair or remove the rgb")
-        pairs.append(_Pair(_bts_id(image, scenes_in_id), image, depth))
-    orphans = depths - {pair.depth for pair in pairs}
+        pairs.append(_bts_item(image, depth, scenes_in_id))
+    orphans = depths - {pair.content[1] for pair in pairs}
     if orphans:
         orphan = min(orphans)
         raise DataError(f"{orphan}: no rgb_{_index_of(orphan)}.jpg beside it; copy or remove it")
     return sorted(pairs)
 
 
-def _bts_listed(root: Path, list_file: Path, scenes_in_id: bool) -> list[_Pair]:
+def _bts_listed(root: Path, list_file: Path, scenes_in_id: bool) -> list[Item]:
     """Pairs named by a published list; paths are relative to `root` and stay in it."""
     pairs = []
     for where, line in _lines(list_file):
@@ -176,7 +164,7 @@ def _bts_listed(root: Path, list_file: Path, scenes_in_id: bool) -> list[_Pair]:
         for path in (image, depth):
             if not path.is_file():
                 raise DataError(f"{where}: {path} is missing; copy it or remove the line")
-        pairs.append(_Pair(_bts_id(image, scenes_in_id), image, depth))
+        pairs.append(_bts_item(image, depth, scenes_in_id))
     return pairs
 
 
@@ -204,21 +192,6 @@ def _inside(root: Path, name: str, where: str) -> Path:
     if ".." in parts:
         raise DataError(f"{where}: path {name!r} leaves the data folder; fix the list")
     return root.joinpath(*parts)
-
-
-class _Row(NamedTuple):
-    """One frame of the labelled file."""
-
-    path: Path
-    row: int
-
-    @property
-    def id(self) -> str:
-        return f"{self.row:05d}"
-
-    @property
-    def where(self) -> str:
-        return f"{self.path} (frame {self.id})"
 
 
 class LabelledMat(Source):
@@ -250,7 +223,9 @@ class LabelledMat(Source):
         chosen = list(range(count))
         if split is not None:
             chosen = _mat_split(path, count, split, split_file)
-        super().__init__([_Row(path, index) for index in chosen], f"{path} (split {split!r})")
+        names = {row: f"{row:05d}" for row in chosen}
+        items = [Item(name, f"{path} (frame {name})", row) for row, name in names.items()]
+        super().__init__(items, f"{path} (split {split!r})")
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -262,13 +237,10 @@ class LabelledMat(Source):
         """The official "train" and "test", or those of a list of test frames."""
         return {split: cls(path, split, split_file) for split in ("train", "test")}
 
-    def _read(self, item: _Row) -> Frame:
-        image, raw, inpainted = (
-            np.ascontiguousarray(
-                own_array(self._file.get(), name, item.where, by_frame=True)[item.row].T
-            )
-            for name in ("images", "rawDepths", "depths")
-        )
+    def _read(self, item: Item) -> Frame:
+        names = ("images", "rawDepths", "depths")
+        arrays = (own_array(self._file.get(), name, item.where, by_frame=True) for name in names)
+        image, raw, inpainted = (np.ascontiguousarray(array[item.content].T) for array in arrays)
         return nyu_frame(item, image, {"inpainted": inpainted, "raw": raw})
 
 
