@@ -175,14 +175,6 @@ def read_depth_png(path: Path) -> np.ndarray:
     return values.astype(np.uint16)
 
 
-def read_labels(path: Path) -> np.ndarray:
-    """Class labels uint8 [H, W] of an image; DataError if it is damaged or of another kind."""
-    labels = np.array(_decoded(path))
-    if labels.dtype != np.uint8 or labels.ndim != 2:
-        raise DataError(f"{path}: labels need 8 bits in one channel; export class numbers")
-    return labels
-
-
 def _decoded(path: Path) -> Image.Image:
     """The whole image in memory; DataError if the file cannot be decoded to its end."""
     remedy = "it is truncated or damaged: copy or download it again"
@@ -232,8 +224,6 @@ def check_frame(frame: Frame, where: str) -> Frame:
     if not frame.depths:
         raise DataError(f"{where}: frame {frame.id!r} has no depth; add it or drop the frame")
     sizes = {"camera": frame.camera.size} | {k: d.shape for k, d in frame.depths.items()}
-    if frame.labels is not None:
-        sizes["labels"] = frame.labels.shape
     for name, size in sizes.items():
         if tuple(size) != image.shape[:2]:
             raise DataError(

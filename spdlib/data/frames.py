@@ -33,7 +33,6 @@ class Frame:
         depths: truth name ("inpainted", "raw" or "exact") -> float32 [H, W] in metres,
             0 where nothing was measured.
         camera: the pinhole camera of `image`.
-        labels: uint8 [H, W] class labels, if the source has them.
         valid_box: top, left, bottom, right (inclusive) of the pixels that count; None for all.
     """
 
@@ -41,7 +40,6 @@ class Frame:
     image: np.ndarray
     depths: Mapping[str, np.ndarray]
     camera: Camera
-    labels: np.ndarray | None = None
     valid_box: tuple[int, int, int, int] | None = None
 
     def truth_name(self, kind: str | None = None) -> str:

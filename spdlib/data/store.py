@@ -1,11 +1,10 @@
 """The packed store: one HDF5 file, written once, read fast by many workers.
 
-Layout, for N frames of one size H x W (images, depth and labels have one frame per chunk):
+Layout, for N frames of one size H x W (images and depth have one frame per chunk):
 
     image        uint8   [N, H, W, 3]  RGB
     depth/NAME   uint16  [N, H, W]     millimetres, where that is exact for every frame
                  float32 [N, H, W]     metres, otherwise
-    labels       uint8   [N, H, W]     if the source has them
     camera       float64 [N, 7]        fx, fy, cx, cy, skew, width, height
     valid_box    int32   [N, 4]        top, left, bottom, right (inclusive); -1 for none
     id, split    text    [N]
@@ -197,13 +196,11 @@ class _Writer:
         return self.file.create_dataset(name, shape, like.dtype, chunks=chunks, **self.filters)
 
 
-def _arrays(frame: Frame, split: str) -> dict[str, Any]:
-    """Everything that is stored of a frame, by the name of its array."""
-    arrays: dict[str, Any] = {"image": frame.image}
+def _arrays(frame: Frame, split: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that is stored of a frame, by the name of its array; `more` arrays go with it."""
+    arrays: dict[str, Any] = {"image": frame.image, **(more or {})}
     for kind in sorted(frame.depths):
         arrays[f"depth/{kind}"] = np.ascontiguousarray(frame.depths[kind], dtype=np.float32)
-    if frame.labels is not None:
-        arrays["labels"] = frame.labels
     arrays["camera"] = frame.camera.to_tensor().numpy()
     arrays["valid_box"] = np.array(frame.valid_box or _NO_BOX, dtype=np.int32)
     arrays["id"], arrays["split"] = frame.id, split
@@ -224,9 +221,8 @@ def _checksum(arrays: Mapping[str, Any]) -> np.ndarray:
 def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
     """The frame at another height and width; its camera and valid box follow.
 
-    The image is filtered (antialiased bilinear) and labels take the nearest pixel. Depth takes the
-    measurement nearest to the new pixel's centre among those it covers, so that holes do not spread
-    and depths never mix.
+    The image is filtered (antialiased bilinear). Depth takes the measurement nearest to the new
+    pixel's centre among those it covers, so that holes do not spread and depths never mix.
 
     Raises:
         ConfigError: a size below 1x1.
@@ -241,7 +237,6 @@ def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
         np.asarray(image),
         {kind: _pick(depth, size) for kind, depth in frame.depths.items()},
         frame.camera.resized(height, width),
-        None if frame.labels is None else _nearest(frame.labels, size),
         None if box is None else scaled_box(box, frame.camera.size, size),
     )
 
@@ -255,12 +250,6 @@ def _pick(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         candidate = values[np.ix_(rows[dy], columns[dx])]
         result = np.where(result == 0, candidate, result)
     return result
-
-
-def _nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixel [h, w] under each new pixel's centre."""
-    rows, columns = (_covered(old, new)[0] for old, new in zip(values.shape, size, strict=True))
-    return values[np.ix_(rows, columns)]
 
 
 def _covered(old: int, new: int) -> list[np.ndarray]:
@@ -284,7 +273,6 @@ class PackedFrames:
         path: the store.
         split: the split to read; None for all frames.
         truths: the depths to read, which saves time where others are stored; None for all.
-        labels: read the labels, if there are any.
 
     Raises:
         DataError: not a store, truncated, or without frames of this split or one of `truths`.
@@ -297,7 +285,6 @@ class PackedFrames:
         path: str | Path,
         split: str | None = None,
         truths: Sequence[str] | None = None,
-        labels: bool = True,
     ) -> None:
         self.path, self.split = Path(path), split
         with _opened(self.path) as file:
@@ -314,7 +301,6 @@ class PackedFrames:
             boxes = map(tuple, file["valid_box"][:].tolist())
             self._boxes: list[Any] = [None if box == _NO_BOX else box for box in boxes]
             self.truths = _chosen_truths(sorted(file["depth"]), truths, self.path)
-            self.has_labels = labels and "labels" in file
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
         self.split_by = self.provenance.get("split_by", "")
         self._file = LazyHDF5(self.path)
@@ -345,9 +331,8 @@ class PackedFrames:
                 values = self._array(file, f"depth/{kind}")[row]
                 metres = values.dtype == np.float32
                 depths[kind] = values if metres else millimetres_to_metres(values)
-            labels = self._array(file, "labels")[row] if self.has_labels else None
         camera = Camera.from_tensor(self._cameras[row])
-        return Frame(self.ids[index], image, depths, camera, labels, self._boxes[row])
+        return Frame(self.ids[index], image, depths, camera, self._boxes[row])
 
     def _array(self, file: h5py.File, name: str) -> h5py.Dataset:
         return own_array(file, name, str(self.path), by_frame=True)
@@ -412,28 +397,23 @@ def verify(path: str | Path, progress: bool = False) -> dict[str, Any]:
         DataError: one report of all damaged or implausible frames, and duplicate ids.
     """
     frames = PackedFrames(path)
+    problems = [f"id {name!r} occurs {n} times" for name, n in Counter(frames.ids).items() if n > 1]
     with _opened(Path(path)) as file:
         splits, stored = _texts(file, "split"), file["checksum"][:]
-    problems = [f"id {name!r} occurs {n} times" for name, n in Counter(frames.ids).items() if n > 1]
-    for index in tqdm(range(len(frames)), desc="verifying", disable=not progress, mininterval=2):
-        problem = _problem(frames, index, splits[index], stored[index])
-        problems += [problem] if problem else []
+        labels = file.get("labels", [])  # class labels, which earlier versions packed
+        places = tqdm(range(len(frames)), "verifying", disable=not progress, mininterval=2)
+        for index, split, checksum in zip(places, splits, stored, strict=True):
+            more = {"labels": labels[index]} if len(labels) else {}
+            try:
+                frame = check_frame(frames[index], f"frame {frames.ids[index]!r}")
+                if not np.array_equal(_arrays(frame, split, more)["checksum"], checksum):
+                    problems.append(f"frame {frame.id!r} differs from its checksum")
+            except DataError as error:
+                problems.append(str(error))
     if problems:
         shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
         raise DataError(f"{path}: {len(problems)} problems: {shown}. Pack it again")
     return info(path)
-
-
-def _problem(frames: PackedFrames, index: int, split: str, stored: np.ndarray) -> str:
-    """What is wrong with one stored frame; empty if nothing is."""
-    try:
-        frame = check_frame(frames[index], f"frame {frames.ids[index]!r}")
-    except DataError as error:
-        return str(error)
-    arrays = _arrays(frame, split)
-    if not np.array_equal(arrays["checksum"], stored):
-        return f"frame {frame.id!r} differs from its checksum"
-    return ""
 
 
 def info(path: str | Path) -> dict[str, Any]:
@@ -441,7 +421,7 @@ def info(path: str | Path) -> dict[str, Any]:
 
     Returns:
         `frames`, `splits` (name -> count), `size` (height, width), `truths` (name -> stored type),
-        `labels`, `focal` (smallest and largest, pixels), `megabytes`, `compression`,
+        `focal` (smallest and largest, pixels), `megabytes`, `compression`,
         `fingerprint` (SHA-256 over all checksums: equal stores hold equal frames), `provenance`.
 
     Raises:
@@ -456,7 +436,6 @@ def info(path: str | Path) -> dict[str, Any]:
             "splits": dict(Counter(_texts(file, "split"))),
             "size": tuple(int(n) for n in file["image"].shape[1:3]),
             "truths": {kind: str(file["depth"][kind].dtype) for kind in sorted(file["depth"])},
-            "labels": "labels" in file,
             "focal": (float(focal.min()), float(focal.max())),
             "megabytes": round(path.stat().st_size / 1e6, 1),
             "compression": file["image"].compression or "none",

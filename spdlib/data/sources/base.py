@@ -79,12 +79,7 @@ def known_truth(truth: str) -> str:
     return truth
 
 
-def nyu_frame(
-    item: Any,
-    image: np.ndarray,
-    depths: Mapping[str, np.ndarray],
-    labels: np.ndarray | None = None,
-) -> Frame:
+def nyu_frame(item: Any, image: np.ndarray, depths: Mapping[str, np.ndarray]) -> Frame:
     """Frame of an item with NYU's camera and white border; DataError if its shape is not 3:4."""
     height, width = image.shape[:2]
     if height * NYU_CAMERA.width != width * NYU_CAMERA.height:
@@ -92,5 +87,5 @@ def nyu_frame(
             f"{item.where}: image is {height}x{width}, but NYU frames are 480x640 (or a resized "
             "copy); bring other cameras as a plain folder with cameras.csv"
         )
-    camera, box = NYU_CAMERA.resized(height, width), nyu_box((height, width))
-    return Frame(item.id, image, depths, camera, labels, box)
+    camera = NYU_CAMERA.resized(height, width)
+    return Frame(item.id, image, depths, camera, nyu_box((height, width)))

@@ -16,7 +16,6 @@ from spdlib.data.files import (
     own_array,
     read_depth_png,
     read_image,
-    read_labels,
     reading,
 )
 from spdlib.data.frames import Frame, Frames
@@ -54,7 +53,6 @@ class BTSFolder(Source):
         truth: what the depth is; BTS extracts "raw".
         list_file: published list with lines "rgb depth focal"; only its frames are read, in its
             order.
-        labels: folder of `labels_NNNNN.png` (uint8) to read with the frames.
 
     Raises:
         DataError: missing folder, missing pair, duplicate id, empty split, or bad list.
@@ -68,10 +66,8 @@ class BTSFolder(Source):
         split: str,
         truth: str = "raw",
         list_file: str | Path | None = None,
-        labels: str | Path | None = None,
     ) -> None:
         self.truth = known_truth(truth)
-        self.labels = Path(labels) if labels is not None else None
         root, scenes_in_id = _bts_scenes(Path(path), split), split == "sync"
         if root is None:
             raise DataError(
@@ -91,11 +87,7 @@ class BTSFolder(Source):
 
     @classmethod
     def open_splits(
-        cls,
-        path: Path,
-        truth: str = "raw",
-        list_file: str | Path | None = None,
-        labels: str | Path | None = None,
+        cls, path: Path, truth: str = "raw", list_file: str | Path | None = None
     ) -> Mapping[str, Frames]:
         """The official splits; a listed `sync`, or one alone, takes the place of "train"."""
         held = {split for split in _SCENES if _bts_scenes(path, split)}
@@ -103,18 +95,15 @@ class BTSFolder(Source):
         if list_file is not None or ("sync" in held and "train" not in held):
             frames["train"] = cls(path, "sync", truth, list_file)
         elif "train" in held:
-            frames["train"] = cls(path, "train", truth, labels=labels)
+            frames["train"] = cls(path, "train", truth)
         if "test" in held:
-            frames["test"] = cls(path, "test", truth, labels=labels)
+            frames["test"] = cls(path, "test", truth)
         return frames
 
     def _read(self, item: Item) -> Frame:
         image, depth = item.content
-        labels = None
-        if self.labels is not None:
-            labels = read_labels(self.labels / f"labels_{_index_of(image)}.png")
         metres = millimetres_to_metres(read_depth_png(depth))
-        return nyu_frame(item, read_image(image), {str(self.truth): metres}, labels)
+        return nyu_frame(item, read_image(image), {str(self.truth): metres})
 
 
 def _bts_scenes(path: Path, split: str) -> Path | None:
@@ -198,8 +187,7 @@ class LabelledMat(Source):
     """`nyu_depth_v2_labeled.mat`: MATLAB 7.3, which is HDF5 with every axis reversed.
 
     `images` (N, 3, W, H) uint8, `depths` (in-painted) and `rawDepths` (N, W, H) float32 metres.
-    Frames have both truths. Ids are the 0-based index as NNNNN, as in BTS folders. The file's 894
-    object classes do not fit the workbook's 8-bit labels and are not read.
+    Frames have both truths. Ids are the 0-based index as NNNNN, as in BTS folders.
 
     Args:
         path: the .mat file.
