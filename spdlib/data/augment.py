@@ -224,11 +224,7 @@ def _window(
 
 
 def window_size(frame_size: Size, out_size: Size, crop: str, zoom: float = 1.0) -> Size:
-    """Height and width of the part of a frame that fills the output.
-
-    Raises:
-        DataError: a native crop is larger than the frame.
-    """
+    """Size of the part of a frame that fills the output; DataError if a native crop is larger."""
     shrink = 1.0
     if crop == "fit":
         shrink = min(frame_size[0] / out_size[0], frame_size[1] / out_size[1])

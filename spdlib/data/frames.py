@@ -52,11 +52,7 @@ class Frame:
         raise DataError(f"frame {self.id!r} has no {kind or 'any'!r} depth; it has {available}")
 
     def truth(self, kind: str | None = None) -> np.ndarray:
-        """Depth [H, W] in metres with everything outside `valid_box` set to 0.
-
-        Raises:
-            DataError: the frame has no such depth.
-        """
+        """Depth [H, W] in metres, 0 outside `valid_box`; DataError if the frame lacks it."""
         depth = self.depths[self.truth_name(kind)]
         if self.valid_box is None:
             return depth
@@ -125,10 +121,8 @@ def hold_out(
 def selection_split(count: int) -> tuple[list[int], list[int]]:
     """Positions of (training, selection) frames among `count` sorted training frames.
 
-    NYU's 795 frames give up four blocks of 20, other counts their last tenth (`hold_out`).
-
-    Raises:
-        DataError: fewer than four frames.
+    NYU's 795 frames give up four blocks of 20, other counts their last tenth (`hold_out`);
+    DataError for fewer than four frames.
     """
     if count < LEAST_TRAINING:
         raise DataError(

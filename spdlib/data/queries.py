@@ -67,8 +67,7 @@ def uniform_points(
     Raises:
         QueryError: `depth` is not [H, W] or `k` is negative.
     """
-    _check(depth, k)
-    pixels = _shuffled_valid_pixels(depth, generator)[:k]
+    pixels = _shuffled(_valid_pixels(depth, k), generator)[:k]
     return _sample(depth, pixels, k, generator if jitter else None)
 
 
@@ -76,8 +75,7 @@ def edge_aware_points(
     depth: Tensor, k: int, generator: torch.Generator, jitter: bool = True
 ) -> PointSample:
     """As `uniform_points`, but 30 % of the points lie near depth edges, if there are enough."""
-    _check(depth, k)
-    pixels = _shuffled_valid_pixels(depth, generator)
+    pixels = _shuffled(_valid_pixels(depth, k), generator)
     uniform, rest = pixels.tensor_split([k - round(EDGE_SHARE * k)])
     near_edge = edge_mask(depth).flatten()[rest]
     pixels = torch.cat([uniform, rest[near_edge], rest[~near_edge]])[:k]
@@ -88,8 +86,7 @@ def recorded_points(
     depth: Tensor, k: int, generator: torch.Generator, jitter: bool = False
 ) -> PointSample:
     """As `uniform_points`, with replacement: so recorded runs and the recorded protocol draw."""
-    _check(depth, k)
-    pixels = torch.nonzero(depth.flatten() > 0).flatten()
+    pixels = _valid_pixels(depth, k)
     if pixels.numel():
         pixels = pixels[torch.randint(pixels.numel(), (k,), generator=generator)]
     return _sample(depth, pixels, k, generator if jitter else None)
@@ -100,9 +97,6 @@ def evaluation_points(depth: Tensor, frame_key: str, k: int = EIGEN_POINTS) -> P
 
     They depend on the frame's id and on which pixels count, on nothing else, so that every network
     answers the same queries. Philox's raw stream is the same in every NumPy version.
-
-    Raises:
-        QueryError: `depth` is not [H, W] or `k` is negative.
     """
     _check(depth, k)
     height, width = depth.shape
@@ -176,9 +170,13 @@ def _check(depth: Tensor, k: int) -> None:
         raise QueryError(f"the number of points must not be negative; got {k}")
 
 
-def _shuffled_valid_pixels(depth: Tensor, generator: torch.Generator) -> Tensor:
-    """Flat indices [N] of all valid pixels in random order."""
-    pixels = torch.nonzero(depth.flatten() > 0).flatten()
+def _valid_pixels(depth: Tensor, k: int) -> Tensor:
+    """Flat indices [N] of all measured pixels."""
+    _check(depth, k)
+    return torch.nonzero(depth.flatten() > 0).flatten()
+
+
+def _shuffled(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return pixels[torch.randperm(pixels.numel(), generator=generator)]
 
 

@@ -84,11 +84,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         return len(self.frames)
 
     def __getitem__(self, position: Position) -> dict[str, Tensor]:
-        """Make sample (epoch, index); the same position always gives the same sample.
-
-        Raises:
-            DataError: `position` is not a pair, or the frame lacks the truth to learn.
-        """
+        """Sample (epoch, index), always the same; DataError if its frame lacks the truth."""
         if not isinstance(position, tuple):
             raise DataError(f"a training sample's position is (epoch, index); got {position!r}")
         epoch, index = position
@@ -146,11 +142,7 @@ class EpochBatches(Sampler[list[Position]]):
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.start_step, self.steps = start_step, steps
         self.rank, self.world = rank, world
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches in one pass over the frames."""
-        return self.n // self.batch_size
+        self.steps_per_epoch = n // batch_size
 
     def __len__(self) -> int:
         return max(0, self.steps - self.start_step)

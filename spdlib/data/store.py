@@ -223,9 +223,7 @@ def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
 
     The image is filtered (antialiased bilinear). Depth takes the measurement nearest to the new
     pixel's centre among those it covers, so that holes do not spread and depths never mix.
-
-    Raises:
-        ConfigError: a size below 1x1.
+    ConfigError for a size below 1x1.
     """
     height, width = size
     if height < 1 or width < 1:
@@ -388,10 +386,7 @@ def _opened(path: Path) -> Iterator[h5py.File]:
 
 
 def verify(path: str | Path, progress: bool = False) -> dict[str, Any]:
-    """Reads every frame of a store, recomputes its checksum and judges it as the readers do.
-
-    Returns:
-        What `info` returns.
+    """What `info` returns, after every frame was read and judged, and its checksum recomputed.
 
     Raises:
         DataError: one report of all damaged or implausible frames, and duplicate ids.
@@ -417,15 +412,12 @@ def verify(path: str | Path, progress: bool = False) -> dict[str, Any]:
 
 
 def info(path: str | Path) -> dict[str, Any]:
-    """What a store holds, without reading its pixels.
+    """What a store holds, without reading its pixels; DataError if it is not complete.
 
     Returns:
         `frames`, `splits` (name -> count), `size` (height, width), `truths` (name -> stored type),
         `focal` (smallest and largest, pixels), `megabytes`, `compression`,
         `fingerprint` (SHA-256 over all checksums: equal stores hold equal frames), `provenance`.
-
-    Raises:
-        DataError: not a complete store.
     """
     path = Path(path)
     with _opened(path) as file:

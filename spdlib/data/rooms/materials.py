@@ -8,7 +8,7 @@ a texture tells the distance. Patterns fade where they become finer than a pixel
 from __future__ import annotations
 
 import colorsys
-from functools import lru_cache
+from functools import cache
 from random import Random
 from typing import NamedTuple
 
@@ -219,23 +219,19 @@ def thing(rng: Random) -> Material:
     return plain
 
 
-@lru_cache(maxsize=4)
-def noise_tables(device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Fine and coarse periodic noise [1, 1, 257, 257], unit variance, and cell colours [65536, 3].
-
-    Made on the CPU, so that every device shows the same surfaces.
-    """
+@cache
+def noise_tables() -> tuple[Tensor, Tensor, Tensor]:
+    """Fine and coarse periodic noise [1, 1, 257, 257] of variance 1; cell colours [65536, 3]."""
     generator = torch.Generator().manual_seed(0)
     frequency = torch.fft.fftfreq(NOISE_SIZE) * NOISE_SIZE
     radius = torch.hypot(frequency[:, None], frequency[None, :]).clamp(min=1)
     white = torch.fft.fft2(torch.randn(NOISE_SIZE, NOISE_SIZE, generator=generator))
-    tables = []
-    for slope in (0.35, 1.1):
-        field = torch.fft.ifft2(white * radius**-slope).real
-        field = functional.pad((field / field.std())[None, None], (0, 1, 0, 1), mode="circular")
-        tables.append(field.to(device))
-    cells = torch.rand(65536, 3, generator=generator).to(device)
-    return tables[0], tables[1], cells
+    fields = (torch.fft.ifft2(white * radius**-slope).real for slope in (0.35, 1.1))
+    fine, coarse = (
+        functional.pad((field / field.std())[None, None], (0, 1, 0, 1), mode="circular")
+        for field in fields
+    )
+    return fine, coarse, torch.rand(65536, 3, generator=generator)
 
 
 def read_noise(table: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -255,7 +251,7 @@ def seam_cover(position: Tensor, cell: Tensor, seam: Tensor, footprint: Tensor) 
 
 
 def shade(rows: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:
-    """Reflectance of surfaces in linear light.
+    """Reflectance [3, N] of surfaces in linear light; may exceed 1 where a surface is bright.
 
     Args:
         rows: [22, N] parameters: columns of `Material.row`, then an integer that differs between
@@ -263,11 +259,8 @@ def shade(rows: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:
         s: [N] first surface coordinate in metres.
         t: [N] second surface coordinate in metres.
         footprint: [N] size of a pixel on the surface in metres.
-
-    Returns:
-        [3, N], may exceed 1 where a surface is bright.
     """
-    fine, coarse, cell_colours = noise_tables(str(s.device))
+    fine, coarse, cell_colours = noise_tables()
     cell_s, cell_t, stagger, mix, vary, hue, seam, seam_gain = rows[6:14]
     grain_s, grain_t, grain_gain, blotch, blotch_gain = rows[14:19]
     row = t / cell_t

@@ -24,6 +24,9 @@ class _H5Frames(Source):
         path: the folder of the splits.
         split: "train" or "test".
         truth: what the depth is.
+
+    Raises:
+        DataError: missing or empty split, duplicate id.
     """
 
     patterns: ClassVar[Sequence[str]]
@@ -73,9 +76,6 @@ class FastDepthFolder(_H5Frames):
 
     Its authors in-painted the depth with NYU's toolbox. Ids are "scene/NNNNN". The split "test"
     reads the folder `val` (the official test frames) where there is no `test`.
-
-    Raises:
-        DataError: missing or empty split.
     """
 
     expects = "FastDepth folders (train/<scene>/*.h5)"
@@ -102,9 +102,6 @@ class TarShards(_H5Frames):
     Ids are "scene/NNNNN". The split "test" reads `val-*.tar` where there is no `test-*.tar`.
 
     The path is the folder of the shards, or the one above `data`.
-
-    Raises:
-        DataError: no shards, unsafe or damaged shard, duplicate id.
     """
 
     expects = "tar shards (train-000000.tar)"
