@@ -16,10 +16,10 @@ from torch.utils.data import DataLoader, Dataset
 from spdlib.data.frames import Frame
 from spdlib.data.rooms import Rooms
 from spdlib.data.rooms.furniture import BALL, BOX, CYLINDER, Solid, Style
-from spdlib.data.rooms.layout import FREE_ITEMS, WALL_ITEMS, Pose, made, sample_room
+from spdlib.data.rooms.layout import FREE_ITEMS, WALL_ITEMS, Pose, sample_room
 from spdlib.data.rooms.materials import WIDE, Material, seam_cover
 from spdlib.data.rooms.rays import FAR, directions, trace, view_from
-from spdlib.data.rooms.render import choose_pose
+from spdlib.data.rooms.render import choose_pose, one_thread
 from spdlib.errors import DataError
 from spdlib.geometry import NYU_CAMERA, Camera
 
@@ -61,6 +61,7 @@ def depth_of(solids: list[Solid], pose: Pose, camera: Camera = CAMERA) -> Tensor
     return traced(solids, pose, camera)[0]
 
 
+@one_thread()
 def labelled(seed: int, number: int, camera: Camera) -> tuple[Tensor, np.ndarray]:
     """Depth [H, W] of a frame of `Rooms`, and what each of its pixels shows."""
     rng = random.Random(f"rooms/{seed}/{number}")
@@ -271,7 +272,7 @@ def test_pictures_are_lit_and_varied(many: list[Frame]) -> None:
     pictures = np.stack([frame.image for frame in many]).reshape(len(many), -1).astype(np.float32)
     assert pictures.mean(1).min() > 25 and pictures.mean(1).max() < 200
     assert np.median(pictures.std(1)) > 40  # NYU: 60
-    found = np.stack([labelled(1, 1000 + i, CAMERA)[1] for i in range(60)])
+    found = np.stack([labelled(1, 1000 + i, CAMERA)[1] for i in range(40)])
     labels, counts = np.unique(found, return_counts=True)
     share = dict(zip(labels.tolist(), counts / found.size, strict=True))
     assert 0.3 < share["wall"] + share["floor"] + share["ceiling"] < 0.65
@@ -281,7 +282,7 @@ def test_pictures_are_lit_and_varied(many: list[Frame]) -> None:
 @pytest.mark.parametrize("kind", sorted(WALL_ITEMS))
 def test_furniture_stands_on_the_floor_within_its_footprint(kind: str) -> None:
     for name in [*WALL_ITEMS[kind].split()[::2], *FREE_ITEMS[kind].split()[::2]]:
-        item = made(Style(random.Random(1)), name)
+        item = Style(random.Random(1)).made(name)
         low = min(s.centre[1] - s.half[1] for s in item.solids if not s.tilt)
         assert -1e-6 <= low < 0.15, name
         for solid in item.solids:

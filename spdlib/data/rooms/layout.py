@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spdlib.data.rooms import furniture
-from spdlib.data.rooms import materials as stuff
 from spdlib.data.rooms.furniture import Item, Solid, Style, Top, ball, box, moved, post
-from spdlib.data.rooms.materials import Material, Range
+from spdlib.data.rooms.materials import SCREEN, WHITE, Material, Range
 
 THICKNESS = 0.14
 """Thickness of the walls in metres."""
@@ -32,7 +30,7 @@ ANCHORS = {
     "office": "desk bookshelf",
     "bathroom": "vanity toilet bathtub",
 }
-"""What each kind of room is made for, by the names in `furniture`; placed first."""
+"""What each kind of room is made for, by the names of `Style`; placed first."""
 WALL_ITEMS = {
     "bedroom": "bed 6 cabinet 3 desk 1.5 bookshelf 1 television .7 armchair .7 floor_lamp 1 "
     "carton .5",
@@ -150,13 +148,7 @@ class Room:
 def pick(style: Style, choices: str) -> Item:
     """One piece of furniture of a list of names and weights."""
     names, weights = choices.split()[::2], map(float, choices.split()[1::2])
-    return made(style, style.rng.choices(names, list(weights))[0])
-
-
-def made(style: Style, name: str) -> Item:
-    """The piece of furniture that the function of this name makes."""
-    item: Item = getattr(furniture, name)(style)
-    return item
+    return style.made(style.rng.choices(names, list(weights))[0])
 
 
 def sample_room(rng: Random) -> Room:
@@ -173,7 +165,7 @@ def sample_room(rng: Random) -> Room:
     for wall in walls:
         add_wall(room, style, wall)
     for name in ANCHORS[kind].split():
-        item = made(style, name)
+        item = style.made(name)
         for _ in range(8):
             wall = rng.choice(walls)
             left, right = -wall.length / 2, wall.length / 2 - item.width
@@ -190,10 +182,10 @@ def add_enclosure(room: Room, style: Style) -> None:
     """Floor, ceiling and the outer walls that close the space beyond the doors."""
     margin = style.size(1.3, 3.0)
     x, z, h = room.width / 2 + margin, room.depth / 2 + margin, room.height
-    ceiling = stuff.WHITE if style.chance(0.8) else stuff.stone(style.rng)
-    outer, y = stuff.paint(style.rng), (-0.1, h + 0.1)
+    ceiling = WHITE if style.chance(0.8) else style.stone()
+    outer, y = style.paint(), (-0.1, h + 0.1)
     solids = [
-        box((-x, x), (-0.2, 0), (-z, z), stuff.floor(style.rng), "floor"),
+        box((-x, x), (-0.2, 0), (-z, z), style.floor(), "floor"),
         box((-x, x), (h, h + 0.2), (-z, z), ceiling, "ceiling"),
         box((-x, x), y, (-z - 0.2, -z), outer, "wall"),
         box((-x, x), y, (z, z + 0.2), outer, "wall"),
@@ -208,7 +200,7 @@ def add_enclosure(room: Room, style: Style) -> None:
 def add_block(room: Room, style: Style) -> None:
     """A chimney, closet or column from floor to ceiling, which makes the room less of a box."""
     half_x, half_z = style.size(0.15, 0.2 * room.width), style.size(0.15, 0.2 * room.depth)
-    x = style.rng.choice([-1, 1]) * (room.width / 2 - half_x)
+    x = style.choice([-1, 1]) * (room.width / 2 - half_x)
     z = style.size(-1, 1) * (room.depth / 2 - half_z)
     room.claim(x, z, half_x, half_z)
     block = box((-half_x, half_x), (0, room.height), (-half_z, half_z), style.wall, "wall")
@@ -225,13 +217,13 @@ def add_wall(room: Room, style: Style, wall: Wall) -> None:
         width = style.size(1.2, 2.0) if wall.length > 4 and style.chance(0.2) else width
         wall.taken = [Rectangle(x - width / 2, x + width / 2, 0.0, style.size(2.0, 2.1))]
     elif kind < 0.65:
-        count = style.rng.choice([1, 1, 2, 3]) if wall.length > 3.5 else 1
-        sill, pitch = style.rng.choice([0.4, 0.8, 0.9, 1.0]), wall.length / count
+        count = style.choice([1, 1, 2, 3]) if wall.length > 3.5 else 1
+        sill, pitch = style.choice([0.4, 0.8, 0.9, 1.0]), wall.length / count
         width, top = pitch * style.size(0.35, 0.75), style.size(1.95, 2.25)
         centres = [(i + 0.5) * pitch - wall.length / 2 for i in range(count)]
         wall.taken = [Rectangle(x - width / 2, x + width / 2, sill, top) for x in centres]
     solids = wall_pieces(style, wall, room.height)
-    glass = stuff.pane(style.rng)
+    glass = style.pane()
     for opening in wall.taken:
         if opening.y0 > 0:
             solids += window(style, opening, glass)
@@ -276,13 +268,13 @@ def window(style: Style, opening: Rectangle, glass: Material) -> list[Solid]:
     pane = box((x0, x1), (y0, y1), (-THICKNESS - 0.02, -THICKNESS + 0.03), glass, "window")
     solids = [pane._replace(casts=False)]
     if style.chance(0.35):
-        cloth, share = stuff.curtain(style.rng), style.size(0.1, 0.4)
-        low, wide = style.rng.choice([0.05, y0 - 0.1]), (x1 - x0) * share + 0.1
+        cloth, share = style.curtain(), style.size(0.1, 0.4)
+        low, wide = style.choice([0.05, y0 - 0.1]), (x1 - x0) * share + 0.1
         for left in (x0 - 0.15, x1 + 0.15 - wide):
             drape = box((left, left + wide), (low, y1 + 0.12), (0.04, 0.1), cloth, "curtain")
             solids.append(drape._replace(casts=False))  # too close to the window's light
         rod = (x0 - 0.3, x1 + 0.3), (y1 + 0.12, y1 + 0.15), (0.05, 0.08)
-        solids.append(box(*rod, style.metal, "curtain"))
+        solids.append(box(*rod, style.steel, "curtain"))
     return solids
 
 
@@ -292,10 +284,10 @@ def door(style: Style, opening: Rectangle) -> list[Solid]:
     state, width = style.rng.random(), x1 - x0
     solids: list[Solid] = []
     if width < 1.1 and state < 0.8:
-        leaf = style.trim if style.chance(0.5) else stuff.upright(style.wood)
-        rows, columns = style.rng.choice([1, 2, 3]), style.rng.choice([1, 2])
+        leaf = style.trim if style.chance(0.5) else style.timber.upright()
+        rows, columns = style.choice([1, 2, 3]), style.choice([1, 2])
         leaf = leaf._replace(cell=(width / columns, y1 / rows), seam=0.012, seam_gain=0.7)
-        knob = ball((width - 0.07, 1.0, 0.04), (0.03, 0.03, 0.03), style.metal, "door")
+        knob = ball((width - 0.07, 1.0, 0.04), (0.03, 0.03, 0.03), style.steel, "door")
         panel = [box((0, width), (0.01, y1), (-0.04, 0), leaf, "door"), knob]
         solids += moved(panel, x0, -0.05, 0.0 if state < 0.5 else style.size(0.4, 1.9))
     if state >= 0.5:
@@ -321,7 +313,7 @@ def place_item(room: Room, style: Style, item: Item, x: float, z: float, yaw: fl
     """Adds an item and the clutter on it."""
     solids = list(item.solids)
     if item.top:
-        solids += furniture.clutter(style, item.top, style.rng.choice([0, 1, 3, 5, 8]))
+        solids += style.clutter(item.top, style.choice([0, 1, 3, 5, 8]))
     room.solids += moved(solids, x, z, yaw)
 
 
@@ -331,7 +323,7 @@ def furnish_wall(room: Room, style: Style, wall: Wall) -> None:
     while x < wall.length / 2 - 0.4:
         item = pick(style, WALL_ITEMS[room.kind])
         if place_at_wall(room, style, wall, item, x):
-            x += item.width + style.rng.choice([0.02, 0.1, 0.4, 1.0])
+            x += item.width + style.choice([0.02, 0.1, 0.4, 1.0])
         else:
             x += 0.35
     room.solids += moved(decorate(room, style, wall), wall.x, wall.z, wall.yaw)
@@ -340,7 +332,7 @@ def furnish_wall(room: Room, style: Style, wall: Wall) -> None:
 def decorate(room: Room, style: Style, wall: Wall) -> list[Solid]:
     """Pictures, white boards and shelves where the wall is free."""
     solids: list[Solid] = []
-    for _ in range(style.rng.choice([1, 3, 5])):
+    for _ in range(style.choice([1, 3, 5])):
         w, h = style.size(0.12, 0.45), style.size(0.12, 0.4)
         if room.kind == "office" and style.chance(0.3):
             w, h = style.size(0.5, 0.9), 0.5
@@ -351,13 +343,13 @@ def decorate(room: Room, style: Style, wall: Wall) -> list[Solid]:
         wall.taken.append(place)
         if style.chance(0.2):
             top = Top((x - w * 0.9, x + w * 0.9), (0.06, 0.18), y + 0.03)
-            solids.append(box((x - w, x + w), (y, y + 0.03), (0, 0.24), style.wood, "shelves"))
-            solids += furniture.clutter(style, top, 4)
+            solids.append(box((x - w, x + w), (y, y + 0.03), (0, 0.24), style.timber, "shelves"))
+            solids += style.clutter(top, 4)
             continue
-        frame = style.rng.choice([style.wood, stuff.WHITE, stuff.SCREEN])
-        art, name, edge = stuff.WHITE._replace(gloss=0.3), "whiteboard", 0.02
+        frame = style.choice([style.timber, WHITE, SCREEN])
+        art, name, edge = WHITE._replace(gloss=0.3), "whiteboard", 0.02
         if w <= 0.45:
-            art, name, edge = stuff.picture(style.rng), "picture", style.size(0.015, 0.06)
+            art, name, edge = style.picture(), "picture", style.size(0.015, 0.06)
         inner = (x - w + edge, x + w - edge), (y - h + edge, y + h - edge)
         solids.append(box((x - w, x + w), (y - h, y + h), (0, 0.025), frame, name))
         solids.append(box(*inner, (0, 0.027), art, name))
@@ -368,12 +360,12 @@ def furnish_floor(room: Room, style: Style) -> None:
     """Free-standing furniture, and often a rug."""
     if style.chance(0.35):
         half_x, half_z = style.size(0.5, room.width * 0.35), style.size(0.4, room.depth * 0.35)
-        cloth = stuff.rug(style.rng)
+        cloth = style.rug()
         rug = box((-half_x, half_x), (0, 0.012), (-half_z, half_z), cloth, "floor_mat")
         room.solids += moved([rug], style.size(-0.5, 0.5), style.size(-0.5, 0.5))
     for _ in range(max(1, round(room.width * room.depth * style.size(0.08, 0.25)))):
         item = pick(style, FREE_ITEMS[room.kind])
-        yaw = style.rng.choice([0, 1, 2, 3]) * math.pi / 2 + style.rng.gauss(0, 0.15)
+        yaw = style.choice([0, 1, 2, 3]) * math.pi / 2 + style.rng.gauss(0, 0.15)
         for _ in range(4):
             x = style.size(-room.width / 2, room.width / 2)
             z = style.size(-room.depth / 2, room.depth / 2)
@@ -388,7 +380,7 @@ def add_lights(room: Room, style: Style) -> None:
     w, d, h = room.width, room.depth, room.height
     warm, down = np.array([1.0, style.size(0.78, 0.95), style.size(0.55, 0.88)]), -math.pi / 2
     x, z = style.size(-0.25, 0.25) * w, style.size(-0.25, 0.25) * d
-    fixture = stuff.lit_shade(style.rng)._replace(glow=3.0)
+    fixture = style.lit_shade()._replace(glow=3.0)
     lamp = ball((x, h - 0.02, z), (0.2, 0.09, 0.2), fixture, "lamp")
     if style.chance(0.5):
         lamp = post(x, z, style.size(0.05, 0.25), (h - 0.04, h), fixture, "lamp")
@@ -405,10 +397,10 @@ def side_light(room: Room, style: Style, warm: np.ndarray) -> Light:
     """Daylight from a bright window, or a lamp in a corner."""
     panes = [s for s in room.solids if s.label == "window" and s.material.glow > 0.3]
     if not panes:
-        x, z = (style.rng.choice([-0.4, 0.4]) * side for side in (room.width, room.depth))
+        x, z = (style.choice([-0.4, 0.4]) * side for side in (room.width, room.depth))
         pose = Pose((x, style.size(1.3, 2.0), z), math.atan2(-x, -z), -0.3)
         return Light(pose, warm * style.size(0.1, 0.9), style.size(0.5, 1.5), 0.0)
-    pane = style.rng.choice(panes)
+    pane = style.choice(panes)
     x, y, z = pane.centre[0] * 0.96, pane.centre[1], pane.centre[2] * 0.96
     colour = np.array([0.9, 1.0, 1.15]) * style.size(0.5, 3.5)
     return Light(Pose((x, y, z), pane.yaw, -0.3), colour, style.size(1.0, 3.0), 1.0)

@@ -79,7 +79,7 @@ def set_stage(room: Room, pose: Pose) -> Stage:
         shadow_maps(view_from(lamps, [solid for solid in solids if solid.casts])),
         torch.tensor(np.array([lamp.axes() for lamp in lamps]) @ camera.T).float(),
         torch.tensor(place @ camera.T).float(),
-        torch.tensor([[*light.colour, light.reach, light.beam] for light in lights]),
+        torch.tensor([[*light.colour, light.reach, light.beam] for light in lights]).float(),
         torch.tensor(camera[:, 1]).float(),
     )
 
