@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torchvision.transforms.v2.functional as TF
@@ -27,6 +27,7 @@ from spdlib.geometry import Camera, Size
 from spdlib.settings import Settings, require
 
 Range = tuple[float, float]
+CROPS = ("fit", "native", "squash")
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -57,7 +58,7 @@ class AugmentConfig(Settings):
         ConfigError: a probability outside 0..1, an empty or impossible range, an unknown crop.
     """
 
-    crop: Literal["fit", "native", "squash"] = "fit"
+    crop: str = "fit"
     random_crop: bool = False
     flip_p: Share = 0.0
     rotate_degrees: Annotated[float, Field(ge=0, le=45)] = 0.0
@@ -74,6 +75,7 @@ class AugmentConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require(self.crop in CROPS, f"crop must be one of {CROPS}; got {self.crop!r}")
         lowest = {"zoom": 1.0, "gamma": 0.1}
         for name in ("zoom", "gamma", "brightness", "channel_gain", "contrast", "saturation"):
             least, (low, high) = lowest.get(name, 0.0), getattr(self, name)

@@ -338,8 +338,8 @@ class Style(Materials):
             fw, fh, fd = self.size(0.6, 0.9), self.size(1.6, 1.9), self.size(0.62, 0.75)
             skin = self.steel if self.chance(0.4) else WHITE
             skin = skin._replace(cell=(WIDE, fh * 0.65), seam=0.006)
-            x = (w / 2 + 0.02, w / 2 + 0.02 + fw)
-            solids.append(box(x, (0.02, fh), (0, fd), skin, "fridge"))
+            beside = (w / 2 + 0.02, w / 2 + 0.02 + fw)
+            solids.append(box(beside, (0.02, fh), (0, fd), skin, "fridge"))
             solids = moved(solids, -fw / 2, 0)
             width = w + fw
         shift = (w - width) / 2

@@ -56,8 +56,9 @@ def view_from(poses: Sequence[Pose], solids: Sequence[Solid]) -> View:
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
     corners = offset[:, :, None] + (signs * half[:, None]) @ seen
     start = -(turn @ offset[..., None])[..., 0]
-    tensors = (torch.from_numpy(array).float() for array in (turn, start, corners))
-    return View(*tensors, torch.tensor([solid.shape for solid in solids]))
+    shape = torch.tensor([solid.shape for solid in solids])
+    turn, start, corners = (torch.from_numpy(array).float() for array in (turn, start, corners))
+    return View(turn, start, corners, shape)
 
 
 def directions(camera: Camera, shift: tuple[float, float]) -> tuple[Tensor, Tensor]:
