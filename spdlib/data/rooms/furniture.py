@@ -1,4 +1,4 @@
-"""What stands in `rooms`: solids, furniture built of them, walls with openings, whole rooms.
+"""What stands in `rooms`: solids, furniture built of them, and the clutter on it.
 
 Furniture is built in its own frame: x along its width, y up from the floor, z from its back (0) to
 its front, all in metres and in ordinary sizes, so that known objects tell the distance.
