@@ -12,25 +12,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torchvision.transforms.v2.functional as TF
+from pydantic import Field
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 
 from spdlib.data.queries import lattice_truth
 from spdlib.errors import ConfigError, DataError
-from spdlib.geometry import Camera
-from spdlib.settings import check
+from spdlib.geometry import Camera, Size
+from spdlib.settings import Settings, require
 
 Range = tuple[float, float]
 CROPS = ("fit", "native", "squash")
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
-class AugmentConfig:
+class AugmentConfig(Settings):
     """How training frames vary. The default changes nothing but the size.
 
     Attributes:
@@ -58,37 +60,28 @@ class AugmentConfig:
 
     crop: str = "fit"
     random_crop: bool = False
-    flip_p: float = 0.0
-    rotate_degrees: float = 0.0
-    rotate_p: float = 0.0
+    flip_p: Share = 0.0
+    rotate_degrees: Annotated[float, Field(ge=0, le=45)] = 0.0
+    rotate_p: Share = 0.0
     zoom: Range = (1.0, 1.0)
-    zoom_p: float = 0.0
+    zoom_p: Share = 0.0
     gamma: Range = (1.0, 1.0)
     brightness: Range = (1.0, 1.0)
     channel_gain: Range = (1.0, 1.0)
     contrast: Range = (1.0, 1.0)
     saturation: Range = (1.0, 1.0)
-    colour_p: float = 0.0
+    colour_p: Share = 0.0
     colours_apart: bool = False
 
     def __post_init__(self) -> None:
-        check(self)
-        if self.crop not in CROPS:
-            raise ConfigError(f"crop must be one of {CROPS}; got {self.crop!r}")
-        for name in ("flip_p", "rotate_p", "zoom_p", "colour_p"):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ConfigError(f"{name} is a probability in 0..1; got {getattr(self, name)}")
-        if not 0.0 <= self.rotate_degrees <= 45.0:
-            raise ConfigError(f"rotate_degrees must lie in 0..45; got {self.rotate_degrees}")
+        super().__post_init__()
+        require(self.crop in CROPS, f"crop must be one of {CROPS}; got {self.crop!r}")
         lowest = {"zoom": 1.0, "gamma": 0.1}
         for name in ("zoom", "gamma", "brightness", "channel_gain", "contrast", "saturation"):
-            self._check_range(name, lowest.get(name, 0.0))
-
-    def _check_range(self, name: str, lowest: float) -> None:
-        low, high = getattr(self, name)
-        if not lowest <= low <= high < math.inf:
-            raise ConfigError(
-                f"{name} must be a range low <= high from {lowest} up; got {low, high}"
+            least, (low, high) = lowest.get(name, 0.0), getattr(self, name)
+            require(
+                least <= low <= high < math.inf,
+                f"{name} must be a range low <= high from {least} up; got {low, high}",
             )
 
 
@@ -172,16 +165,16 @@ def augment(
     camera: Camera,
     config: AugmentConfig,
     generator: torch.Generator,
-    out_size: tuple[int, int],
+    out_size: Size,
 ) -> tuple[Tensor, Tensor, Camera]:
     """Bring a frame to the network's size and vary it.
 
     Args:
         image: uint8 [3, H, W].
         depth: float32 [H, W] metres, 0 where nothing was measured.
-        camera: camera of `image`.
+        camera: of both.
         config: what may change.
-        generator: source of randomness; 14 numbers are taken.
+        generator: gives 14 numbers.
         out_size: height, width of the result.
 
     Returns:
@@ -191,7 +184,14 @@ def augment(
         DataError: image, depth and camera differ in size, the image is not uint8 [3, H, W], or it
             is smaller than a native crop.
     """
-    _check(image, depth, camera)
+    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
+        shape = tuple(image.shape)
+        raise DataError(f"image must be uint8 [3, H, W]; got {image.dtype} {shape}")
+    if image.shape[1:] != depth.shape or camera.size != tuple(depth.shape):
+        raise DataError(
+            f"image {tuple(image.shape[1:])}, depth {tuple(depth.shape)} and camera {camera.size} "
+            "must have one size"
+        )
     changes = draw(config, generator)
     picture, truth, camera = _window(image, depth, camera, config.crop, changes, out_size)
     if changes.degrees:
@@ -204,24 +204,8 @@ def augment(
     return _colours(picture.as_subclass(Tensor), changes), truth.as_subclass(Tensor)[0], camera
 
 
-def _check(image: Tensor, depth: Tensor, camera: Camera) -> None:
-    if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        shape = tuple(image.shape)
-        raise DataError(f"image must be uint8 [3, H, W]; got {image.dtype} {shape}")
-    if image.shape[1:] != depth.shape or camera.size != tuple(depth.shape):
-        raise DataError(
-            f"image {tuple(image.shape[1:])}, depth {tuple(depth.shape)} and camera {camera.size} "
-            "must have one size"
-        )
-
-
 def _window(
-    image: Tensor,
-    depth: Tensor,
-    camera: Camera,
-    crop: str,
-    changes: Draw,
-    out_size: tuple[int, int],
+    image: Tensor, depth: Tensor, camera: Camera, crop: str, changes: Draw, out_size: Size
 ) -> tuple[tv_tensors.Image, tv_tensors.Mask, Camera]:
     """Cut one window, resize it to `out_size`, and undo the zoom's focal length in the depth."""
     height, width = window_size(camera.size, out_size, crop, changes.zoom)
@@ -236,19 +220,13 @@ def _window(
     # whether it accepts the exact one depends on torchvision's version.
     sampled = lattice_truth(truth.as_subclass(Tensor), out_size)
     zoom = window_size(camera.size, out_size, crop, 1.0)[0] / height
-    seen = camera.cropped(*box).resized(*out_size)
-    seen = replace(seen, fx=seen.fx / zoom, fy=seen.fy / zoom, skew=seen.skew / zoom)
-    return picture, tv_tensors.Mask(sampled / zoom), seen
+    camera = camera.cropped(*box).resized(*out_size)
+    camera = replace(camera, fx=camera.fx / zoom, fy=camera.fy / zoom, skew=camera.skew / zoom)
+    return picture, tv_tensors.Mask(sampled / zoom), camera
 
 
-def window_size(
-    frame_size: tuple[int, int], out_size: tuple[int, int], crop: str, zoom: float = 1.0
-) -> tuple[int, int]:
-    """Height and width of the part of a frame that fills the output.
-
-    Raises:
-        DataError: a native crop is larger than the frame.
-    """
+def window_size(frame_size: Size, out_size: Size, crop: str, zoom: float = 1.0) -> Size:
+    """Size of the part of a frame that fills the output; DataError if a native crop is larger."""
     shrink = 1.0
     if crop == "fit":
         shrink = min(frame_size[0] / out_size[0], frame_size[1] / out_size[1])

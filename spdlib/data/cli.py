@@ -35,7 +35,6 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truth", choices=TRUTHS, help="what the source's depth is")
     parser.add_argument("--split-file", type=Path, help="other list of test frames for the .mat")
     parser.add_argument("--list-file", type=Path, help="published list of a BTS sync folder")
-    parser.add_argument("--labels", type=Path, help="folder of labels_NNNNN.png for a BTS folder")
     scale = f"metres per PNG step of your own folder (default {MILLIMETRES})"
     parser.add_argument("--depth-scale", type=float, help=scale)
     size = "resize, so that the store travels"
@@ -45,7 +44,7 @@ def _add_pack(parser: argparse.ArgumentParser) -> None:
 
 
 def _pack(args: argparse.Namespace) -> int:
-    names = ("truth", "split_file", "list_file", "labels", "depth_scale")
+    names = ("truth", "split_file", "list_file", "depth_scale")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     splits = open_source(args.source, **options)
     _check_splits(args.source, splits)

@@ -23,19 +23,15 @@ from PIL import Image
 
 from spdlib.data.frames import NYU_VALID_BOX, Frame
 from spdlib.errors import DataError, SPDError
-from spdlib.geometry import NYU_CAMERA, Camera
+from spdlib.geometry import NYU_CAMERA
 
 Box = tuple[int, int, int, int]
-
 PLAUSIBLE_MEDIAN = (0.1, 20.0)
 """Metres between which the median depth of an indoor frame lies; outside, the unit is wrong."""
-
 MILLIMETRES = 0.001
 """Metres per step of a uint16 depth file, unless the caller says otherwise."""
-
 LARGEST_READ = 1 << 28
 """Bytes that one read of an HDF5 array may ask for; a frame of 4000x3000 floats has 48 MB."""
-
 PARSER_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError),
     *(SyntaxError, csv.Error, tarfile.TarError),  # Pillow raises SyntaxError for a broken PNG
@@ -93,12 +89,7 @@ class LazyHDF5:
 def open_hdf5(source: str | Path | BinaryIO, name: str = "") -> h5py.File:
     """Opens an HDF5 file for reading, without locking it (read-only disks refuse locks).
 
-    Args:
-        source: a path, or an open binary file.
-        name: what to call it in an error; the path if empty.
-
-    Raises:
-        DataError: missing, truncated or not HDF5.
+    `name` stands for it in the DataError of a missing, truncated or other file.
     """
     remedy = "it is truncated or of another format: download or pack it again"
     with reading(name or str(source), "not a readable HDF5 file", remedy):
@@ -112,15 +103,15 @@ def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) ->
     a data set from elsewhere could show any file of this machine as a frame; it is refused.
 
     Args:
-        file: an open file.
+        file: where it must lie.
         name: of the array, with its groups: "depth/raw".
-        where: what to call the file in an error.
+        where: stands for the file in an error.
         by_frame: it is read one frame (row) at a time, not whole.
 
     Raises:
         DataError: missing, damaged, borrowed, or a read beyond `LARGEST_READ`.
     """
-    data = _own_member(file, name, where)
+    data = own_member(file, name, where)
     if not isinstance(data, h5py.Dataset) or not data.shape:
         raise DataError(f"{where}: {name!r} is not an array; download or pack it again")
     if data.external or data.is_virtual:
@@ -134,15 +125,8 @@ def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) ->
     return data
 
 
-def own_group(file: h5py.File, name: str, where: str) -> h5py.Group:
-    """A group that lies in this very file; DataError as `own_array` raises."""
-    group = _own_member(file, name, where)
-    if not isinstance(group, h5py.Group):
-        raise DataError(f"{where}: {name!r} is not a group; download or pack it again")
-    return group
-
-
-def _own_member(file: h5py.File, name: str, where: str) -> h5py.HLObject:
+def own_member(file: h5py.File, name: str, where: str) -> h5py.HLObject:
+    """An array or group that lies in this very file; DataError as `own_array` raises."""
     node = file
     with reading(where, f"has no readable array {name!r}", "download or pack it again"):
         for part in name.split("/"):
@@ -161,11 +145,7 @@ def _borrowed(where: str, name: str) -> DataError:
 
 
 def read_image(path: Path) -> np.ndarray:
-    """RGB image uint8 [H, W, 3] of a JPEG or PNG file.
-
-    Raises:
-        DataError: truncated, not three 8-bit channels, or rotated by its EXIF data.
-    """
+    """RGB image uint8 [H, W, 3] of a JPEG or PNG file; DataError if it cannot be used as it is."""
     image = _decoded(path)
     if image.mode != "RGB":
         raise DataError(
@@ -181,11 +161,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def read_depth_png(path: Path) -> np.ndarray:
-    """Stored values uint16 [H, W] of a 16-bit one-channel PNG.
-
-    Raises:
-        DataError: truncated, or not 16 bits and one channel.
-    """
+    """Stored values uint16 [H, W] of a 16-bit one-channel PNG; DataError for any other."""
     image = _decoded(path)
     # Pillow before 11 opens 16-bit PNGs in mode "I"
     if image.mode not in ("I;16", "I;16B", "I"):
@@ -199,14 +175,6 @@ def read_depth_png(path: Path) -> np.ndarray:
     return values.astype(np.uint16)
 
 
-def read_labels(path: Path) -> np.ndarray:
-    """Class labels uint8 [H, W] of an image; DataError if it is damaged or of another kind."""
-    labels = np.array(_decoded(path))
-    if labels.dtype != np.uint8 or labels.ndim != 2:
-        raise DataError(f"{path}: labels need 8 bits in one channel; export class numbers")
-    return labels
-
-
 def _decoded(path: Path) -> Image.Image:
     """The whole image in memory; DataError if the file cannot be decoded to its end."""
     remedy = "it is truncated or damaged: copy or download it again"
@@ -218,11 +186,7 @@ def _decoded(path: Path) -> Image.Image:
 
 
 def read_depth_npy(path: Path) -> np.ndarray:
-    """Depth float32 [H, W] of a .npy file of floats, as stored.
-
-    Raises:
-        DataError: truncated, not an array of floats, or holding pickled objects.
-    """
+    """Depth float32 [H, W] of a .npy file of floats; DataError for any other."""
     with reading(path, "not a readable .npy file", "save it again"):
         values = np.load(path, allow_pickle=False)
     if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind != "f":
@@ -245,11 +209,7 @@ def metres_to_millimetres(depth: np.ndarray) -> np.ndarray | None:
 
 
 def check_frame(frame: Frame, where: str) -> Frame:
-    """Returns the frame if it can be learned from.
-
-    Args:
-        frame: a decoded frame.
-        where: the file it came from, for the error.
+    """Returns the frame if it can be learned from; `where` names its file in an error.
 
     Raises:
         DataError: wrong type or shape, image and depth of different sizes, NaN, negative or no
@@ -264,8 +224,6 @@ def check_frame(frame: Frame, where: str) -> Frame:
     if not frame.depths:
         raise DataError(f"{where}: frame {frame.id!r} has no depth; add it or drop the frame")
     sizes = {"camera": frame.camera.size} | {k: d.shape for k, d in frame.depths.items()}
-    if frame.labels is not None:
-        sizes["labels"] = frame.labels.shape
     for name, size in sizes.items():
         if tuple(size) != image.shape[:2]:
             raise DataError(
@@ -285,36 +243,19 @@ def check_depth(depth: np.ndarray, where: str) -> None:
         raise DataError(
             f"{where}: negative depth ({depth.min():g}); write 0 where nothing was measured"
         )
-    median = _median(depth)
-    if median == 0:
+    sample = depth[::8, ::8]
+    measured = sample[sample > 0]
+    if measured.size < 64:  # small or sparse depth: look at all of it
+        measured = depth[depth > 0]
+    if not measured.size:
         raise DataError(f"{where}: no valid pixel (all depth is 0); drop the frame")
-    low, high = PLAUSIBLE_MEDIAN
+    median, (low, high) = float(np.median(measured)), PLAUSIBLE_MEDIAN
     if not low <= median <= high:
         hint = "millimetres read as metres" if median > high else "metres read as millimetres"
         raise DataError(
             f"{where}: median depth is {median:.4g} m, outside {low} to {high} m; this looks like "
             f"{hint} or 8-bit depth: store uint16 PNG in millimetres or floats in metres"
         )
-
-
-def _median(depth: np.ndarray) -> float:
-    """Median of the measured pixels, of every 8th row and column if those suffice; 0 if none."""
-    sample = depth[::8, ::8]
-    measured = sample[sample > 0]
-    if measured.size < 64:  # small or sparse depth: look at all of it
-        measured = depth[depth > 0]
-    return float(np.median(measured)) if measured.size else 0.0
-
-
-def nyu_camera(size: tuple[int, ...], where: str) -> Camera:
-    """NYU's camera at an image size (height, width) of its shape 3:4; DataError for others."""
-    height, width = size
-    if height * NYU_CAMERA.width != width * NYU_CAMERA.height:
-        raise DataError(
-            f"{where}: image is {height}x{width}, but NYU frames are 480x640 (or a resized copy); "
-            "bring other cameras as a plain folder with cameras.csv"
-        )
-    return NYU_CAMERA.resized(height, width)
 
 
 def nyu_box(size: tuple[int, ...]) -> Box:

@@ -33,7 +33,6 @@ class Frame:
         depths: truth name ("inpainted", "raw" or "exact") -> float32 [H, W] in metres,
             0 where nothing was measured.
         camera: the pinhole camera of `image`.
-        labels: uint8 [H, W] class labels, if the source has them.
         valid_box: top, left, bottom, right (inclusive) of the pixels that count; None for all.
     """
 
@@ -41,7 +40,6 @@ class Frame:
     image: np.ndarray
     depths: Mapping[str, np.ndarray]
     camera: Camera
-    labels: np.ndarray | None = None
     valid_box: tuple[int, int, int, int] | None = None
 
     def truth_name(self, kind: str | None = None) -> str:
@@ -54,11 +52,7 @@ class Frame:
         raise DataError(f"frame {self.id!r} has no {kind or 'any'!r} depth; it has {available}")
 
     def truth(self, kind: str | None = None) -> np.ndarray:
-        """Depth [H, W] in metres with everything outside `valid_box` set to 0.
-
-        Raises:
-            DataError: the frame has no such depth.
-        """
+        """Depth [H, W] in metres, 0 outside `valid_box`; DataError if the frame lacks it."""
         depth = self.depths[self.truth_name(kind)]
         if self.valid_box is None:
             return depth
@@ -94,12 +88,8 @@ class Subset:
     def __init__(self, frames: Frames, indices: Sequence[int]) -> None:
         self.frames = frames
         self.indices = [int(index) for index in indices]
-
-    @property
-    def ids(self) -> list[str]:
-        """Frame names in order."""
-        ids = self.frames.ids
-        return [ids[index] for index in self.indices]
+        ids = frames.ids
+        self.ids = [ids[index] for index in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -131,10 +121,8 @@ def hold_out(
 def selection_split(count: int) -> tuple[list[int], list[int]]:
     """Positions of (training, selection) frames among `count` sorted training frames.
 
-    NYU's 795 frames give up four blocks of 20, other counts their last tenth (`hold_out`).
-
-    Raises:
-        DataError: fewer than four frames.
+    NYU's 795 frames give up four blocks of 20, other counts their last tenth (`hold_out`);
+    DataError for fewer than four frames.
     """
     if count < LEAST_TRAINING:
         raise DataError(

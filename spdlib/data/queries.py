@@ -16,8 +16,7 @@ from torch import Tensor
 
 from spdlib.errors import QueryError
 
-EIGEN_MIN_DEPTH = 1e-3
-EIGEN_MAX_DEPTH = 10.0
+EIGEN_MIN_DEPTH, EIGEN_MAX_DEPTH = 1e-3, 10.0
 """Depth range of the eigen protocol in metres; both ends are excluded from the truth."""
 EIGEN_CROP = (45, 470, 41, 600)
 """First and last row, first and last column (inclusive) of the Eigen crop of a 480x640 frame."""
@@ -61,28 +60,22 @@ def uniform_points(
 
     Args:
         depth: [H, W] metres, 0 where nothing was measured.
-        k: number of points; fewer valid pixels than that leave padding at the end.
-        generator: source of randomness.
+        k: fewer valid pixels than that leave padding at the end.
+        generator: CPU generator.
         jitter: move every point by U(-0.5, 0.5) in u and v, inside its pixel.
 
     Raises:
         QueryError: `depth` is not [H, W] or `k` is negative.
     """
-    _check(depth, k)
-    pixels = _shuffled_valid_pixels(depth, generator)[:k]
+    pixels = _shuffled(_valid_pixels(depth, k), generator)[:k]
     return _sample(depth, pixels, k, generator if jitter else None)
 
 
 def edge_aware_points(
     depth: Tensor, k: int, generator: torch.Generator, jitter: bool = True
 ) -> PointSample:
-    """Draw 70 % of K points uniformly over the valid pixels and 30 % near depth edges.
-
-    Arguments, result and errors are those of `uniform_points`. Where edges have too few pixels,
-    points elsewhere take their place. No pixel is drawn twice.
-    """
-    _check(depth, k)
-    pixels = _shuffled_valid_pixels(depth, generator)
+    """As `uniform_points`, but 30 % of the points lie near depth edges, if there are enough."""
+    pixels = _shuffled(_valid_pixels(depth, k), generator)
     uniform, rest = pixels.tensor_split([k - round(EDGE_SHARE * k)])
     near_edge = edge_mask(depth).flatten()[rest]
     pixels = torch.cat([uniform, rest[near_edge], rest[~near_edge]])[:k]
@@ -92,31 +85,18 @@ def edge_aware_points(
 def recorded_points(
     depth: Tensor, k: int, generator: torch.Generator, jitter: bool = False
 ) -> PointSample:
-    """Draw K valid pixels with replacement, as recorded runs and the recorded protocol do.
-
-    Arguments and errors are those of `uniform_points`. A frame without any valid pixel gives
-    padding only.
-    """
-    _check(depth, k)
-    pixels = torch.nonzero(depth.flatten() > 0).flatten()
+    """As `uniform_points`, with replacement: so recorded runs and the recorded protocol draw."""
+    pixels = _valid_pixels(depth, k)
     if pixels.numel():
         pixels = pixels[torch.randint(pixels.numel(), (k,), generator=generator)]
     return _sample(depth, pixels, k, generator if jitter else None)
 
 
 def evaluation_points(depth: Tensor, frame_key: str, k: int = EIGEN_POINTS) -> PointSample:
-    """Draw the fixed integer pixels at which the eigen protocol scores a frame.
+    """The fixed integer pixels at which the eigen protocol scores a frame of depth [H, W] metres.
 
-    They depend on the frame's name and on which pixels count, on nothing else, so that every
-    network is asked the same ones. Philox's raw stream is the same in every NumPy version.
-
-    Args:
-        depth: [H, W] metres at full size (NYU: 480x640), 0 where nothing was measured.
-        frame_key: the frame's id.
-        k: number of points.
-
-    Raises:
-        QueryError: `depth` is not [H, W] or `k` is negative.
+    They depend on the frame's id and on which pixels count, on nothing else, so that every network
+    answers the same queries. Philox's raw stream is the same in every NumPy version.
     """
     _check(depth, k)
     height, width = depth.shape
@@ -133,14 +113,10 @@ def evaluation_points(depth: Tensor, frame_key: str, k: int = EIGEN_POINTS) -> P
 
 
 def eigen_mask(depth: Tensor) -> Tensor:
-    """Pixels that the eigen protocol scores: inside the crop and 1e-3 < depth < 10 m.
+    """Pixels of depth [..., H, W] that the eigen protocol scores: in the crop, 1e-3 < depth < 10 m.
 
-    Args:
-        depth: [..., H, W] metres. Sizes other than 480x640 scale the crop with the image: a pixel
-            counts when its centre lies inside the crop's outline.
-
-    Returns:
-        bool [..., H, W].
+    Sizes other than 480x640 scale the crop with the image: a pixel counts when its centre lies
+    inside the crop's outline.
     """
     height, width = depth.shape[-2:]
     rows = (torch.arange(height, device=depth.device) + 0.5) * (480 / height) - 0.5
@@ -152,40 +128,29 @@ def eigen_mask(depth: Tensor) -> Tensor:
     return in_range & in_rows[:, None] & in_columns
 
 
-def edge_mask(depth: Tensor, share: float = 0.1, radius: int = 3) -> Tensor:
-    """Pixels near a depth edge: the steepest 10 % of log depth, dilated by 3 pixels.
+def edge_mask(depth: Tensor, radius: int = 3) -> Tensor:
+    """Measured pixels [H, W] near a depth edge: the steepest tenth of log depth, dilated.
 
     Args:
         depth: [H, W] metres. Where one of the 3x3 neighbours is not measured the slope is unknown
             and the pixel does not start an edge.
-        share: part of the pixels with a known slope that counts as steep.
         radius: dilation in pixels (a square of 2 * radius + 1).
-
-    Returns:
-        bool [H, W], False where nothing was measured.
     """
     _check(depth, 0)
     measured = depth > 0
-    log_depth = torch.where(measured, depth, 1.0).log()
-    slope = _sobel_magnitude(log_depth)
+    slope = _sobel_magnitude(torch.where(measured, depth, 1.0).log())
     known = F.max_pool2d((~measured)[None].float(), 3, stride=1, padding=1)[0] == 0
     if not bool(known.any()):
         return torch.zeros_like(measured)
     slopes = slope[known]
-    rank = max(1, slopes.numel() - int(share * slopes.numel()))
-    threshold = slopes.kthvalue(rank).values
-    steep = known & (slope > threshold)
+    rank = max(1, slopes.numel() - int(0.1 * slopes.numel()))
+    steep = known & (slope > slopes.kthvalue(rank).values)
     near = F.max_pool2d(steep[None].float(), 2 * radius + 1, stride=1, padding=radius)[0] > 0
     return near & measured
 
 
 def truth_at(depth: Tensor, points: Tensor) -> Tensor:
-    """Depth [K] of the pixels that points [K, 2] fall into; 0 where nothing was measured.
-
-    Args:
-        depth: [H, W] metres.
-        points: (u, v) in pixels of `depth`, inside the image.
-    """
+    """Depth [K] of the pixels of depth [H, W] that points (u, v) [K, 2] inside it fall into."""
     height, width = depth.shape
     cells = torch.floor(points + 0.5).long()
     columns, rows = cells[:, 0].clamp(0, width - 1), cells[:, 1].clamp(0, height - 1)
@@ -193,15 +158,7 @@ def truth_at(depth: Tensor, points: Tensor) -> Tensor:
 
 
 def lattice_truth(depth: Tensor, size: tuple[int, int]) -> Tensor:
-    """Depth of the pixels under the centres of a network's dense sites, for lattice supervision.
-
-    Args:
-        depth: [..., H, W] metres.
-        size: height, width of the lattice.
-
-    Returns:
-        [..., h, w] metres, 0 where nothing was measured.
-    """
+    """Depth [..., h, w] of the pixels of depth [..., H, W] under the centres of h x w sites."""
     batch = depth.reshape(-1, 1, *depth.shape[-2:])
     return F.interpolate(batch, size, mode="nearest-exact").reshape(*depth.shape[:-2], *size)
 
@@ -213,9 +170,13 @@ def _check(depth: Tensor, k: int) -> None:
         raise QueryError(f"the number of points must not be negative; got {k}")
 
 
-def _shuffled_valid_pixels(depth: Tensor, generator: torch.Generator) -> Tensor:
-    """Flat indices [N] of all valid pixels in random order."""
-    pixels = torch.nonzero(depth.flatten() > 0).flatten()
+def _valid_pixels(depth: Tensor, k: int) -> Tensor:
+    """Flat indices [N] of all measured pixels."""
+    _check(depth, k)
+    return torch.nonzero(depth.flatten() > 0).flatten()
+
+
+def _shuffled(pixels: Tensor, generator: torch.Generator) -> Tensor:
     return pixels[torch.randperm(pixels.numel(), generator=generator)]
 
 

@@ -1,21 +1,19 @@
 """Training samples: frame, augmentation and query points, reproducible one by one.
 
 Everything random about a sample derives from (seed, epoch, index), so a resumed run needs no state
-of the workers, and the number of workers changes nothing.
-
-Size policy: with `crop="fit"` the frame is scaled, keeping its aspect, until it just covers
-`image_size`, and the small rest is cut off; with `crop="native"` a window is cut from the unscaled
-frame; with `crop="squash"` the frame loses its aspect, as recorded. The camera in the sample
-carries the effective focal length in pixels (suspected fault F1).
+of the workers, and the number of workers changes nothing. The sample's camera carries the effective
+focal length in pixels (suspected fault F1).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
@@ -28,6 +26,7 @@ from spdlib.data.queries import (
     uniform_points,
 )
 from spdlib.errors import ConfigError, DataError
+from spdlib.settings import Settings
 
 SAMPLERS = {
     "uniform": uniform_points,
@@ -40,7 +39,7 @@ Position = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class SampleConfig:
+class SampleConfig(Settings):
     """What one training sample holds.
 
     Attributes:
@@ -57,21 +56,13 @@ class SampleConfig:
         ConfigError: a size below 1, a negative count, or an unknown name.
     """
 
-    image_size: tuple[int, int]
-    points: int = 256
+    image_size: tuple[PositiveInt, PositiveInt]
+    points: NonNegativeInt = 256
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    sampling: str = "uniform"
+    sampling: Literal["uniform", "edge_aware", "with_replacement"] = "uniform"
     jitter: bool = True
     truth: str | None = None
-
-    def __post_init__(self) -> None:
-        if min(self.image_size) < 1:
-            raise ConfigError(f"image_size must be at least 1x1; got {self.image_size}")
-        if self.points < 0:
-            raise ConfigError(f"points must not be negative; got {self.points}")
-        if self.sampling not in SAMPLERS:
-            raise ConfigError(f"sampling must be one of {list(SAMPLERS)}; got {self.sampling!r}")
 
 
 class TrainingSamples(Dataset[dict[str, Tensor]]):
@@ -93,39 +84,24 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         return len(self.frames)
 
     def __getitem__(self, position: Position) -> dict[str, Tensor]:
-        """Make sample (epoch, index); the same position always gives the same sample.
-
-        Raises:
-            DataError: `position` is not a pair, or the frame lacks the truth to learn.
-        """
+        """Sample (epoch, index), always the same; DataError if its frame lacks the truth."""
         if not isinstance(position, tuple):
             raise DataError(f"a training sample's position is (epoch, index); got {position!r}")
         epoch, index = position
         frame, config = self.frames[index], self.config
         generator = seeded_generator("sample", config.seed, epoch, index)
+        arrays, size = (frame.image, frame.truth(config.truth)), config.image_size
+        # torch warns about arrays it could not write to, such as decoded images
+        image, depth = (torch.from_numpy(np.require(a, requirements="W")) for a in arrays)
         image, depth, camera = augment(
-            _tensor(frame.image).permute(2, 0, 1),
-            _tensor(frame.truth(config.truth)),
-            frame.camera,
-            config.augment,
-            generator,
-            config.image_size,
+            image.permute(2, 0, 1), depth, frame.camera, config.augment, generator, size
         )
-        sample = {
-            "image": image,
-            "depth": depth,
-            "camera": camera.to_tensor(),
-            "index": torch.tensor(index),
-        }
+        sample = {"image": image, "depth": depth, "camera": camera.to_tensor()}
+        sample["index"] = torch.tensor(index)
         if config.points:
             draw_points = SAMPLERS[config.sampling]
             sample |= draw_points(depth, config.points, generator, config.jitter)._asdict()
         return sample
-
-
-def _tensor(array: np.ndarray) -> Tensor:
-    # torch warns about arrays it could not write to, such as decoded images
-    return torch.from_numpy(np.require(array, requirements="W"))
 
 
 class EpochBatches(Sampler[list[Position]]):
@@ -166,11 +142,7 @@ class EpochBatches(Sampler[list[Position]]):
         self.n, self.batch_size, self.seed = n, batch_size, seed
         self.start_step, self.steps = start_step, steps
         self.rank, self.world = rank, world
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Full batches in one pass over the frames."""
-        return self.n // self.batch_size
+        self.steps_per_epoch = n // batch_size
 
     def __len__(self) -> int:
         return max(0, self.steps - self.start_step)
@@ -182,10 +154,7 @@ class EpochBatches(Sampler[list[Position]]):
         for step in range(self.start_step, self.steps):
             epoch, batch = divmod(step, self.steps_per_epoch)
             if batch == 0 or not order:
-                order = self._order(epoch)
+                generator = seeded_generator("order", self.seed, epoch)
+                order = torch.randperm(self.n, generator=generator).tolist()
             first = batch * self.batch_size + self.rank * share
             yield [(epoch, index) for index in order[first : first + share]]
-
-    def _order(self, epoch: int) -> list[int]:
-        generator = seeded_generator("order", self.seed, epoch)
-        return torch.randperm(self.n, generator=generator).tolist()

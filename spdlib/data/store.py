@@ -1,11 +1,10 @@
 """The packed store: one HDF5 file, written once, read fast by many workers.
 
-Layout, for N frames of one size H x W (images, depth and labels have one frame per chunk):
+Layout, for N frames of one size H x W (images and depth have one frame per chunk):
 
     image        uint8   [N, H, W, 3]  RGB
     depth/NAME   uint16  [N, H, W]     millimetres, where that is exact for every frame
                  float32 [N, H, W]     metres, otherwise
-    labels       uint8   [N, H, W]     if the source has them
     camera       float64 [N, 7]        fx, fy, cx, cy, skew, width, height
     valid_box    int32   [N, 4]        top, left, bottom, right (inclusive); -1 for none
     id, split    text    [N]
@@ -41,7 +40,7 @@ from spdlib.data.files import (
     millimetres_to_metres,
     open_hdf5,
     own_array,
-    own_group,
+    own_member,
     reading,
     scaled_box,
 )
@@ -53,12 +52,14 @@ from spdlib.geometry import Camera
 from spdlib.version import __version__
 
 FORMAT, VERSION = "spd-store", 1
-COMPRESSIONS = ("none", "lzf", "gzip")
+COMPRESSIONS: dict[str, dict[str, Any]] = {
+    "none": {},
+    "lzf": {"compression": "lzf", "shuffle": True},
+    "gzip": {"compression": "gzip", "shuffle": True, "compression_opts": 4},
+}
+"""HDF5's filters of images and depths."""
 _NO_BOX = (-1, -1, -1, -1)
 _ARRAYS = ("image", "camera", "valid_box", "id", "split", "checksum")
-
-
-# -------------------- writing
 
 
 def pack(
@@ -86,7 +87,7 @@ def pack(
     """
     path = Path(path)
     if compression not in COMPRESSIONS:
-        raise ConfigError(f"compression is {compression!r}; choose one of {COMPRESSIONS}")
+        raise ConfigError(f"compression is {compression!r}; choose one of {list(COMPRESSIONS)}")
     places = [(split, frames, i) for split, frames in splits.items() for i in range(len(frames))]
     if not places:
         raise DataError(f"{path}: nothing to pack, the source is empty")
@@ -100,8 +101,16 @@ def pack(
             disk.check()
             if len(writer.ids) == 1 and compression == "none":
                 _check_space(path, writer.frame_bytes * len(places))
-        made = _provenance(file, provenance, size, compression)
-        file.attrs["provenance"] = json.dumps(made | {"holes": sorted(writer.holes)})
+        made = {
+            **(provenance or {}),
+            "counts": dict(Counter(_texts(file, "split"))),
+            "spdlib": __version__,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            "resized_to": list(size) if size else None,
+            "compression": compression,
+            "holes": sorted(writer.holes),
+        }
+        file.attrs["provenance"] = json.dumps(made)
 
 
 @contextmanager
@@ -127,12 +136,7 @@ class _Writer:
     """Fills a store frame by frame, refusing what does not fit the frames before."""
 
     def __init__(self, file: h5py.File, count: int, compression: str) -> None:
-        self.file, self.count = file, count
-        self.filters: dict[str, Any] = {}
-        if compression != "none":
-            self.filters = {"compression": compression, "shuffle": True}
-        if compression == "gzip":
-            self.filters["compression_opts"] = 4
+        self.file, self.count, self.filters = file, count, COMPRESSIONS[compression]
         self.ids: set[str] = set()
         self.holes: set[str] = set()
         self.frame_bytes = 0
@@ -173,18 +177,13 @@ class _Writer:
         values = metres_to_millimetres(depth)
         if values is not None:
             return values
-        if name in self.file:
-            self._to_float(name, depth)
+        if name in self.file:  # what is stored so far becomes metres, once per array at most
+            self.file.move(name, "millimetres")
+            old, new = self.file["millimetres"], self._create(name, depth)
+            for index in range(len(self.ids)):
+                new[index] = millimetres_to_metres(old[index])
+            del self.file["millimetres"]
         return depth
-
-    def _to_float(self, name: str, like: np.ndarray) -> None:
-        """Rewrites the millimetres stored so far as metres; happens once per array at most."""
-        self.file.move(name, "millimetres")
-        old = self.file["millimetres"]
-        new = self._create(name, like)
-        for index in range(len(self.ids)):
-            new[index] = millimetres_to_metres(old[index])
-        del self.file["millimetres"]
 
     def _create(self, name: str, like: Any) -> h5py.Dataset:
         if isinstance(like, str):
@@ -197,13 +196,11 @@ class _Writer:
         return self.file.create_dataset(name, shape, like.dtype, chunks=chunks, **self.filters)
 
 
-def _arrays(frame: Frame, split: str) -> dict[str, Any]:
-    """Everything that is stored of a frame, by the name of its array."""
-    arrays: dict[str, Any] = {"image": frame.image}
+def _arrays(frame: Frame, split: str, more: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Everything that is stored of a frame, by the name of its array; `more` arrays go with it."""
+    arrays: dict[str, Any] = {"image": frame.image, **(more or {})}
     for kind in sorted(frame.depths):
         arrays[f"depth/{kind}"] = np.ascontiguousarray(frame.depths[kind], dtype=np.float32)
-    if frame.labels is not None:
-        arrays["labels"] = frame.labels
     arrays["camera"] = frame.camera.to_tensor().numpy()
     arrays["valid_box"] = np.array(frame.valid_box or _NO_BOX, dtype=np.int32)
     arrays["id"], arrays["split"] = frame.id, split
@@ -221,49 +218,24 @@ def _checksum(arrays: Mapping[str, Any]) -> np.ndarray:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def _provenance(
-    file: h5py.File, given: Mapping[str, Any] | None, size: tuple[int, int] | None, compression: str
-) -> dict[str, Any]:
-    return {
-        **dict(given or {}),
-        "counts": dict(Counter(_texts(file, "split"))),
-        "spdlib": __version__,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "resized_to": list(size) if size else None,
-        "compression": compression,
-    }
-
-
-# -------------------- resizing
-
-
 def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
-    """The frame at another size; its camera and valid box follow.
+    """The frame at another height and width; its camera and valid box follow.
 
-    The image is filtered (antialiased bilinear) and labels take the nearest pixel. Depth takes the
-    measurement nearest to the new pixel's centre among those it covers, so that holes do not spread
-    and depths never mix.
-
-    Args:
-        frame: any frame.
-        size: new height and width.
-
-    Raises:
-        ConfigError: a size below 1x1.
+    The image is filtered (antialiased bilinear). Depth takes the measurement nearest to the new
+    pixel's centre among those it covers, so that holes do not spread and depths never mix.
+    ConfigError for a size below 1x1.
     """
     height, width = size
     if height < 1 or width < 1:
         raise ConfigError(f"size is {height}x{width}; give a height and width of at least 1")
     image = Image.fromarray(frame.image).resize((width, height), Image.Resampling.BILINEAR)
-    old = frame.camera.size
     box = frame.valid_box
     return Frame(
         frame.id,
         np.asarray(image),
         {kind: _pick(depth, size) for kind, depth in frame.depths.items()},
         frame.camera.resized(height, width),
-        None if frame.labels is None else _nearest(frame.labels, size),
-        None if box is None else scaled_box(box, old, size),
+        None if box is None else scaled_box(box, frame.camera.size, size),
     )
 
 
@@ -278,12 +250,6 @@ def _pick(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return result
 
 
-def _nearest(values: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """The pixel [h, w] under each new pixel's centre."""
-    rows, columns = (_covered(old, new)[0] for old, new in zip(values.shape, size, strict=True))
-    return values[np.ix_(rows, columns)]
-
-
 def _covered(old: int, new: int) -> list[np.ndarray]:
     """Old indices [new] under each new pixel along one axis, nearest to its centre first."""
     scale = old / new
@@ -293,9 +259,6 @@ def _covered(old: int, new: int) -> list[np.ndarray]:
     reach = int(scale // 2)
     steps = [0] + [sign * k for k in range(1, reach + 1) for sign in (-1, 1)]
     return [np.clip(centre + step, first, np.minimum(last, old - 1)) for step in steps]
-
-
-# -------------------- reading
 
 
 class PackedFrames:
@@ -308,7 +271,6 @@ class PackedFrames:
         path: the store.
         split: the split to read; None for all frames.
         truths: the depths to read, which saves time where others are stored; None for all.
-        labels: read the labels, if there are any.
 
     Raises:
         DataError: not a store, truncated, or without frames of this split or one of `truths`.
@@ -321,7 +283,6 @@ class PackedFrames:
         path: str | Path,
         split: str | None = None,
         truths: Sequence[str] | None = None,
-        labels: bool = True,
     ) -> None:
         self.path, self.split = Path(path), split
         with _opened(self.path) as file:
@@ -333,12 +294,11 @@ class PackedFrames:
                     "Pack them again: without a `split` column the split is made by blocks"
                 )
             self._rows = np.flatnonzero(chosen)
-            ids = _texts(file, "id")
-            self._ids = [ids[row] for row in self._rows]
+            self.ids = np.array(_texts(file, "id"))[chosen].tolist()
             self._cameras = torch.from_numpy(file["camera"][:])
-            self._boxes: list[list[int]] = file["valid_box"][:].tolist()
+            boxes = map(tuple, file["valid_box"][:].tolist())
+            self._boxes: list[Any] = [None if box == _NO_BOX else box for box in boxes]
             self.truths = _chosen_truths(sorted(file["depth"]), truths, self.path)
-            self.has_labels = labels and "labels" in file
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
         self.split_by = self.provenance.get("split_by", "")
         self._file = LazyHDF5(self.path)
@@ -356,34 +316,24 @@ class PackedFrames:
         """Every split of the store."""
         return {split: cls(path, split) for split in info(path)["splits"]}
 
-    @property
-    def ids(self) -> list[str]:
-        """Frame names in order."""
-        return list(self._ids)
-
     def __len__(self) -> int:
         return len(self._rows)
 
-    def camera(self, index: int) -> Camera:
-        """Camera of one frame, without reading its pixels."""
-        return Camera.from_tensor(self._cameras[self._rows[index]])
-
     def __getitem__(self, index: int) -> Frame:
         row, file = int(self._rows[index]), self._file.get()
-        where = f"{self.path}: frame {self._ids[index]!r}"
+        where = f"{self.path}: frame {self.ids[index]!r}"
         with reading(where, remedy="run data verify and pack it again"):
             image = self._array(file, "image")[row]
-            stored = {kind: self._array(file, f"depth/{kind}")[row] for kind in self.truths}
-            depths = {kind: _metres(values) for kind, values in stored.items()}
-            labels = self._array(file, "labels")[row] if self.has_labels else None
-        return Frame(self._ids[index], image, depths, self.camera(index), labels, self._box(row))
+            depths = {}
+            for kind in self.truths:
+                values = self._array(file, f"depth/{kind}")[row]
+                metres = values.dtype == np.float32
+                depths[kind] = values if metres else millimetres_to_metres(values)
+        camera = Camera.from_tensor(self._cameras[row])
+        return Frame(self.ids[index], image, depths, camera, self._boxes[row])
 
     def _array(self, file: h5py.File, name: str) -> h5py.Dataset:
         return own_array(file, name, str(self.path), by_frame=True)
-
-    def _box(self, row: int) -> tuple[int, int, int, int] | None:
-        top, left, bottom, right = self._boxes[row]
-        return None if top < 0 else (top, left, bottom, right)
 
 
 def _chosen_truths(stored: list[str], wanted: Sequence[str] | None, path: Path) -> list[str]:
@@ -394,10 +344,6 @@ def _chosen_truths(stored: list[str], wanted: Sequence[str] | None, path: Path) 
             f"source whose depth is {missing[0]!r} (--truth)"
         )
     return stored if wanted is None else list(wanted)
-
-
-def _metres(values: np.ndarray) -> np.ndarray:
-    return millimetres_to_metres(values) if values.dtype == np.uint16 else values
 
 
 def _texts(file: h5py.File, name: str) -> list[str]:
@@ -411,11 +357,10 @@ def _names(file: h5py.File) -> list[str]:
 
 def _counts(file: h5py.File, where: str) -> dict[str, int]:
     """Frames of each array, all of which must lie in the file."""
-    own_group(file, "depth", where)
-    by_frame = {"image", "labels"}
+    own_member(file, "depth", where)  # before its arrays are listed
+    whole = set(_ARRAYS) - {"image"}
     return {
-        name: len(own_array(file, name, where, name in by_frame or name.startswith("depth/")))
-        for name in _names(file)
+        name: len(own_array(file, name, where, by_frame=name not in whole)) for name in _names(file)
     }
 
 
@@ -440,53 +385,39 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             yield file
 
 
-# -------------------- inspecting
-
-
 def verify(path: str | Path, progress: bool = False) -> dict[str, Any]:
-    """Reads every frame of a store, recomputes its checksum and judges it as the readers do.
-
-    Returns:
-        What `info` returns.
+    """What `info` returns, after every frame was read and judged, and its checksum recomputed.
 
     Raises:
         DataError: one report of all damaged or implausible frames, and duplicate ids.
     """
     frames = PackedFrames(path)
+    problems = [f"id {name!r} occurs {n} times" for name, n in Counter(frames.ids).items() if n > 1]
     with _opened(Path(path)) as file:
         splits, stored = _texts(file, "split"), file["checksum"][:]
-    problems = [f"id {name!r} occurs {n} times" for name, n in Counter(frames.ids).items() if n > 1]
-    for index in tqdm(range(len(frames)), desc="verifying", disable=not progress, mininterval=2):
-        problem = _problem(frames, index, splits[index], stored[index])
-        problems += [problem] if problem else []
+        labels = file.get("labels", [])  # class labels, which earlier versions packed
+        places = tqdm(range(len(frames)), "verifying", disable=not progress, mininterval=2)
+        for index, split, checksum in zip(places, splits, stored, strict=True):
+            more = {"labels": labels[index]} if len(labels) else {}
+            try:
+                frame = check_frame(frames[index], f"frame {frames.ids[index]!r}")
+                if not np.array_equal(_arrays(frame, split, more)["checksum"], checksum):
+                    problems.append(f"frame {frame.id!r} differs from its checksum")
+            except DataError as error:
+                problems.append(str(error))
     if problems:
         shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
         raise DataError(f"{path}: {len(problems)} problems: {shown}. Pack it again")
     return info(path)
 
 
-def _problem(frames: PackedFrames, index: int, split: str, stored: np.ndarray) -> str:
-    """What is wrong with one stored frame; empty if nothing is."""
-    try:
-        frame = check_frame(frames[index], f"frame {frames.ids[index]!r}")
-    except DataError as error:
-        return str(error)
-    arrays = _arrays(frame, split)
-    if not np.array_equal(arrays["checksum"], stored):
-        return f"frame {frame.id!r} differs from its checksum"
-    return ""
-
-
 def info(path: str | Path) -> dict[str, Any]:
-    """What a store holds, without reading its pixels.
+    """What a store holds, without reading its pixels; DataError if it is not complete.
 
     Returns:
         `frames`, `splits` (name -> count), `size` (height, width), `truths` (name -> stored type),
-        `labels`, `focal` (smallest and largest, pixels), `megabytes`, `compression`,
+        `focal` (smallest and largest, pixels), `megabytes`, `compression`,
         `fingerprint` (SHA-256 over all checksums: equal stores hold equal frames), `provenance`.
-
-    Raises:
-        DataError: not a complete store.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -497,7 +428,6 @@ def info(path: str | Path) -> dict[str, Any]:
             "splits": dict(Counter(_texts(file, "split"))),
             "size": tuple(int(n) for n in file["image"].shape[1:3]),
             "truths": {kind: str(file["depth"][kind].dtype) for kind in sorted(file["depth"])},
-            "labels": "labels" in file,
             "focal": (float(focal.min()), float(focal.max())),
             "megabytes": round(path.stat().st_size / 1e6, 1),
             "compression": file["image"].compression or "none",

@@ -83,7 +83,7 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
     Rooms are rendered into memory once. A store's training split is divided into training and
     selection frames by `selection_split`; only the depth to learn from is read. The first shard
     is the first 4,133 frames by name, as experiments 1 to 10 were given (F2). The test split,
-    with every depth, is left alone until it is reported on. Labels in a store are not read.
+    with every depth, is left alone until it is reported on.
 
     Args:
         config: names the data.
@@ -102,11 +102,11 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
             "(--data STORE.h5, or the environment's SPD_DATA); data/README.md says how to make one "
             "with `python -m spdlib data pack`"
         )
-    train = PackedFrames(path, "train", _learned_truths(path, config.data.truth), labels=False)
+    train = PackedFrames(path, "train", _learned_truths(path, config.data.truth))
     learn, select = selection_split(len(train))
     if config.data.train_subset == "first_shard":
         learn = learn[:SHARD]
-    test = PackedFrames(path, "test", labels=False)
+    test = PackedFrames(path, "test")
     return DataSets(Subset(train, learn), Subset(train, select), test)
 
 

@@ -99,7 +99,7 @@ def _reading(frames: Frames, truths: Sequence[str] | None) -> Frames:
     if isinstance(frames, Subset):
         return Subset(_reading(frames.frames, truths), frames.indices)
     if isinstance(frames, PackedFrames):
-        return PackedFrames(frames.path, frames.split, truths, labels=False)
+        return PackedFrames(frames.path, frames.split, truths)
     return frames
 
 

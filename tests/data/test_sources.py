@@ -104,19 +104,6 @@ def test_bts_list_refuses(layouts: Layouts, line: str, message: str) -> None:
         BTSFolder(root, "sync", list_file=root / "list.txt")
 
 
-def test_bts_labels(layouts: Layouts) -> None:
-    root, labels = layouts.bts(), layouts.root / "labels40"
-    labels.mkdir()
-    for index in (*TRAIN, *TEST):
-        values = np.full(layouts.size, index + 1, np.uint8)
-        Image.fromarray(values).save(labels / f"labels_{index:05d}.png")
-    frame = open_source(root, labels=labels)["test"][1]
-    assert frame.labels is not None and set(frame.labels.flat) == {5}
-    (labels / "labels_00000.png").unlink()
-    with pytest.raises(DataError, match=r"labels_00000.png: no such file"):
-        BTSFolder(root, "train", labels=labels)[0]
-
-
 # -------------------- the labelled file
 
 

@@ -72,9 +72,6 @@ def assert_same(a: Frame, b: Frame) -> None:
     for kind, depth in a.depths.items():
         assert b.depths[kind].dtype == np.float32
         np.testing.assert_array_equal(depth, b.depths[kind])
-    assert (a.labels is None) == (b.labels is None)
-    if a.labels is not None and b.labels is not None:
-        np.testing.assert_array_equal(a.labels, b.labels)
 
 
 def types(path: Path) -> dict[str, str]:
@@ -115,12 +112,11 @@ def test_frames_come_back_exactly(layouts: Layouts, compression: str) -> None:
         assert verify(path)["compression"] == compression
 
 
-def test_labels_box_and_several_truths(tmp_path: Path) -> None:
-    labels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+def test_box_and_several_truths(tmp_path: Path) -> None:
     depths = {"raw": np.full((6, 8), 1.5, np.float32), "inpainted": irregular()}
     frames = [
-        frame("a", labels=labels, depths=depths, valid_box=(1, 1, 4, 6)),
-        frame("b", labels=labels, depths=depths),
+        frame("a", depths=depths, valid_box=(1, 1, 4, 6)),
+        frame("b", depths=depths),
     ]
     pack({"train": ListFrames(frames)}, tmp_path / "s.h5")
     stored = PackedFrames(tmp_path / "s.h5")
@@ -131,13 +127,27 @@ def test_labels_box_and_several_truths(tmp_path: Path) -> None:
 
 def test_only_what_is_asked_is_read(tmp_path: Path) -> None:
     depths = {"raw": irregular(), "inpainted": irregular(1)}
-    whole = frame(depths=depths, labels=np.ones((6, 8), np.uint8))
+    whole = frame(depths=depths)
     pack({"train": ListFrames([whole])}, tmp_path / "s.h5")
-    chosen = PackedFrames(tmp_path / "s.h5", "train", ["raw"], labels=False)
-    assert_same(chosen[0], replace(whole, depths={"raw": depths["raw"]}, labels=None))
+    chosen = PackedFrames(tmp_path / "s.h5", "train", ["raw"])
+    assert_same(chosen[0], replace(whole, depths={"raw": depths["raw"]}))
     assert_same(PackedFrames(tmp_path / "s.h5")[0], whole)
     with pytest.raises(DataError, match=r"s.h5: has no 'exact' depth but \['inpainted', 'raw'\]"):
         PackedFrames(tmp_path / "s.h5", truths=["exact"])
+
+
+def test_class_labels_of_earlier_stores_are_passed_over(packed: Path) -> None:
+    labels = np.ones((48, 64), np.uint8)
+    frames = [PackedFrames(packed)[index] for index in range(6)]  # leaves no file open
+    with h5py.File(packed, "a") as file:
+        file["labels"] = np.stack(6 * [labels])
+        for index, split in enumerate(file["split"].asstr()[:]):
+            arrays = store._arrays(frames[index], split, {"labels": labels})
+            file["checksum"][index] = arrays["checksum"]
+    assert verify(packed)["frames"] == 6
+    flip_byte(packed, "image", 1)
+    with pytest.raises(DataError, match="differs from its checksum"):
+        verify(packed)
 
 
 def test_depth_type_is_chosen_without_loss(tmp_path: Path) -> None:
@@ -171,7 +181,6 @@ def test_splits_and_cameras(packed: Path) -> None:
     assert PackedFrames(packed, "train").ids == ["00000", "00002", "00003"]
     test = PackedFrames(packed, "test")
     assert test.ids == ["00001", "00004", "00005"] and len(PackedFrames(packed)) == 6
-    assert test.camera(1) == test[1].camera
     assert [test[index].id for index in range(3)] == test.ids
     with pytest.raises(DataError, match=r"no frames in split 'night'; it has \['test', 'train'\]"):
         PackedFrames(packed, "night")
@@ -300,8 +309,8 @@ def test_depth_of_another_file_is_refused(packed: Path) -> None:
         ([frame("a", image=np.zeros((6, 8), np.uint8))], r"image is uint8 \[6, 8\]"),
         ([frame("a"), frame("b", depths={"inpainted": irregular()})], "lacks .'depth/raw'. of"),
         (
-            [frame("a"), frame("b", labels=np.zeros((6, 8), np.uint8))],
-            r"frame 'b' has \['labels'\] arrays that others lack",
+            [frame("a"), frame("b", depths={"raw": irregular(), "inpainted": irregular()})],
+            r"frame 'b' has \['depth/inpainted'\] arrays that others lack",
         ),
         ([frame("a"), resize_frame(frame("b"), (3, 4))], "'b' is 3x4, the ones before 6x8; give"),
     ],
@@ -516,9 +525,8 @@ def test_resize_is_antialiased() -> None:
     assert np.abs(small.astype(int) - 100).max() <= 8
 
 
-def test_same_size_changes_nothing(tmp_path: Path) -> None:
-    labels = np.arange(48, dtype=np.uint8).reshape(6, 8)
-    original = frame("a", irregular(), labels=labels, valid_box=(1, 1, 4, 6))
+def test_same_size_changes_nothing() -> None:
+    original = frame("a", irregular(), valid_box=(1, 1, 4, 6))
     assert_same(resize_frame(original, (6, 8)), original)
 
 

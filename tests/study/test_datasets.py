@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -19,7 +18,7 @@ from spdlib.study.runs import Run, describe_frames, publish, store_of, write_jso
 
 
 class Measured:
-    """Rooms whose depth is given twice, as raw and as in-painted, with labels."""
+    """Rooms whose depth is given twice, as raw and as in-painted."""
 
     def __init__(self, count: int) -> None:
         self.rooms = Rooms(count, size=(24, 32))
@@ -34,7 +33,7 @@ class Measured:
     def __getitem__(self, index: int) -> Frame:
         frame = self.rooms[index]
         depths = {"raw": frame.truth() + 1, "inpainted": frame.truth()}
-        return replace(frame, depths=depths, labels=np.ones(frame.image.shape[:2], np.uint8))
+        return replace(frame, depths=depths)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,6 @@ def test_training_reads_one_depth_and_the_test_all(
         assert set(frames[0].depths) == {read}
         assert frames[0].truth_name(truth) == read
     assert set(data.test[0].depths) == {"inpainted", "raw"}
-    assert all(frames[0].labels is None for frames in data)
 
 
 def test_a_store_is_shared_out(store: Path) -> None:

@@ -129,7 +129,7 @@ def test_each_truth_has_baselines_of_its_own() -> None:
 def test_of_a_store_every_truth_is_fitted_whichever_training_reads(tmp_path: Path) -> None:
     frames = two_truths()
     pack({"train": frames}, tmp_path / "store.h5")
-    train = PackedFrames(tmp_path / "store.h5", "train", ["exact"], labels=False)
+    train = PackedFrames(tmp_path / "store.h5", "train", ["exact"])
     assert set(train[0].depths) == {"exact"}
     fitted = fit_image_free(Subset(train, range(1, 8)))
     for truth, each in fit_image_free(Subset(frames, range(1, 8))).items():

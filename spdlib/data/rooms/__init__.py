@@ -1,5 +1,5 @@
-"""Procedural indoor rooms with exact depth: `Rooms` are frames, `render_rooms` renders a batch."""
+"""Procedural indoor rooms with exact depth."""
 
-from spdlib.data.rooms.render import RoomBatch, Rooms, render_rooms
+from spdlib.data.rooms.render import Rooms
 
-__all__ = ["RoomBatch", "Rooms", "render_rooms"]
+__all__ = ["Rooms"]

@@ -7,56 +7,50 @@ Open doors show a wider space around it, closed by outer walls, so that every ra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import NamedTuple
 
-from spdlib.data.rooms import furniture as shop
-from spdlib.data.rooms import materials as stuff
-from spdlib.data.rooms.furniture import Item, Solid, Style, Vector, ball, box, moved, post
+import numpy as np
 
-Maker = Callable[[Style], Item]
-Choices = list[tuple[Maker, float]]
+from spdlib.data.rooms.furniture import Item, Solid, Style, Top, ball, box, moved, post
+from spdlib.data.rooms.materials import SCREEN, WHITE, Material, Range
+
 THICKNESS = 0.14
 """Thickness of the walls in metres."""
-_KINDS = "bedroom bedroom living living kitchen kitchen dining office office bathroom"
-KINDS = _KINDS.split()
+KINDS = "bedroom bedroom living living kitchen kitchen dining office office bathroom"
 """Kinds of room, as often as they are drawn."""
-WALL_ITEMS: dict[str, Choices] = {
-    "bedroom": [(shop.bed, 6), (shop.cabinet, 3), (shop.desk, 1.5), (shop.bookshelf, 1),
-                (shop.television, 0.7), (shop.armchair, 0.7), (shop.floor_lamp, 1),
-                (shop.carton, 0.5)],
-    "living": [(shop.sofa, 5), (shop.armchair, 1.5), (shop.television, 2), (shop.bookshelf, 1.5),
-               (shop.cabinet, 1.5), (shop.floor_lamp, 1.5), (shop.plant, 1.5), (shop.desk, 0.5)],
-    "kitchen": [(shop.counter, 7), (shop.cabinet, 1), (shop.stool, 0.7), (shop.carton, 0.5),
-                (shop.bookshelf, 0.4)],
-    "dining": [(shop.cabinet, 3), (shop.plant, 1), (shop.bookshelf, 1), (shop.armchair, 1),
-               (shop.floor_lamp, 0.7)],
-    "office": [(shop.desk, 5), (shop.bookshelf, 3), (shop.cabinet, 2), (shop.chair, 1),
-               (shop.plant, 0.7), (shop.carton, 0.6)],
-    "bathroom": [(shop.vanity, 2), (shop.toilet, 0.5), (shop.bathtub, 1), (shop.cabinet, 1),
-                 (shop.stool, 0.7)],
-}  # fmt: skip
+SIDES = {"bathroom": (1.9, 3.8), "bedroom": (2.8, 5.5), "kitchen": (2.6, 6.5)}
+"""Range of width and depth in metres, where it is not (3.2, 9.0)."""
+ANCHORS = {
+    "bedroom": "bed",
+    "living": "sofa television",
+    "dining": "cabinet",
+    "kitchen": "counter counter",
+    "office": "desk bookshelf",
+    "bathroom": "vanity toilet bathtub",
+}
+"""What each kind of room is made for, by the names of `Style`; placed first."""
+WALL_ITEMS = {
+    "bedroom": "bed 6 cabinet 3 desk 1.5 bookshelf 1 television .7 armchair .7 floor_lamp 1 "
+    "carton .5",
+    "living": "sofa 5 armchair 1.5 television 2 bookshelf 1.5 cabinet 1.5 floor_lamp 1.5 plant 1.5 "
+    "desk .5",
+    "kitchen": "counter 7 cabinet 1 stool .7 carton .5 bookshelf .4",
+    "dining": "cabinet 3 plant 1 bookshelf 1 armchair 1 floor_lamp .7",
+    "office": "desk 5 bookshelf 3 cabinet 2 chair 1 plant .7 carton .6",
+    "bathroom": "vanity 2 toilet .5 bathtub 1 cabinet 1 stool .7",
+}
 """What stands at the walls of each kind of room, with its weight."""
-FREE_ITEMS: dict[str, Choices] = {
-    "bedroom": [(shop.armchair, 1), (shop.chair, 1), (shop.stool, 1), (shop.carton, 0.5)],
-    "living": [(shop.coffee_table, 4), (shop.armchair, 2), (shop.stool, 1), (shop.table, 0.7)],
-    "kitchen": [(shop.table, 3), (shop.stool, 1.5), (shop.chair, 1)],
-    "dining": [(shop.table, 6), (shop.chair, 1)],
-    "office": [(shop.table, 2), (shop.chair, 2), (shop.desk, 1.5), (shop.carton, 0.5)],
-    "bathroom": [(shop.stool, 1), (shop.carton, 0.4)],
+FREE_ITEMS = {
+    "bedroom": "armchair 1 chair 1 stool 1 carton .5",
+    "living": "coffee_table 4 armchair 2 stool 1 table .7",
+    "kitchen": "table 3 stool 1.5 chair 1",
+    "dining": "table 6 chair 1",
+    "office": "table 2 chair 2 desk 1.5 carton .5",
+    "bathroom": "stool 1 carton .4",
 }
 """What stands free in each kind of room."""
-ANCHORS: dict[str, list[Maker]] = {
-    "bedroom": [shop.bed],
-    "living": [shop.sofa, shop.television],
-    "dining": [shop.cabinet],
-    "kitchen": [shop.counter, shop.counter],
-    "office": [shop.desk, shop.bookshelf],
-    "bathroom": [shop.vanity, shop.toilet, shop.bathtub],
-}
-"""What each kind of room is made for; placed first."""
 
 
 class Rectangle(NamedTuple):
@@ -77,20 +71,19 @@ class Rectangle(NamedTuple):
 class Pose(NamedTuple):
     """A viewpoint: position in metres, angles in radians (pitch up, roll clockwise positive)."""
 
-    position: Vector
-    yaw: float
-    pitch: float
-    roll: float
+    position: tuple[float, float, float]
+    yaw: float = 0.0
+    pitch: float = 0.0
+    roll: float = 0.0
 
-    def axes(self) -> tuple[Vector, Vector, Vector]:
-        """The camera's x (right), y (down) and z (forward) axes in the room."""
+    def axes(self) -> np.ndarray:
+        """The camera's x (right), y (down) and z (forward) axes in the room, as rows [3, 3]."""
         cy, sy = math.cos(self.yaw), math.sin(self.yaw)
         cp, sp = math.cos(self.pitch), math.sin(self.pitch)
         cr, sr = math.cos(self.roll), math.sin(self.roll)
-        right, down, forward = (-cy, 0.0, sy), (sy * sp, -cp, cy * sp), (sy * cp, sp, cy * cp)
-        rx, ry, rz = (cr * r + sr * d for r, d in zip(right, down, strict=True))
-        dx, dy, dz = (cr * d - sr * r for r, d in zip(right, down, strict=True))
-        return (rx, ry, rz), (dx, dy, dz), forward
+        level = np.array([(-cy, 0.0, sy), (sy * sp, -cp, cy * sp), (sy * cp, sp, cy * cp)])
+        right, down, forward = level
+        return np.array([cr * right + sr * down, cr * down - sr * right, forward])
 
 
 class Light(NamedTuple):
@@ -98,24 +91,34 @@ class Light(NamedTuple):
 
     Attributes:
         pose: where it is and where it shines; it casts shadows into a wide cone around that.
-        colour: linear light.
+        colour: [3] linear light.
         reach: distance in metres at which it has lost half of its strength.
         beam: 0 shines evenly everywhere, 1 like a flat patch (Lambert).
     """
 
     pose: Pose
-    colour: Vector
+    colour: np.ndarray
     reach: float
     beam: float
 
 
-class Wall(NamedTuple):
-    """A wall's frame: x along it, z into the room, origin in the middle of its foot."""
+@dataclass
+class Wall:
+    """A wall's frame (x along it, z into the room, origin in the middle of its foot).
+
+    `taken` holds its openings and what hangs on it or stands before it.
+    """
 
     length: float
     x: float
     z: float
     yaw: float
+    taken: list[Rectangle] = field(default_factory=list)
+
+    def at(self, along: float, out: float) -> tuple[float, float]:
+        """Position (x, z) in the room of a place on the floor."""
+        c, s = math.cos(self.yaw), math.sin(self.yaw)
+        return self.x + c * along + s * out, self.z - s * along + c * out
 
 
 @dataclass
@@ -130,14 +133,7 @@ class Room:
     lights: list[Light] = field(default_factory=list)
     taken: list[Rectangle] = field(default_factory=list)
 
-    def walls(self) -> list[Wall]:
-        """The four walls."""
-        w, d = self.width, self.depth
-        along_x = Wall(w, 0, -d / 2, 0.0), Wall(w, 0, d / 2, math.pi)
-        along_z = Wall(d, -w / 2, 0, math.pi / 2), Wall(d, w / 2, 0, -math.pi / 2)
-        return [along_x[0], along_z[0], along_x[1], along_z[1]]
-
-    def claim(self, x: float, z: float, half_x: float, half_z: float, yaw: float) -> bool:
+    def claim(self, x: float, z: float, half_x: float, half_z: float, yaw: float = 0.0) -> bool:
         """Reserves the floor under a turned rectangle; False if it is taken or outside."""
         c, s = abs(math.cos(yaw)), abs(math.sin(yaw))
         hx, hz = c * half_x + s * half_z, s * half_x + c * half_z
@@ -149,31 +145,35 @@ class Room:
         return True
 
 
-def pick(style: Style, choices: Choices) -> Item:
-    """One item, drawn by weight."""
-    makers, weights = zip(*choices, strict=True)
-    return style.rng.choices(makers, weights)[0](style)
+def pick(style: Style, choices: str) -> Item:
+    """One piece of furniture of a list of names and weights."""
+    names, weights = choices.split()[::2], map(float, choices.split()[1::2])
+    return style.made(style.rng.choices(names, list(weights))[0])
 
 
 def sample_room(rng: Random) -> Room:
     """Draws a room with everything in it."""
     style = Style(rng)
-    kind = rng.choice(KINDS)
-    sizes = {"bathroom": (1.9, 3.8), "bedroom": (2.8, 5.5), "kitchen": (2.6, 6.5)}
-    low, high = sizes.get(kind, (3.2, 9.0))
-    room = Room(style.size(low, high), style.size(low, high), style.size(2.35, 3.0), kind)
+    kind = rng.choice(KINDS.split())
+    sides = SIDES.get(kind, (3.2, 9.0))
+    w, d = style.size(*sides), style.size(*sides)
+    room = Room(w, d, style.size(2.35, 3.0), kind)
     add_enclosure(room, style)
-    walls = [(wall, add_wall(room, style, wall)) for wall in room.walls()]
-    for maker in ANCHORS[kind]:
-        item = maker(style)
+    along_x = Wall(w, 0, -d / 2, 0.0), Wall(w, 0, d / 2, math.pi)
+    along_z = Wall(d, -w / 2, 0, math.pi / 2), Wall(d, w / 2, 0, -math.pi / 2)
+    walls = [along_x[0], along_z[0], along_x[1], along_z[1]]
+    for wall in walls:
+        add_wall(room, style, wall)
+    for name in ANCHORS[kind].split():
+        item = style.made(name)
         for _ in range(8):
-            wall, on_wall = rng.choice(walls)
-            x = style.size(-wall.length / 2, max(wall.length / 2 - item.width, -wall.length / 2))
-            if place_at_wall(room, style, wall, on_wall, item, x):
+            wall = rng.choice(walls)
+            left, right = -wall.length / 2, wall.length / 2 - item.width
+            if place_at_wall(room, style, wall, item, style.size(left, max(left, right))):
                 break
     furnish_floor(room, style)
-    for wall, on_wall in walls:
-        furnish_wall(room, style, wall, on_wall)
+    for wall in walls:
+        furnish_wall(room, style, wall)
     add_lights(room, style)
     return room
 
@@ -182,17 +182,17 @@ def add_enclosure(room: Room, style: Style) -> None:
     """Floor, ceiling and the outer walls that close the space beyond the doors."""
     margin = style.size(1.3, 3.0)
     x, z, h = room.width / 2 + margin, room.depth / 2 + margin, room.height
-    ceiling = shop.WHITE if style.chance(0.8) else stuff.stone(style.rng)
-    outer = stuff.paint(style.rng)
-    room.solids += [
-        box((-x, x), (-0.2, 0), (-z, z), stuff.floor(style.rng), "floor"),
+    ceiling = WHITE if style.chance(0.8) else style.stone()
+    outer, y = style.paint(), (-0.1, h + 0.1)
+    solids = [
+        box((-x, x), (-0.2, 0), (-z, z), style.floor(), "floor"),
         box((-x, x), (h, h + 0.2), (-z, z), ceiling, "ceiling"),
-        box((-x, x), (-0.1, h + 0.1), (-z - 0.2, -z), outer, "wall"),
-        box((-x, x), (-0.1, h + 0.1), (z, z + 0.2), outer, "wall"),
-        box((-x - 0.2, -x), (-0.1, h + 0.1), (-z, z), outer, "wall"),
-        box((x, x + 0.2), (-0.1, h + 0.1), (-z, z), outer, "wall"),
+        box((-x, x), y, (-z - 0.2, -z), outer, "wall"),
+        box((-x, x), y, (z, z + 0.2), outer, "wall"),
+        box((-x - 0.2, -x), y, (-z, z), outer, "wall"),
+        box((x, x + 0.2), y, (-z, z), outer, "wall"),
     ]
-    room.solids = [solid._replace(casts=False) for solid in room.solids]
+    room.solids = [solid._replace(casts=False) for solid in solids]
     if style.chance(0.3):
         add_block(room, style)
 
@@ -200,88 +200,81 @@ def add_enclosure(room: Room, style: Style) -> None:
 def add_block(room: Room, style: Style) -> None:
     """A chimney, closet or column from floor to ceiling, which makes the room less of a box."""
     half_x, half_z = style.size(0.15, 0.2 * room.width), style.size(0.15, 0.2 * room.depth)
-    x = style.rng.choice([-1, 1]) * (room.width / 2 - half_x)
+    x = style.choice([-1, 1]) * (room.width / 2 - half_x)
     z = style.size(-1, 1) * (room.depth / 2 - half_z)
-    room.claim(x, z, half_x, half_z, 0.0)
+    room.claim(x, z, half_x, half_z)
     block = box((-half_x, half_x), (0, room.height), (-half_z, half_z), style.wall, "wall")
     around_x, around_z = (-half_x - 0.014, half_x + 0.014), (-half_z - 0.014, half_z + 0.014)
     skirting = box(around_x, (0, 0.09), around_z, style.trim, "wall")
-    room.solids += moved([block, skirting], x, z, 0.0)
+    room.solids += moved([block, skirting], x, z)
 
 
-def add_wall(room: Room, style: Style, wall: Wall) -> list[Rectangle]:
-    """Builds a wall with its door or windows; returns the openings on it."""
-    openings: list[Rectangle] = []
+def add_wall(room: Room, style: Style, wall: Wall) -> None:
+    """Builds a wall with its door or windows."""
     kind = style.rng.random()
     if kind < 0.3:
         width, x = style.size(0.8, 1.0), style.size(-wall.length / 2 + 0.6, wall.length / 2 - 0.6)
         width = style.size(1.2, 2.0) if wall.length > 4 and style.chance(0.2) else width
-        openings.append(Rectangle(x - width / 2, x + width / 2, 0.0, style.size(2.0, 2.1)))
+        wall.taken = [Rectangle(x - width / 2, x + width / 2, 0.0, style.size(2.0, 2.1))]
     elif kind < 0.65:
-        count = style.rng.choice([1, 1, 2, 3]) if wall.length > 3.5 else 1
-        sill, pitch = style.rng.choice([0.4, 0.8, 0.9, 1.0]), wall.length / count
+        count = style.choice([1, 1, 2, 3]) if wall.length > 3.5 else 1
+        sill, pitch = style.choice([0.4, 0.8, 0.9, 1.0]), wall.length / count
         width, top = pitch * style.size(0.35, 0.75), style.size(1.95, 2.25)
         centres = [(i + 0.5) * pitch - wall.length / 2 for i in range(count)]
-        openings += [Rectangle(x - width / 2, x + width / 2, sill, top) for x in centres]
-    solids = wall_pieces(style, wall.length, room.height, openings)
-    glass = stuff.pane(style.rng)
-    for opening in openings:
+        wall.taken = [Rectangle(x - width / 2, x + width / 2, sill, top) for x in centres]
+    solids = wall_pieces(style, wall, room.height)
+    glass = style.pane()
+    for opening in wall.taken:
         if opening.y0 > 0:
             solids += window(style, opening, glass)
         else:
             solids += door(style, opening)
-            c, s = math.cos(wall.yaw), math.sin(wall.yaw)
-            x = (opening.x0 + opening.x1) / 2
-            room.claim(wall.x + c * x + s * 0.3, wall.z - s * x + c * 0.3, 0.4, 0.3, wall.yaw)
+            room.claim(*wall.at((opening.x0 + opening.x1) / 2, 0.3), 0.4, 0.3, wall.yaw)
     room.solids += moved(solids, wall.x, wall.z, wall.yaw)
-    return openings
 
 
-def wall_pieces(
-    style: Style, length: float, height: float, openings: list[Rectangle]
-) -> list[Solid]:
+def wall_pieces(style: Style, wall: Wall, height: float) -> list[Solid]:
     """A wall cut around its openings, with skirting boards and frames."""
-    paint, trim = style.wall, style.trim
+    paint, trim, inside, skirting = style.wall, style.trim, (-THICKNESS, 0), (0, 0.014)
     solids = []
-    end = length / 2 + THICKNESS
-    edges = [-end, *[x for o in openings for x in (o.x0, o.x1)], end]
+
+    def add(x: Range, y: Range, z: Range, material: Material, label: str = "wall") -> None:
+        solid = box(x, y, z, material, label)
+        left, low, back = (c - h for c, h in zip(solid.centre, solid.half, strict=True))
+        origin = (left + 20, low, back)  # so that the texture is that of all of the wall
+        solids.append(solid._replace(casts=False, origin=origin))
+
+    end = wall.length / 2 + THICKNESS
+    edges = [-end, *[x for o in wall.taken for x in (o.x0, o.x1)], end]
     for x0, x1 in zip(edges[::2], edges[1::2], strict=True):
-        solids.append(box((x0, x1), (0, height), (-THICKNESS, 0), paint, "wall"))
-        solids.append(box((x0, x1), (0, 0.09), (0, 0.014), trim, "wall"))
-    for o in openings:
-        solids.append(box((o.x0, o.x1), (o.y1, height), (-THICKNESS, 0), paint, "wall"))
-        name = "window" if o.y0 > 0 else "door"
-        if o.y0 > 0:
-            solids.append(box((o.x0, o.x1), (0, o.y0), (-THICKNESS, 0), paint, "wall"))
-            solids.append(box((o.x0, o.x1), (0, 0.09), (0, 0.014), trim, "wall"))
-            sill = box((o.x0 - 0.1, o.x1 + 0.1), (o.y0 - 0.04, o.y0), (-0.1, 0.05), trim, name)
-            solids.append(sill)
-        for x in (o.x0 - 0.07, o.x1):
-            solids.append(box((x, x + 0.07), (o.y0, o.y1), (-0.02, 0.022), trim, name))
-        head = box((o.x0 - 0.07, o.x1 + 0.07), (o.y1, o.y1 + 0.08), (-0.02, 0.024), trim, name)
-        solids.append(head)
-    return [in_the_wall(solid) for solid in solids]
+        add((x0, x1), (0, height), inside, paint)
+        add((x0, x1), (0, 0.09), skirting, trim)
+    for x0, x1, y0, y1 in wall.taken:
+        name = "window" if y0 > 0 else "door"
+        add((x0, x1), (y1, height), inside, paint)
+        if y0 > 0:
+            add((x0, x1), (0, y0), inside, paint)
+            add((x0, x1), (0, 0.09), skirting, trim)
+            add((x0 - 0.1, x1 + 0.1), (y0 - 0.04, y0), (-0.1, 0.05), trim, name)
+        for x in (x0 - 0.07, x1):
+            add((x, x + 0.07), (y0, y1), (-0.02, 0.022), trim, name)
+        add((x0 - 0.07, x1 + 0.07), (y1, y1 + 0.08), (-0.02, 0.024), trim, name)
+    return solids
 
 
-def in_the_wall(solid: Solid) -> Solid:
-    """The solid without shadow, its texture laid as on all of the wall."""
-    x, y, z = (c - h for c, h in zip(solid.centre, solid.half, strict=True))
-    return solid._replace(casts=False, origin=(x + 20, y, z))
-
-
-def window(style: Style, opening: Rectangle, glass: stuff.Material) -> list[Solid]:
+def window(style: Style, opening: Rectangle, glass: Material) -> list[Solid]:
     """A pane in its opening, often with curtains."""
     x0, x1, y0, y1 = opening
     pane = box((x0, x1), (y0, y1), (-THICKNESS - 0.02, -THICKNESS + 0.03), glass, "window")
     solids = [pane._replace(casts=False)]
     if style.chance(0.35):
-        cloth, share = stuff.curtain(style.rng), style.size(0.1, 0.4)
-        low, wide = style.rng.choice([0.05, y0 - 0.1]), (x1 - x0) * share + 0.1
+        cloth, share = style.curtain(), style.size(0.1, 0.4)
+        low, wide = style.choice([0.05, y0 - 0.1]), (x1 - x0) * share + 0.1
         for left in (x0 - 0.15, x1 + 0.15 - wide):
             drape = box((left, left + wide), (low, y1 + 0.12), (0.04, 0.1), cloth, "curtain")
             solids.append(drape._replace(casts=False))  # too close to the window's light
         rod = (x0 - 0.3, x1 + 0.3), (y1 + 0.12, y1 + 0.15), (0.05, 0.08)
-        solids.append(box(*rod, style.metal, "curtain"))
+        solids.append(box(*rod, style.steel, "curtain"))
     return solids
 
 
@@ -291,81 +284,72 @@ def door(style: Style, opening: Rectangle) -> list[Solid]:
     state, width = style.rng.random(), x1 - x0
     solids: list[Solid] = []
     if width < 1.1 and state < 0.8:
-        leaf = style.trim if style.chance(0.5) else stuff.upright(style.wood)
-        rows, columns = style.rng.choice([1, 2, 3]), style.rng.choice([1, 2])
+        leaf = style.trim if style.chance(0.5) else style.timber.upright()
+        rows, columns = style.choice([1, 2, 3]), style.choice([1, 2])
         leaf = leaf._replace(cell=(width / columns, y1 / rows), seam=0.012, seam_gain=0.7)
-        knob = ball((width - 0.07, 1.0, 0.04), (0.03, 0.03, 0.03), style.metal, "door")
+        knob = ball((width - 0.07, 1.0, 0.04), (0.03, 0.03, 0.03), style.steel, "door")
         panel = [box((0, width), (0.01, y1), (-0.04, 0), leaf, "door"), knob]
-        angle = 0.0 if state < 0.5 else style.size(0.4, 1.9)
-        solids += moved(panel, x0, -0.05, angle)
+        solids += moved(panel, x0, -0.05, 0.0 if state < 0.5 else style.size(0.4, 1.9))
     if state >= 0.5:
-        item = pick(style, WALL_ITEMS["living"])
-        far = style.size(1.6, 2.4)
-        solids += moved(item.solids, (x0 + x1) / 2 + style.size(-0.4, 0.4), -far, 0.0)
+        item, far = pick(style, WALL_ITEMS["living"]), style.size(1.6, 2.4)
+        solids += moved(item.solids, (x0 + x1) / 2 + style.size(-0.4, 0.4), -far)
     return solids
 
 
-def place_at_wall(
-    room: Room, style: Style, wall: Wall, on_wall: list[Rectangle], item: Item, x: float
-) -> bool:
+def place_at_wall(room: Room, style: Style, wall: Wall, item: Item, x: float) -> bool:
     """Stands an item at a wall with its left edge at x; False if something is in the way."""
-    c, s = math.cos(wall.yaw), math.sin(wall.yaw)
     centre, back = x + item.width / 2, style.size(0.015, 0.06)
-    outline, middle = Rectangle(x, x + item.width, 0.05, item.height), back + item.depth / 2
-    if outline.meets(on_wall):
+    outline = Rectangle(x, x + item.width, 0.05, item.height)
+    middle = wall.at(centre, back + item.depth / 2)
+    free = not outline.meets(wall.taken)
+    if not free or not room.claim(*middle, item.width / 2, item.depth / 2, wall.yaw):
         return False
-    place = (wall.x + c * centre + s * middle, wall.z - s * centre + c * middle)
-    if not room.claim(*place, item.width / 2, item.depth / 2, wall.yaw):
-        return False
-    place = (wall.x + c * centre + s * back, wall.z - s * centre + c * back)
-    place_item(room, style, item, place, wall.yaw)
-    on_wall.append(outline)
+    place_item(room, style, item, *wall.at(centre, back), wall.yaw)
+    wall.taken.append(outline)
     return True
 
 
-def furnish_wall(room: Room, style: Style, wall: Wall, on_wall: list[Rectangle]) -> None:
+def place_item(room: Room, style: Style, item: Item, x: float, z: float, yaw: float) -> None:
+    """Adds an item and the clutter on it."""
+    solids = list(item.solids)
+    if item.top:
+        solids += style.clutter(item.top, style.choice([0, 1, 3, 5, 8]))
+    room.solids += moved(solids, x, z, yaw)
+
+
+def furnish_wall(room: Room, style: Style, wall: Wall) -> None:
     """Puts furniture along a wall, then pictures above it."""
     x = -wall.length / 2 + style.size(0.0, 0.5)
     while x < wall.length / 2 - 0.4:
         item = pick(style, WALL_ITEMS[room.kind])
-        if place_at_wall(room, style, wall, on_wall, item, x):
-            x += item.width + style.rng.choice([0.02, 0.1, 0.4, 1.0])
+        if place_at_wall(room, style, wall, item, x):
+            x += item.width + style.choice([0.02, 0.1, 0.4, 1.0])
         else:
             x += 0.35
-    room.solids += moved(decorate(room, style, wall, on_wall), wall.x, wall.z, wall.yaw)
+    room.solids += moved(decorate(room, style, wall), wall.x, wall.z, wall.yaw)
 
 
-def place_item(
-    room: Room, style: Style, item: Item, place: tuple[float, float], yaw: float
-) -> None:
-    """Adds an item and the clutter on it."""
-    solids = list(item.solids)
-    for top in item.tops:
-        solids += shop.clutter(style, top, style.rng.choice([0, 1, 3, 5, 8]))
-    room.solids += moved(solids, *place, yaw)
-
-
-def decorate(room: Room, style: Style, wall: Wall, taken: list[Rectangle]) -> list[Solid]:
-    """Pictures, white boards, shelves and switches where the wall is free."""
+def decorate(room: Room, style: Style, wall: Wall) -> list[Solid]:
+    """Pictures, white boards and shelves where the wall is free."""
     solids: list[Solid] = []
-    for _ in range(style.rng.choice([1, 3, 5])):
+    for _ in range(style.choice([1, 3, 5])):
         w, h = style.size(0.12, 0.45), style.size(0.12, 0.4)
         if room.kind == "office" and style.chance(0.3):
             w, h = style.size(0.5, 0.9), 0.5
         x, y = style.size(-wall.length / 2 + w, wall.length / 2 - w), style.size(1.35, 1.75)
         place = Rectangle(x - w - 0.1, x + w + 0.1, y - h - 0.08, y + h + 0.08)
-        if wall.length < 2 * w or place.meets(taken):
+        if wall.length < 2 * w or place.meets(wall.taken):
             continue
-        taken.append(place)
+        wall.taken.append(place)
         if style.chance(0.2):
-            shelf = box((x - w, x + w), (y, y + 0.03), (0, 0.24), style.wood, "shelves")
-            top = shop.Top((x - w * 0.9, x + w * 0.9), (0.06, 0.18), y + 0.03)
-            solids += [shelf, *shop.clutter(style, top, 4)]
+            top = Top((x - w * 0.9, x + w * 0.9), (0.06, 0.18), y + 0.03)
+            solids.append(box((x - w, x + w), (y, y + 0.03), (0, 0.24), style.timber, "shelves"))
+            solids += style.clutter(top, 4)
             continue
-        frame = style.rng.choice([style.wood, shop.WHITE, stuff.screen()])
-        board = w > 0.45
-        art = shop.WHITE._replace(gloss=0.3) if board else stuff.picture(style.rng)
-        name, edge = ("whiteboard", 0.02) if board else ("picture", style.size(0.015, 0.06))
+        frame = style.choice([style.timber, WHITE, SCREEN])
+        art, name, edge = WHITE._replace(gloss=0.3), "whiteboard", 0.02
+        if w <= 0.45:
+            art, name, edge = style.picture(), "picture", style.size(0.015, 0.06)
         inner = (x - w + edge, x + w - edge), (y - h + edge, y + h - edge)
         solids.append(box((x - w, x + w), (y - h, y + h), (0, 0.025), frame, name))
         solids.append(box(*inner, (0, 0.027), art, name))
@@ -376,62 +360,50 @@ def furnish_floor(room: Room, style: Style) -> None:
     """Free-standing furniture, and often a rug."""
     if style.chance(0.35):
         half_x, half_z = style.size(0.5, room.width * 0.35), style.size(0.4, room.depth * 0.35)
-        cloth = stuff.rug(style.rng)
+        cloth = style.rug()
         rug = box((-half_x, half_x), (0, 0.012), (-half_z, half_z), cloth, "floor_mat")
-        room.solids += moved([rug], style.size(-0.5, 0.5), style.size(-0.5, 0.5), 0.0)
+        room.solids += moved([rug], style.size(-0.5, 0.5), style.size(-0.5, 0.5))
     for _ in range(max(1, round(room.width * room.depth * style.size(0.08, 0.25)))):
         item = pick(style, FREE_ITEMS[room.kind])
-        yaw = style.rng.choice([0, 1, 2, 3]) * math.pi / 2 + style.rng.gauss(0, 0.15)
+        yaw = style.choice([0, 1, 2, 3]) * math.pi / 2 + style.rng.gauss(0, 0.15)
         for _ in range(4):
             x = style.size(-room.width / 2, room.width / 2)
             z = style.size(-room.depth / 2, room.depth / 2)
             if room.claim(x, z, item.width / 2 + 0.1, item.depth / 2 + 0.1, yaw):
-                c, s = math.cos(yaw), math.sin(yaw)
-                place = (x - s * item.depth / 2, z - c * item.depth / 2)
-                place_item(room, style, item, place, yaw)
+                x, z = x - math.sin(yaw) * item.depth / 2, z - math.cos(yaw) * item.depth / 2
+                place_item(room, style, item, x, z, yaw)
                 break
 
 
 def add_lights(room: Room, style: Style) -> None:
     """A ceiling lamp, a window or standing lamp, and the light that walls and ceiling return."""
     w, d, h = room.width, room.depth, room.height
-    warm = (1.0, style.size(0.78, 0.95), style.size(0.55, 0.88))
+    warm, down = np.array([1.0, style.size(0.78, 0.95), style.size(0.55, 0.88)]), -math.pi / 2
     x, z = style.size(-0.25, 0.25) * w, style.size(-0.25, 0.25) * d
-    fixture = stuff.lit_shade(style.rng)._replace(glow=3.0)
+    fixture = style.lit_shade()._replace(glow=3.0)
     lamp = ball((x, h - 0.02, z), (0.2, 0.09, 0.2), fixture, "lamp")
     if style.chance(0.5):
         lamp = post(x, z, style.size(0.05, 0.25), (h - 0.04, h), fixture, "lamp")
     room.solids.append(lamp._replace(casts=False))
-    room.lights = [
-        Light(downward(x, h - 0.2, z), scaled(warm, style.size(0.1, 2.5)), style.size(1.0, 3), 0.0),
-        side_light(room, style, warm),
-    ]
-    bounce = scaled(warm, style.size(0.06, 0.25))
+    place = Pose((x, h - 0.2, z), pitch=down)
+    room.lights.append(Light(place, warm * style.size(0.1, 2.5), style.size(1.0, 3), 0.0))
+    room.lights.append(side_light(room, style, warm))
+    bounce = warm * style.size(0.06, 0.25)
     for i, j in ((-0.3, -0.25), (0.3, -0.1), (0.0, 0.35)):
-        room.lights.append(Light(downward(i * w, h - 0.05, j * d), bounce, 4.0, 1.0))
+        room.lights.append(Light(Pose((i * w, h - 0.05, j * d), pitch=down), bounce, 4.0, 1.0))
 
 
-def side_light(room: Room, style: Style, warm: Vector) -> Light:
+def side_light(room: Room, style: Style, warm: np.ndarray) -> Light:
     """Daylight from a bright window, or a lamp in a corner."""
-    panes = [s for s in room.solids if s.label == shop.LABELS["window"] and s.material.glow > 0.3]
+    panes = [s for s in room.solids if s.label == "window" and s.material.glow > 0.3]
     if not panes:
-        x, z = (style.rng.choice([-0.4, 0.4]) * side for side in (room.width, room.depth))
-        pose = Pose((x, style.size(1.3, 2.0), z), math.atan2(-x, -z), -0.3, 0.0)
-        return Light(pose, scaled(warm, style.size(0.1, 0.9)), style.size(0.5, 1.5), 0.0)
-    pane = style.rng.choice(panes)
+        x, z = (style.choice([-0.4, 0.4]) * side for side in (room.width, room.depth))
+        pose = Pose((x, style.size(1.3, 2.0), z), math.atan2(-x, -z), -0.3)
+        return Light(pose, warm * style.size(0.1, 0.9), style.size(0.5, 1.5), 0.0)
+    pane = style.choice(panes)
     x, y, z = pane.centre[0] * 0.96, pane.centre[1], pane.centre[2] * 0.96
-    colour = scaled((0.9, 1.0, 1.15), style.size(0.5, 3.5))
-    return Light(Pose((x, y, z), pane.yaw, -0.3, 0.0), colour, style.size(1.0, 3.0), 1.0)
-
-
-def downward(x: float, y: float, z: float) -> Pose:
-    """Looking at the floor."""
-    return Pose((x, y, z), 0.0, -math.pi / 2, 0.0)
-
-
-def scaled(colour: Vector, gain: float) -> Vector:
-    """A colour made brighter."""
-    return (colour[0] * gain, colour[1] * gain, colour[2] * gain)
+    colour = np.array([0.9, 1.0, 1.15]) * style.size(0.5, 3.5)
+    return Light(Pose((x, y, z), pane.yaw, -0.3), colour, style.size(1.0, 3.0), 1.0)
 
 
 def sample_pose(room: Room, rng: Random) -> Pose:

@@ -8,7 +8,7 @@ a texture tells the distance. Patterns fade where they become finer than a pixel
 from __future__ import annotations
 
 import colorsys
-from functools import lru_cache
+from functools import cache
 from random import Random
 from typing import NamedTuple
 
@@ -65,181 +65,168 @@ class Material(NamedTuple):
         colours = [channel**2.2 for channel in (*self.colour, *self.accent)]
         return [*colours, *self.cell, *self[3:9], *self.grain, *self[10:]]
 
-
-def tone(rng: Random, hue: Range, saturation: Range, value: Range) -> RGB:
-    """Random sRGB colour from ranges of hue, saturation and value."""
-    h, s, v = (rng.uniform(*bounds) for bounds in (hue, saturation, value))
-    return colorsys.hsv_to_rgb(h % 1.0, s, v)
+    def upright(self) -> Material:
+        """The same with its grain along t, as in legs and posts."""
+        return self._replace(grain=(self.grain[1], self.grain[0]))
 
 
-def paint(rng: Random) -> Material:
-    """Wall paint, mostly pale and warm; now and then wallpaper or a strong colour."""
-    colour = tone(rng, (0.05, 0.17), (0.04, 0.35), (0.62, 0.93))
-    if rng.random() < 0.2:
-        colour = tone(rng, (0.0, 0.65), (0.1, 0.42), (0.4, 0.85))
-    plain = Material(colour, grain=(90, 90), grain_gain=0.05, blotch=1.5, blotch_gain=0.08)
-    if rng.random() < 0.15:
-        width = rng.uniform(0.06, 0.2)
-        return plain._replace(cell=(width, WIDE), accent=(1, 1, 1), mix=0.4, shade=0.1)
-    if rng.random() < 0.08:
-        brick = plain._replace(cell=(0.22, 0.072), stagger=0.5, shade=0.25)
-        return brick._replace(seam=0.005, seam_gain=0.7)
-    return plain
+WHITE = Material((0.9, 0.89, 0.86), blotch_gain=0.03, gloss=0.05)
+CERAMIC = Material((0.93, 0.92, 0.9), blotch_gain=0.02, gloss=0.5)
+SCREEN = Material((0.1, 0.1, 0.11), gloss=0.6, blotch_gain=0.02)
+"""White lacquer, sanitary ware, and a switched-off display."""
 
 
-def wood(rng: Random, value: Range = (0.22, 0.72)) -> Material:
-    """Furniture wood: grain along s."""
-    colour, gloss = tone(rng, (0.03, 0.1), (0.25, 0.68), value), rng.uniform(0.02, 0.15)
-    return Material(colour, grain=(4, 110), grain_gain=0.3, blotch_gain=0.1, gloss=gloss)
+class Materials:
+    """Draws materials from one stream of random numbers."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng, self.size, self.choice = rng, rng.uniform, rng.choice
+
+    def chance(self, probability: float) -> bool:
+        """True with the given probability."""
+        return self.rng.random() < probability
+
+    def tone(self, hue: Range, saturation: Range, value: Range) -> RGB:
+        """Random sRGB colour from ranges of hue, saturation and value."""
+        h, s, v = (self.size(*bounds) for bounds in (hue, saturation, value))
+        return colorsys.hsv_to_rgb(h % 1.0, s, v)
+
+    def paint(self) -> Material:
+        """Wall paint, mostly pale and warm; now and then wallpaper or a strong colour."""
+        colour = self.tone((0.05, 0.17), (0.04, 0.35), (0.62, 0.93))
+        if self.chance(0.2):
+            colour = self.tone((0.0, 0.65), (0.1, 0.42), (0.4, 0.85))
+        plain = Material(colour, grain=(90, 90), grain_gain=0.05, blotch=1.5, blotch_gain=0.08)
+        if self.chance(0.15):
+            width = self.size(0.06, 0.2)
+            return plain._replace(cell=(width, WIDE), accent=(1, 1, 1), mix=0.4, shade=0.1)
+        if self.chance(0.08):
+            brick = plain._replace(cell=(0.22, 0.072), stagger=0.5, shade=0.25)
+            return brick._replace(seam=0.005, seam_gain=0.7)
+        return plain
+
+    def wood(self, value: Range = (0.22, 0.72)) -> Material:
+        """Furniture wood: grain along s."""
+        colour, gloss = self.tone((0.03, 0.1), (0.25, 0.68), value), self.size(0.02, 0.15)
+        return Material(colour, grain=(4, 110), grain_gain=0.3, blotch_gain=0.1, gloss=gloss)
+
+    def lacquer(self) -> Material:
+        """Painted furniture: white, grey, black or one colour."""
+        value = self.choice([(0.82, 0.95), (0.82, 0.95), (0.3, 0.6), (0.05, 0.15)])
+        saturation = (0.0, 0.12) if self.chance(0.88) else (0.3, 0.6)
+        return Material(self.tone((0.0, 1.0), saturation, value), blotch_gain=0.05, gloss=0.1)
+
+    def stone(self) -> Material:
+        """Counter tops and ceramics."""
+        colour = self.tone((0.0, 0.15), (0.0, 0.2), (0.25, 0.92))
+        veined = Material(colour, grain=(45, 45), grain_gain=0.14, blotch=9, blotch_gain=0.1)
+        return veined._replace(gloss=0.35)
+
+    def fabric(self, saturation: Range = (0.05, 0.55)) -> Material:
+        """Upholstery, bedding and clothes: plain, striped, checked or patterned."""
+        hue = (0.0, 1.0) if self.chance(0.5) else (0.0, 0.15)
+        colour = self.tone(hue, saturation, (0.16, 0.85))
+        plain = Material(colour, grain=(150, 150), grain_gain=0.25, blotch=6, blotch_gain=0.15)
+        pattern = self.rng.random()
+        accent = self.tone((0.0, 0.2), (0.0, 0.5), (0.3, 0.95))
+        if pattern < 0.12:
+            return plain._replace(cell=(self.size(0.02, 0.08), WIDE), accent=accent, mix=0.7)
+        if pattern < 0.3:
+            side = self.size(0.012, 0.05)
+            return plain._replace(cell=(side, side), accent=accent, mix=0.6, shade=0.3, stagger=0.5)
+        return plain
+
+    def curtain(self) -> Material:
+        """Cloth with vertical folds."""
+        return self.fabric()._replace(cell=(self.size(0.05, 0.1), WIDE), shade=0.8, mix=0.0)
+
+    def floor(self) -> Material:
+        """Planks, tiles or carpet."""
+        kind = self.rng.random()
+        if kind < 0.4:
+            size = (self.size(0.8, 1.4), self.size(0.07, 0.15))
+            planks = self.wood((0.3, 0.75))._replace(cell=size, stagger=0.37, shade=0.4, gloss=0.2)
+            return planks._replace(seam=0.0025, seam_gain=0.35)
+        if kind < 0.65:
+            side, tiles = self.choice([0.2, 0.3, 0.33, 0.45]), self.stone()
+            mix, seam_gain = self.choice([0.05, 0.1, 0.4]), self.choice([0.55, 1.3])
+            tiles = tiles._replace(cell=(side, side), shade=0.15, mix=mix)
+            return tiles._replace(seam=0.006, seam_gain=seam_gain)
+        colour = self.tone((0.0, 0.17), (0.05, 0.5), (0.3, 0.8))
+        return Material(colour, grain=(120, 120), grain_gain=0.35, blotch=12, blotch_gain=0.13)
+
+    def rug(self) -> Material:
+        """A patterned carpet."""
+        accent = self.tone((0.0, 0.2), (0.1, 0.6), (0.5, 0.9))
+        cell = (self.size(0.03, 0.25), self.choice([WIDE, self.size(0.03, 0.25)]))
+        return self.fabric((0.2, 0.7))._replace(cell=cell, accent=accent, mix=0.6, shade=0.25)
+
+    def wall_tiles(self) -> Material:
+        """Glazed tiles of kitchens and bathrooms."""
+        side, glaze = self.choice([0.1, 0.15, 0.2]), self.stone()
+        glaze = glaze._replace(colour=self.tone((0.05, 0.6), (0.02, 0.2), (0.7, 0.93)), shade=0.12)
+        return glaze._replace(cell=(side, side), seam=0.004, seam_gain=0.6, grain_gain=0.05)
+
+    def books(self, height: float) -> Material:
+        """A row of book spines `height` metres tall."""
+        cell = (self.size(0.02, 0.045), height)
+        spines = Material((0.5, 0.45, 0.42), cell=cell, shade=1.0, hue=1.5, grain=(4, 25))
+        return spines._replace(seam=0.003, seam_gain=0.15, grain_gain=0.5)
+
+    def picture(self) -> Material:
+        """A painting, photograph or poster."""
+        colour = self.tone((0.0, 1.0), (0.05, 0.4), (0.3, 0.85))
+        cell = (self.size(0.1, 0.6), self.size(0.1, 0.4))
+        patches = Material(colour, cell=cell, stagger=0.5, hue=0.7, shade=0.7)
+        return patches._replace(blotch=14, blotch_gain=0.7, grain=(40, 40), grain_gain=0.5)
+
+    def pane(self) -> Material:
+        """A window: bright sky, or dark at night, behind muntins or blinds."""
+        colour = self.tone((0.5, 0.62), (0.0, 0.25), (0.85, 1.0))
+        glow = self.choice([0.05, 0.6, 1.2, 2.0, 3.0])
+        glass = Material(colour, blotch=5, blotch_gain=0.25, glow=glow, gloss=0.3)
+        if self.chance(0.4):
+            return glass._replace(cell=(WIDE, 0.05), seam=0.011, seam_gain=0.45, glow=glow / 2)
+        cell = (self.size(0.3, 0.7), self.size(0.35, 0.8))
+        return glass._replace(cell=cell, seam=0.02, seam_gain=0.3 if glow > 0.5 else 6.0)
+
+    def metal(self) -> Material:
+        """Steel, chrome or aluminium."""
+        colour = self.tone((0.55, 0.65), (0.0, 0.06), (0.35, 0.8))
+        return Material(colour, gloss=0.5, grain=(3, 200), grain_gain=0.1)
+
+    def leaves(self) -> Material:
+        """Foliage seen from far enough."""
+        colour = self.tone((0.2, 0.36), (0.3, 0.7), (0.3, 0.6))
+        return Material(colour, grain=(40, 40), grain_gain=0.5, blotch=25, blotch_gain=0.4)
+
+    def lit_shade(self) -> Material:
+        """A lamp shade with the lamp on."""
+        return Material(self.tone((0.08, 0.14), (0.1, 0.4), (0.9, 1.0)), glow=self.size(0.6, 2.5))
+
+    def thing(self) -> Material:
+        """Clutter of any colour."""
+        vivid = 0.85 * self.rng.random() ** 2
+        colour = self.tone((0.0, 1.0), (vivid, vivid), (0.08, 0.95))
+        plain = Material(colour, gloss=self.size(0, 0.3))
+        if self.chance(0.4):
+            return plain._replace(cell=(0.09, 0.05), hue=0.4, shade=0.6, stagger=0.3)
+        return plain
 
 
-def upright(material: Material) -> Material:
-    """The same with its grain along t, as in legs and posts."""
-    return material._replace(grain=(material.grain[1], material.grain[0]))
-
-
-def lacquer(rng: Random) -> Material:
-    """Painted furniture: white, grey, black or one colour."""
-    value = rng.choice([(0.82, 0.95), (0.82, 0.95), (0.3, 0.6), (0.05, 0.15)])
-    saturation = (0.0, 0.12) if rng.random() < 0.88 else (0.3, 0.6)
-    return Material(tone(rng, (0.0, 1.0), saturation, value), blotch_gain=0.05, gloss=0.1)
-
-
-def stone(rng: Random) -> Material:
-    """Counter tops and ceramics."""
-    colour = tone(rng, (0.0, 0.15), (0.0, 0.2), (0.25, 0.92))
-    veined = Material(colour, grain=(45, 45), grain_gain=0.14, blotch=9, blotch_gain=0.1)
-    return veined._replace(gloss=0.35)
-
-
-def ceramic() -> Material:
-    """White sanitary ware."""
-    return Material((0.93, 0.92, 0.9), blotch_gain=0.02, gloss=0.5)
-
-
-def fabric(rng: Random, saturation: Range = (0.05, 0.55)) -> Material:
-    """Upholstery, bedding and clothes: plain, striped, checked or patterned."""
-    colour = tone(rng, (0.0, 1.0) if rng.random() < 0.5 else (0.0, 0.15), saturation, (0.16, 0.85))
-    plain = Material(colour, grain=(150, 150), grain_gain=0.25, blotch=6, blotch_gain=0.15)
-    pattern = rng.random()
-    accent = tone(rng, (0.0, 0.2), (0.0, 0.5), (0.3, 0.95))
-    if pattern < 0.12:
-        return plain._replace(cell=(rng.uniform(0.02, 0.08), WIDE), accent=accent, mix=0.7)
-    if pattern < 0.3:
-        side = rng.uniform(0.012, 0.05)
-        return plain._replace(cell=(side, side), accent=accent, mix=0.6, shade=0.3, stagger=0.5)
-    return plain
-
-
-def curtain(rng: Random) -> Material:
-    """Cloth with vertical folds."""
-    return fabric(rng)._replace(cell=(rng.uniform(0.05, 0.1), WIDE), shade=0.8, mix=0.0)
-
-
-def floor(rng: Random) -> Material:
-    """Planks, tiles or carpet."""
-    kind = rng.random()
-    if kind < 0.4:
-        size = (rng.uniform(0.8, 1.4), rng.uniform(0.07, 0.15))
-        planks = wood(rng, (0.3, 0.75))._replace(cell=size, stagger=0.37, shade=0.4, gloss=0.2)
-        return planks._replace(seam=0.0025, seam_gain=0.35)
-    if kind < 0.65:
-        side, tiles = rng.choice([0.2, 0.3, 0.33, 0.45]), stone(rng)
-        tiles = tiles._replace(cell=(side, side), shade=0.15, mix=rng.choice([0.05, 0.1, 0.4]))
-        return tiles._replace(seam=0.006, seam_gain=rng.choice([0.55, 1.3]))
-    colour = tone(rng, (0.0, 0.17), (0.05, 0.5), (0.3, 0.8))
-    return Material(colour, grain=(120, 120), grain_gain=0.35, blotch=12, blotch_gain=0.13)
-
-
-def rug(rng: Random) -> Material:
-    """A patterned carpet."""
-    accent = tone(rng, (0.0, 0.2), (0.1, 0.6), (0.5, 0.9))
-    cell = (rng.uniform(0.03, 0.25), rng.choice([WIDE, rng.uniform(0.03, 0.25)]))
-    return fabric(rng, (0.2, 0.7))._replace(cell=cell, accent=accent, mix=0.6, shade=0.25)
-
-
-def wall_tiles(rng: Random) -> Material:
-    """Glazed tiles of kitchens and bathrooms."""
-    side, glaze = rng.choice([0.1, 0.15, 0.2]), stone(rng)
-    glaze = glaze._replace(colour=tone(rng, (0.05, 0.6), (0.02, 0.2), (0.7, 0.93)), shade=0.12)
-    return glaze._replace(cell=(side, side), seam=0.004, seam_gain=0.6, grain_gain=0.05)
-
-
-def books(rng: Random, height: float) -> Material:
-    """A row of book spines `height` metres tall."""
-    cell = (rng.uniform(0.02, 0.045), height)
-    spines = Material((0.5, 0.45, 0.42), cell=cell, shade=1.0, hue=1.5, grain=(4, 25))
-    return spines._replace(seam=0.003, seam_gain=0.15, grain_gain=0.5)
-
-
-def picture(rng: Random) -> Material:
-    """A painting, photograph or poster."""
-    colour = tone(rng, (0.0, 1.0), (0.05, 0.4), (0.3, 0.85))
-    cell = (rng.uniform(0.1, 0.6), rng.uniform(0.1, 0.4))
-    patches = Material(colour, cell=cell, stagger=0.5, hue=0.7, shade=0.7)
-    return patches._replace(blotch=14, blotch_gain=0.7, grain=(40, 40), grain_gain=0.5)
-
-
-def pane(rng: Random) -> Material:
-    """A window: bright sky, or dark at night, behind muntins or blinds."""
-    colour = tone(rng, (0.5, 0.62), (0.0, 0.25), (0.85, 1.0))
-    glow = rng.choice([0.05, 0.6, 1.2, 2.0, 3.0])
-    glass = Material(colour, blotch=5, blotch_gain=0.25, glow=glow, gloss=0.3)
-    if rng.random() < 0.4:
-        return glass._replace(cell=(WIDE, 0.05), seam=0.011, seam_gain=0.45, hue=0.0, glow=glow / 2)
-    cell = (rng.uniform(0.3, 0.7), rng.uniform(0.35, 0.8))
-    return glass._replace(cell=cell, seam=0.02, seam_gain=0.3 if glow > 0.5 else 6.0)
-
-
-def screen() -> Material:
-    """A switched-off display."""
-    return Material((0.1, 0.1, 0.11), gloss=0.6, blotch_gain=0.02)
-
-
-def metal(rng: Random) -> Material:
-    """Steel, chrome or aluminium."""
-    colour = tone(rng, (0.55, 0.65), (0.0, 0.06), (0.35, 0.8))
-    return Material(colour, gloss=0.5, grain=(3, 200), grain_gain=0.1)
-
-
-def leaves(rng: Random) -> Material:
-    """Foliage seen from far enough."""
-    colour = tone(rng, (0.2, 0.36), (0.3, 0.7), (0.3, 0.6))
-    return Material(colour, grain=(40, 40), grain_gain=0.5, blotch=25, blotch_gain=0.4)
-
-
-def lit_shade(rng: Random) -> Material:
-    """A lamp shade with the lamp on."""
-    return Material(tone(rng, (0.08, 0.14), (0.1, 0.4), (0.9, 1.0)), glow=rng.uniform(0.6, 2.5))
-
-
-def thing(rng: Random) -> Material:
-    """Clutter of any colour."""
-    vivid = 0.85 * rng.random() ** 2
-    colour = tone(rng, (0.0, 1.0), (vivid, vivid), (0.08, 0.95))
-    plain = Material(colour, gloss=rng.uniform(0, 0.3))
-    if rng.random() < 0.4:
-        return plain._replace(cell=(0.09, 0.05), hue=0.4, shade=0.6, stagger=0.3)
-    return plain
-
-
-@lru_cache(maxsize=4)
-def noise_tables(device: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Fine and coarse periodic noise [1, 1, 257, 257], unit variance, and cell colours [65536, 3].
-
-    Made on the CPU, so that every device shows the same surfaces.
-    """
+@cache
+def noise_tables() -> tuple[Tensor, Tensor, Tensor]:
+    """Fine and coarse periodic noise [1, 1, 257, 257] of variance 1; cell colours [65536, 3]."""
     generator = torch.Generator().manual_seed(0)
     frequency = torch.fft.fftfreq(NOISE_SIZE) * NOISE_SIZE
     radius = torch.hypot(frequency[:, None], frequency[None, :]).clamp(min=1)
     white = torch.fft.fft2(torch.randn(NOISE_SIZE, NOISE_SIZE, generator=generator))
-    tables = []
-    for slope in (0.35, 1.1):
-        field = torch.fft.ifft2(white * radius**-slope).real
-        field = functional.pad((field / field.std())[None, None], (0, 1, 0, 1), mode="circular")
-        tables.append(field.to(device))
-    cells = torch.rand(65536, 3, generator=generator).to(device)
-    return tables[0], tables[1], cells
+    fields = (torch.fft.ifft2(white * radius**-slope).real for slope in (0.35, 1.1))
+    fine, coarse = (
+        functional.pad((field / field.std())[None, None], (0, 1, 0, 1), mode="circular")
+        for field in fields
+    )
+    return fine, coarse, torch.rand(65536, 3, generator=generator)
 
 
 def read_noise(table: Tensor, s: Tensor, t: Tensor) -> Tensor:
@@ -259,7 +246,7 @@ def seam_cover(position: Tensor, cell: Tensor, seam: Tensor, footprint: Tensor) 
 
 
 def shade(rows: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:
-    """Reflectance of surfaces in linear light.
+    """Reflectance [3, N] of surfaces in linear light; may exceed 1 where a surface is bright.
 
     Args:
         rows: [22, N] parameters: columns of `Material.row`, then an integer that differs between
@@ -267,11 +254,8 @@ def shade(rows: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:
         s: [N] first surface coordinate in metres.
         t: [N] second surface coordinate in metres.
         footprint: [N] size of a pixel on the surface in metres.
-
-    Returns:
-        [3, N], may exceed 1 where a surface is bright.
     """
-    fine, coarse, cell_colours = noise_tables(str(s.device))
+    fine, coarse, cell_colours = noise_tables()
     cell_s, cell_t, stagger, mix, vary, hue, seam, seam_gain = rows[6:14]
     grain_s, grain_t, grain_gain, blotch, blotch_gain = rows[14:19]
     row = t / cell_t

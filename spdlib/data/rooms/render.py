@@ -1,16 +1,13 @@
-"""Procedural indoor frames with exact depth, rendered in torch in batches.
+"""Procedural indoor frames with exact depth.
 
 `layout` draws a furnished room, `rays` finds what its pixels see, `materials` colours it; here it
 is lit, seen by NYU's camera and made a frame.
-
-Frame i of seed s depends on (s, i) and the size alone: rooms are drawn on the CPU from their own
-generator, whatever the batch or the device.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from random import Random
@@ -22,19 +19,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from spdlib.data.frames import Frame
-from spdlib.data.rooms.furniture import BALL, BOX, CYLINDER, LABELS
+from spdlib.data.rooms.furniture import BALL, BOX, CYLINDER
 from spdlib.data.rooms.layout import Pose, Room, sample_pose, sample_room
 from spdlib.data.rooms.materials import shade
-from spdlib.data.rooms.rays import (
-    TILE,
-    View,
-    directions,
-    make_views,
-    stack,
-    trace,
-    untiled,
-    view_arrays,
-)
+from spdlib.data.rooms.rays import TILE, View, directions, trace, view_from
 from spdlib.errors import DataError
 from spdlib.geometry import NYU_CAMERA, Camera, Size
 
@@ -45,118 +33,82 @@ as the best of ten viewpoints falls short of it: rendered frames have 0.35 to 0.
 5.3 % of the pixels of seed 0, fewer than NYU's 7 to 9 % (which depends on the frames counted)."""
 POSES = 10
 """Viewpoints tried per room."""
-BARE = [LABELS[name] for name in ("wall", "floor", "ceiling", "door", "window")]
-"""Classes that do not furnish a view."""
+BARE = ("wall", "floor", "ceiling", "door", "window")
+"""Labels of what does not furnish a view."""
 MAP_SIZE, MAP_REACH, MAP_BLUR, MAP_RATE = 64, 2.2, 3, 12.0
 """Shadow maps: pixels a side, largest X/Z they cover, width of the blur, sharpness per metre."""
-CPU_PIXELS, GPU_PIXELS = 2**16, 2**22
-"""Rendered together: what fits a CPU's cache, or fills a GPU."""
 EXPOSURES = ((0.0, 0.0), (0.5, 0.5))
 """Offsets in pixels of the two pictures that make a smooth one; depth comes from the first."""
 
 
-class RoomBatch(NamedTuple):
-    """Rendered frames: uint8 [B, H, W, 3], float32 [B, H, W] metres, uint8 [B, H, W]."""
-
-    images: Tensor
-    depths: Tensor
-    labels: Tensor
-
-
-@dataclass(frozen=True)
-class SceneBatch:
-    """B rooms, each with its camera and L lights, as tensors on one device.
+class Stage(NamedTuple):
+    """A room before its camera, as tensors: P solids and L lights.
 
     Attributes:
-        camera: B views of all solids.
-        lamps: B * L views of the solids that throw shadows.
-        half: [B, P, 3] half extents in metres.
-        label: [B, P] class.
-        rows: [B, P, 25] material, a number that differs between solids, texture origin.
-        light_turn: [B, L, 3, 3] from the camera's frame to the light's.
-        light_place: [B, L, 3] lights in the camera frame.
-        light: [B, L, 5] colour, reach and beam.
-        up: [B, 3] the vertical in the camera frame.
+        view: the solids as the camera sees them.
+        half: [P, 3] half extents in metres.
+        rows: [P, 25] material, a number that differs between solids, texture origin.
+        shadows: [L, 1, S, S] blurred exponential shadow maps (Annen et al. 2008).
+        light_turn: [L, 3, 3] from the camera's frame to the light's.
+        light_place: [L, 3] lights in the camera frame.
+        light: [L, 5] colour, reach and beam.
+        up: [3] the vertical in the camera frame.
     """
 
-    camera: View
-    lamps: View
+    view: View
     half: Tensor
-    label: Tensor
     rows: Tensor
+    shadows: Tensor
     light_turn: Tensor
     light_place: Tensor
     light: Tensor
     up: Tensor
 
 
-def pack_rooms(rooms: Sequence[Room], poses: Sequence[Pose], device: str = "cpu") -> SceneBatch:
-    """Rooms with one camera each, as tensors on a device."""
-    columns: dict[str, list[np.ndarray]] = {}
-    cameras, lamps = [], []
-    for room, pose in zip(rooms, poses, strict=True):
-        lights = [light.pose for light in room.lights]
-        casts = np.array([solid.casts for solid in room.solids])
-        cameras.append(view_arrays(room, [pose], np.ones_like(casts)))
-        lamps.append(view_arrays(room, lights, casts))
-        for name, values in room_arrays(room, pose).items():
-            columns.setdefault(name, []).append(values)
-    tensors = {name: stack(arrays, device) for name, arrays in columns.items()}
-    return SceneBatch(make_views(cameras, device), make_views(lamps, device), **tensors)
+def set_stage(room: Room, pose: Pose) -> Stage:
+    """The room as the camera at `pose` and the lights see it."""
+    solids, lights, camera = room.solids, room.lights, np.array(pose.axes())
+    lamps = [light.pose for light in lights]
+    place = np.array([lamp.position for lamp in lamps]) - np.array(pose.position)
+    numbered = enumerate(solids)
+    rows = [[*solid.material.row(), i * 7919 % 65536, *solid.origin] for i, solid in numbered]
+    return Stage(
+        view_from([pose], solids),
+        torch.tensor([solid.half for solid in solids]),
+        torch.tensor(rows),
+        shadow_maps(view_from(lamps, [solid for solid in solids if solid.casts])),
+        torch.tensor(np.array([lamp.axes() for lamp in lamps]) @ camera.T).float(),
+        torch.tensor(place @ camera.T).float(),
+        torch.tensor([[*light.colour, light.reach, light.beam] for light in lights]).float(),
+        torch.tensor(camera[:, 1]).float(),
+    )
 
 
-def room_arrays(room: Room, pose: Pose) -> dict[str, np.ndarray]:
-    """`SceneBatch`'s arrays of one room, except its views."""
-    camera, lights = np.array(pose.axes()), room.lights
-    place = np.array([light.pose.position for light in lights]) - np.array(pose.position)
-    solids = enumerate(room.solids)
-    rows = [[*solid.material.row(), i * 7919 % 65536, *solid.origin] for i, solid in solids]
-    return {
-        "half": np.array([solid.half for solid in room.solids]),
-        "label": np.array([solid.label for solid in room.solids], np.uint8),
-        "rows": np.array(rows),
-        "light_turn": np.array([light.pose.axes() for light in lights]) @ camera.T,
-        "light_place": place @ camera.T,
-        "light": np.array([[*light.colour, light.reach, light.beam] for light in lights]),
-        "up": camera[:, 1],
-    }
+def shadow_maps(lamps: View) -> Tensor:
+    """`Stage.shadows` of lights that see the solids that throw shadows."""
+    places = ((torch.arange(MAP_SIZE) + 0.5) / MAP_SIZE * 2 - 1) * MAP_REACH
+    depth = trace(lamps, places, places)[0].clamp(max=6.0)
+    darkness = (MAP_RATE * depth)[:, None].exp()
+    blur = (MAP_BLUR, 1, MAP_BLUR // 2)
+    return functional.avg_pool2d(darkness, *blur, count_include_pad=False).log()
 
 
-def gathered(values: Tensor, owner: Tensor) -> Tensor:
-    """Numbers [K, N] of the solids that pixels [N] show, from [B, P, ...]."""
-    table = values.flatten(0, 1).flatten(1).T.contiguous()
-    return table.index_select(1, owner)
+def expose(stage: Stage, camera: Camera, shift: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Radiance [3, H, W] and depth [H, W] in metres along shifted pixel rays."""
+    x, y = directions(camera, shift)
+    depth, owner = (v[0, : camera.height, : camera.width] for v in trace(stage.view, x, y))
+    x, y = x[: camera.width].expand_as(depth), y[: camera.height, None].expand_as(depth)
+    rays = torch.stack([x, y, torch.ones_like(depth)]).flatten(1)
+    solid, distance = owner.flatten(), depth.flatten()
 
+    def gathered(values: Tensor) -> Tensor:  # [K, N] of the solids that pixels show
+        return values.flatten(1).T.contiguous().index_select(1, solid)
 
-@dataclass
-class Surface:
-    """What N pixels of each of B frames see, in the camera frame.
-
-    Attributes:
-        point: [3, B * N] position in metres.
-        normal: [3, B * N] outward unit normal.
-        rows: [25, B * N] material parameters.
-        along: two surface coordinates [B * N] in metres.
-        footprint: [B * N] size of a pixel on the surface in metres.
-    """
-
-    point: Tensor
-    normal: Tensor
-    rows: Tensor
-    along: tuple[Tensor, Tensor]
-    footprint: Tensor
-
-
-def surfaces(
-    scene: SceneBatch, rays: Tensor, depth: Tensor, owner: Tensor, focal: float
-) -> Surface:
-    """Geometry and texture coordinates where rays [3, N] (third component 1) end."""
-    point = depth * rays
-    turn = gathered(scene.camera.turn, owner).view(3, 3, -1)
-    unit = gathered(scene.camera.start, owner) + (turn * point).sum(1)  # [3, N]
-    shape = gathered(scene.camera.shape[..., None], owner)[0]
-    half, rows = gathered(scene.half, owner), gathered(scene.rows, owner)
-    outward, axis = outward_axis(unit, shape)
+    point = distance * rays
+    turn = gathered(stage.view.turn[0]).view(3, 3, -1)
+    unit = gathered(stage.view.start[0]) + (turn * point).sum(1)  # [3, N]
+    half, rows = gathered(stage.half), gathered(stage.rows)
+    outward, axis = outward_axis(unit, stage.view.shape[solid])
     normal = (turn * outward[:, None]).sum(0)
     normal = normal / normal.square().sum(0).sqrt()
     place = (unit + 1) * half + rows[-3:]
@@ -164,7 +116,10 @@ def surfaces(
     s = torch.where(axis == 0, place[2], torch.where(axis == 3, turned, place[0]))
     t = torch.where(axis == 1, place[2], place[1])
     facing = (normal * rays).sum(0).abs() / rays.square().sum(0).sqrt()
-    return Surface(point, normal, rows, (s, t), depth / focal / facing.clamp(min=0.25).sqrt())
+    footprint = distance / camera.focal / facing.clamp(min=0.25).sqrt()
+    albedo = shade(rows[:22], s, t, footprint)
+    light = light_up(stage, point, normal, albedo, gloss=rows[19], glow=rows[20])
+    return light.view(3, *depth.shape), depth
 
 
 def outward_axis(unit: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
@@ -178,171 +133,77 @@ def outward_axis(unit: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(axis == 3, bent, flat), axis
 
 
-def shadow_maps(lamps: View) -> Tensor:
-    """Blurred exponential shadow maps [V, 1, S, S] (Annen et al. 2008) of V lights."""
-    places = (torch.arange(MAP_SIZE, device=lamps.turn.device) + 0.5) / MAP_SIZE
-    rays = ((places * 2 - 1) * MAP_REACH).expand(len(lamps.turn), -1)
-    depth, _ = trace(lamps, rays, rays)
-    depth = untiled(depth, len(rays), MAP_SIZE // TILE).clamp(max=6.0)
-    darkness = (MAP_RATE * depth)[:, None].exp()
-    blur = (MAP_BLUR, 1, MAP_BLUR // 2)
-    return functional.avg_pool2d(darkness, *blur, count_include_pad=False).log()
-
-
-def light_up(scene: SceneBatch, maps: Tensor, surface: Surface, albedo: Tensor) -> Tensor:
-    """Radiance [3, B * N] of surfaces under all lights, with soft shadows and highlights."""
-    frames, lights = scene.light.shape[:2]
-    split = (frames, -1)
-    point, normal = surface.point.unflatten(1, split), surface.normal.unflatten(1, split)
-    gloss, glow = surface.rows[19].view(split), surface.rows[20].view(split)
-    albedo = albedo.unflatten(1, split)
+def light_up(
+    stage: Stage, point: Tensor, normal: Tensor, albedo: Tensor, gloss: Tensor, glow: Tensor
+) -> Tensor:
+    """Radiance [3, N] of surface points under all lights, with soft shadows and highlights."""
     back = -point / point.square().sum(0).sqrt()
-    total = albedo * (0.14 + 0.04 * (normal * scene.up.T[..., None]).sum(0) + glow)
-    for i in range(lights):
-        colour, reach, beam = scene.light[:, i].split([3, 1, 1], dim=1)
-        path = scene.light_place[:, i].T[..., None] - point  # [3, B, N]
+    total = albedo * (0.14 + 0.04 * (normal * stage.up[:, None]).sum(0) + glow)
+    for i, light in enumerate(stage.light):
+        colour, reach, beam = light.split([3, 1, 1])
+        path = stage.light_place[i][:, None] - point  # [3, N]
         square = path.square().sum(0)
         towards = path * square.rsqrt()
-        seen = light_seen(maps[:, i], -(scene.light_turn[:, i] @ path.transpose(0, 1)), beam)
+        seen = light_seen(stage.shadows[i], -(stage.light_turn[i] @ path), beam)
         facing = (normal * towards).sum(0).clamp(min=0)
         middle = back + towards
         mirrored = (normal * middle).sum(0).clamp(min=0) * middle.square().sum(0).rsqrt()
         shine = gloss * mirrored.pow(40)
         strength = seen / (1 + square / reach.square())
-        total = total + (albedo * facing + shine) * strength * colour.T[..., None]
-    return total.flatten(1)
+        total = total + (albedo * facing + shine) * strength * colour[:, None]
+    return total
 
 
 def light_seen(shadow: Tensor, place: Tensor, beam: Tensor) -> Tensor:
-    """How much of a light reaches points.
+    """Share [N] of a light that reaches points.
 
     Args:
-        shadow: [B, 1, S, S] its shadow map.
-        place: [B, 3, N] points in the light's frame.
-        beam: [B, 1] 0 for lamps, 1 for flat patches.
-
-    Returns:
-        [B, N], 0 to 1.
+        shadow: [1, S, S] its shadow map.
+        place: [3, N] points in the light's frame.
+        beam: 0 for lamps, 1 for flat patches.
     """
-    depth = place[:, 2]
-    grid = (place[:, :2] / (depth.clamp(min=0.05)[:, None] * MAP_REACH)).movedim(1, -1)
+    depth = place[2]
+    grid = (place[:2] / (depth.clamp(min=0.05) * MAP_REACH)).T
     blocked = functional.grid_sample(
-        shadow, grid[:, None], padding_mode="border", align_corners=False
-    )[:, 0, 0]
+        shadow[None], grid[None, None], padding_mode="border", align_corners=False
+    )[0, 0, 0]
     open_path = (blocked - MAP_RATE * depth + 0.3).clamp(max=0).exp()
     outside = (grid.abs().amax(-1) > 1) | (depth < 0.05)
-    cosine = depth.clamp(min=0) * place.square().sum(1).rsqrt()
+    cosine = depth.clamp(min=0) * place.square().sum(0).rsqrt()
     return torch.where(outside, 1.0, open_path) * torch.lerp(torch.ones_like(depth), cosine, beam)
 
 
-def expose(
-    scene: SceneBatch, maps: Tensor, camera: Camera, shift: tuple[float, float]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Radiance [B, 3, H, W], depth [B, H, W] and labels [B, H, W] along shifted pixel rays."""
-    views = len(scene.up)
-    x, y = directions(camera, views, shift, str(scene.up.device))
-    depth, owner = trace(scene.camera, x, y)
-    crop = (slice(None), slice(camera.height), slice(camera.width))
-    depth, owner = (untiled(v, views, x.shape[1] // TILE)[crop] for v in (depth, owner))
-    x, y = x[:, None, : camera.width], y[:, : camera.height, None]
-    rays = torch.stack([x.expand_as(depth), y.expand_as(depth), torch.ones_like(depth)])
-    surface = surfaces(scene, rays.flatten(1), depth.flatten(), owner.flatten(), camera.focal)
-    albedo = shade(surface.rows[:22], *surface.along, surface.footprint)
-    light = light_up(scene, maps, surface, albedo).view(3, *depth.shape).transpose(0, 1)
-    return light, depth, scene.label.view(-1)[owner]
-
-
-class Sensor(NamedTuple):
-    """The camera's electronics for one frame.
-
-    Attributes:
-        level: mean brightness aimed at, linear.
-        balance: gains of red, green and blue.
-        vignette: loss of light in the corners.
-        noise: standard deviation of the noise at full brightness.
-        black: light below which pixels are black.
-        gamma: exponent of the tone curve.
-        seed: of the noise.
-    """
-
-    level: float
-    balance: tuple[float, float, float]
-    vignette: float
-    noise: float
-    black: float
-    gamma: float
-    seed: int
-
-
-def sample_sensor(rng: Random) -> Sensor:
-    """Draws exposure, white balance and noise like those of NYU's camera."""
+def develop(radiance: Tensor, rng: Random) -> Tensor:
+    """uint8 picture [H, W, 3] of radiance [3, H, W], by electronics like those of NYU's camera."""
     warm = rng.gauss(0.05, 0.1)
-    balance = (1 + warm, 1.0, 1.1 - warm + rng.gauss(0, 0.05))
+    balance = torch.tensor([1 + warm, 1.0, 1.1 - warm + rng.gauss(0, 0.05)])[:, None, None]
     level, vignette = rng.uniform(0.13, 0.36), rng.uniform(0.05, 0.35)
     noise, black = rng.uniform(0.004, 0.02), rng.uniform(0.0, 0.02)
     gamma, seed = rng.uniform(0.5, 0.66), rng.getrandbits(40)
-    return Sensor(level, balance, vignette, noise, black, gamma, seed)
-
-
-def develop(radiance: Tensor, sensors: Sequence[Sensor]) -> Tensor:
-    """uint8 pictures [B, H, W, 3] of radiance [B, 3, H, W]: exposure, colour, vignette, noise."""
-    height, width = radiance.shape[2:]
-    device = radiance.device
-
-    def column(values: list[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float32, device=device).view(-1, 1, 1, 1)
-
-    mean = radiance.clamp(max=2).double().mean((1, 2, 3)).float().view(-1, 1, 1, 1)
-    balance = torch.tensor([sensor.balance for sensor in sensors], device=device)[..., None, None]
-    y = torch.linspace(-1, 1, height, device=device)[:, None]
-    x = torch.linspace(-1, 1, width, device=device)
-    light = radiance * (column([sensor.level for sensor in sensors]) / mean) * balance
-    light = light * (1 - column([sensor.vignette for sensor in sensors]) * (x * x + y * y) / 2)
+    mean = radiance.clamp(max=2).double().mean().float()
+    light = radiance * (torch.tensor(level) / mean) * balance
+    y, x = (torch.linspace(-1, 1, side) for side in radiance.shape[1:])
+    light = light * (1 - vignette * (x * x + y[:, None] * y[:, None]) / 2)
     light = torch.where(light > 0.6, 1 - 0.4 * (-(light - 0.6) / 0.4).exp(), light)  # soft shoulder
-    generators = [torch.Generator().manual_seed(sensor.seed) for sensor in sensors]
-    noises = [torch.randn(3, height, width, generator=generator) for generator in generators]
-    strength = column([sensor.noise for sensor in sensors]) * (0.02 + light).sqrt()
-    noise = torch.stack(noises).to(device) * strength
-    gamma = column([sensor.gamma for sensor in sensors])
-    light = light + noise - column([sensor.black for sensor in sensors])
-    values = light.clamp(0, 1).pow(gamma) * 255
-    return values.round().byte().permute(0, 2, 3, 1).contiguous()
+    grain = torch.randn(radiance.shape, generator=torch.Generator().manual_seed(seed))
+    light = light + grain * (noise * (0.02 + light).sqrt()) - black
+    return (light.clamp(0, 1).pow(gamma) * 255).round().byte().permute(1, 2, 0).contiguous()
 
 
 def choose_pose(room: Room, rng: Random) -> Pose:
     """The viewpoint, of several, that comes closest to a view drawn from NYU's statistics."""
     poses = [sample_pose(room, rng) for _ in range(POSES)]
     median = MEDIAN_DEPTH * math.exp(rng.gauss(0, MEDIAN_SPREAD))
-    spread = max(rng.gauss(DEPTH_SPREAD, 0.1), 0.05)
-    views = make_views([view_arrays(room, poses, np.ones(len(room.solids), bool))], "cpu")
-    depth, owner = trace(views, *directions(NYU_CAMERA.resized(TILE, TILE), POSES, (0, 0), "cpu"))
-    inside = (views.start.abs() < 1.02).all(-1).any(-1)
-    bare = torch.tensor([solid.label in BARE for solid in room.solids])[owner % len(room.solids)]
+    deviation = max(rng.gauss(DEPTH_SPREAD, 0.1), 0.05)
+    view = view_from(poses, room.solids)
+    found = trace(view, *directions(NYU_CAMERA.resized(TILE, TILE), (0, 0)))
+    depth, owner = (values.flatten(1) for values in found)
+    inside = (view.start.abs() < 1.02).all(-1).any(-1)
+    bare = torch.tensor([solid.label in BARE for solid in room.solids])[owner]
     cost = 1.5 * (depth.median(1).values / median).log().abs()
-    cost += 2.0 * (depth.log().std(1) - spread).abs()
+    cost += 2.0 * (depth.log().std(1) - deviation).abs()
     cost += 0.6 * bare.float().mean(1) + 10.0 * inside + 5.0 * (depth.amin(1) < 0.6)
     return poses[int(cost.argmin())]
-
-
-def render_rooms(
-    indices: Sequence[int], seed: int = 0, size: Size = (240, 320), device: str = "cpu"
-) -> RoomBatch:
-    """Renders frames of a seed.
-
-    Args:
-        indices: which frames, any non-negative numbers.
-        seed: of the rooms.
-        size: height and width in pixels; the camera is NYU's, resized.
-        device: where to render; the result stays there.
-
-    One call uses one CPU thread; to use several cores, read `Rooms` with a loader's workers.
-    """
-    pixels = len(EXPOSURES) * size[0] * size[1]
-    step = max(1, (CPU_PIXELS if device == "cpu" else GPU_PIXELS) // pixels)
-    groups = [indices[i : i + step] for i in range(0, len(indices), step)]
-    with one_thread():
-        parts = [render_some(group, seed, size, device) for group in groups]
-    return RoomBatch(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 
 @contextmanager
@@ -356,39 +217,24 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def render_some(indices: Sequence[int], seed: int, size: Size, device: str) -> RoomBatch:
-    """Renders frames in one go."""
-    generators = [Random(f"rooms/{seed}/{index}") for index in indices]
-    rooms = [sample_room(rng) for rng in generators]
-    poses = [choose_pose(room, rng) for room, rng in zip(rooms, generators, strict=True)]
-    sensors = [sample_sensor(rng) for rng in generators]
-    scene = pack_rooms(rooms, poses, device)
-    camera = NYU_CAMERA.resized(*size)
-    maps = shadow_maps(scene.lamps).unflatten(0, (len(rooms), -1))
-    light, depth, label = expose(scene, maps, camera, EXPOSURES[0])
-    between = expose(scene, maps, camera, EXPOSURES[1])[0]
-    between = functional.pad(between, (1, 0, 1, 0), mode="replicate")
-    light = (light.clamp(max=3) + functional.avg_pool2d(between.clamp(max=3), 2, 1)) / 2
-    return RoomBatch(develop(light, sensors), depth.contiguous(), label.contiguous())
-
-
 @dataclass(frozen=True)
 class Rooms:
-    """Frames `start` to `start + count - 1` of a seed; see `render_rooms`.
+    """Frames `start` to `start + count - 1` of a seed, seen by NYU's camera.
+
+    Frame i of seed s depends on (s, i) and the size alone. Rendering takes one CPU thread; to use
+    several cores, read the frames with a loader's workers.
 
     Attributes:
         count: number of frames.
         seed: of the rooms.
         size: height and width in pixels.
         start: number of the first frame.
-        device: where frames are rendered; they are handed out as arrays.
     """
 
     count: int
     seed: int = 0
     size: Size = (240, 320)
     start: int = 0
-    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.count < 1 or self.start < 0:
@@ -404,15 +250,17 @@ class Rooms:
     def __len__(self) -> int:
         return self.count
 
+    @one_thread()
     def __getitem__(self, index: int) -> Frame:
         if not -self.count <= index < self.count:
             raise IndexError(f"frame {index} of {self.count} rooms")
-        number = self.start + index % self.count
-        images, depths, labels = render_rooms([number], self.seed, self.size, self.device)
-        return Frame(
-            id=f"room_{self.seed}_{number:06d}",
-            image=images[0].cpu().numpy(),
-            depths={"exact": depths[0].cpu().numpy()},
-            camera=NYU_CAMERA.resized(*self.size),
-            labels=labels[0].cpu().numpy(),
-        )
+        number, camera = self.start + index % self.count, NYU_CAMERA.resized(*self.size)
+        rng = Random(f"rooms/{self.seed}/{number}")
+        room = sample_room(rng)
+        stage = set_stage(room, choose_pose(room, rng))
+        light, depth = expose(stage, camera, EXPOSURES[0])
+        between, _ = expose(stage, camera, EXPOSURES[1])
+        between = functional.pad(between[None], (1, 0, 1, 0), mode="replicate")[0]
+        light = (light.clamp(max=3) + functional.avg_pool2d(between.clamp(max=3), 2, 1)) / 2
+        name, depths = f"room_{self.seed}_{number:06d}", {"exact": depth.contiguous().numpy()}
+        return Frame(name, develop(light, rng).numpy(), depths, camera)

@@ -18,16 +18,6 @@ from spdlib.data.sources.nyu import BTSFolder, LabelledMat
 from spdlib.data.store import PackedFrames
 from spdlib.errors import ConfigError, DataError
 
-__all__ = [
-    "LAYOUTS",
-    "BTSFolder",
-    "FastDepthFolder",
-    "LabelledMat",
-    "PlainFolder",
-    "TarShards",
-    "open_source",
-]
-
 LAYOUTS: tuple[Any, ...] = (
     LabelledMat,
     PackedFrames,

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from spdlib.data.files import check_frame, nyu_box, nyu_camera, reading
+from spdlib.data.files import check_frame, nyu_box, reading
 from spdlib.data.frames import TRUTHS, Frame
 from spdlib.errors import ConfigError, DataError
+from spdlib.geometry import NYU_CAMERA
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
+class Item(NamedTuple):
+    """One frame of a source: its name, the place to name in an error, and what is read."""
+
+    id: str
+    where: str
+    content: Any
+
+
 class Source:
-    """Frames behind a list of items that each know their `id` and `where` they lie.
+    """Frames behind a list of items that each have an `id` and say `where` they lie.
 
     A reader also has `recognises(path)`, `open_splits(path, **options)` and `_read(item)`.
 
@@ -37,12 +45,7 @@ class Source:
         if not items:
             raise DataError(f"{where}: no frames found; see data/README.md for the layouts")
         refuse_duplicates(((item.id, item.where) for item in items), where)
-        self._items = list(items)
-
-    @property
-    def ids(self) -> list[str]:
-        """Frame names in order."""
-        return [item.id for item in self._items]
+        self._items, self.ids = list(items), [item.id for item in items]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -76,22 +79,13 @@ def known_truth(truth: str) -> str:
     return truth
 
 
-def first_found(root: Path, patterns: Iterable[str]) -> list[Path]:
-    """The sorted files of the first pattern below `root` that any file has."""
-    return next((files for p in patterns if (files := sorted(root.glob(p)))), [])
-
-
-def has(folder: Path, pattern: str) -> bool:
-    """Whether any file below a folder has the pattern."""
-    return next(folder.glob(pattern), None) is not None
-
-
-def nyu_frame(
-    item: Any,
-    image: np.ndarray,
-    depths: Mapping[str, np.ndarray],
-    labels: np.ndarray | None = None,
-) -> Frame:
-    """Frame of an item with NYU's camera and white border."""
-    size = image.shape[:2]
-    return Frame(item.id, image, depths, nyu_camera(size, item.where), labels, nyu_box(size))
+def nyu_frame(item: Any, image: np.ndarray, depths: Mapping[str, np.ndarray]) -> Frame:
+    """Frame of an item with NYU's camera and white border; DataError if its shape is not 3:4."""
+    height, width = image.shape[:2]
+    if height * NYU_CAMERA.width != width * NYU_CAMERA.height:
+        raise DataError(
+            f"{item.where}: image is {height}x{width}, but NYU frames are 480x640 (or a resized "
+            "copy); bring other cameras as a plain folder with cameras.csv"
+        )
+    camera = NYU_CAMERA.resized(height, width)
+    return Frame(item.id, image, depths, camera, nyu_box((height, width)))

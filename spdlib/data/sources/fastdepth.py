@@ -6,19 +6,28 @@ import io
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar
 
 import h5py
 import numpy as np
 
 from spdlib.data.files import open_hdf5, own_array, reading
 from spdlib.data.frames import Frame, Frames
-from spdlib.data.sources.base import Source, first_found, known_truth, nyu_frame
+from spdlib.data.sources.base import Item, Source, known_truth, nyu_frame
 from spdlib.errors import DataError
 
 
 class _H5Frames(Source):
-    """Frames of `rgb` (3, H, W) uint8 and `depth` (H, W) float metres in .h5 files."""
+    """Frames of `rgb` (3, H, W) uint8 and `depth` (H, W) float metres in .h5 files.
+
+    Args:
+        path: the folder of the splits.
+        split: "train" or "test".
+        truth: what the depth is.
+
+    Raises:
+        DataError: missing or empty split, duplicate id.
+    """
 
     patterns: ClassVar[Sequence[str]]
     """Where the files of a split lie, with {} for its name."""
@@ -41,14 +50,16 @@ class _H5Frames(Source):
 
     @classmethod
     def _files(cls, path: Path, split: str) -> list[Path]:
+        """The files of the first pattern that has any."""
         names = ("test", "val") if split == "test" else (split,)
-        return first_found(path, [p.format(name) for name in names for p in cls.patterns])
+        found = (sorted(path.glob(p.format(name))) for name in names for p in cls.patterns)
+        return next(filter(None, found), [])
 
-    def _listed(self, file: Path) -> Iterable[Any]:
+    def _listed(self, file: Path) -> Iterable[Item]:
         """The items in one file."""
         raise NotImplementedError
 
-    def _frame(self, file: h5py.File, item: Any) -> Frame:
+    def _frame(self, file: h5py.File, item: Item) -> Frame:
         rgb, depth = (np.asarray(own_array(file, n, item.where)) for n in ("rgb", "depth"))
         if rgb.ndim != 3 or rgb.shape[0] != 3 or rgb.dtype != np.uint8:
             raise DataError(
@@ -60,30 +71,11 @@ class _H5Frames(Source):
         return nyu_frame(item, image, {str(self.truth): depth.astype(np.float32)})
 
 
-class _H5File(NamedTuple):
-    """One .h5 frame on disk."""
-
-    id: str
-    path: Path
-
-    @property
-    def where(self) -> str:
-        return str(self.path)
-
-
 class FastDepthFolder(_H5Frames):
     """`<split>/<scene>/NNNNN.h5`: the layout of sparse-to-dense and FastDepth.
 
     Its authors in-painted the depth with NYU's toolbox. Ids are "scene/NNNNN". The split "test"
     reads the folder `val` (the official test frames) where there is no `test`.
-
-    Args:
-        path: the folder of the splits.
-        split: "train" or "test".
-        truth: what the depth is.
-
-    Raises:
-        DataError: missing or empty split.
     """
 
     expects = "FastDepth folders (train/<scene>/*.h5)"
@@ -92,28 +84,14 @@ class FastDepthFolder(_H5Frames):
     @property
     def files(self) -> list[Path]:
         """The .h5 file of each frame."""
-        return [item.path for item in self._items]
+        return [item.content for item in self._items]
 
-    def _listed(self, file: Path) -> Iterable[_H5File]:
-        return [_H5File(f"{file.parent.name}/{file.stem}", file)]
+    def _listed(self, file: Path) -> Iterable[Item]:
+        return [Item(f"{file.parent.name}/{file.stem}", str(file), file)]
 
-    def _read(self, item: _H5File) -> Frame:
-        with open_hdf5(item.path) as file:
+    def _read(self, item: Item) -> Frame:
+        with open_hdf5(item.content) as file:
             return self._frame(file, item)
-
-
-class _Member(NamedTuple):
-    """Where the bytes of one .h5 frame lie inside a shard, and its name there."""
-
-    id: str
-    name: str
-    shard: Path
-    offset: int
-    size: int
-
-    @property
-    def where(self) -> str:
-        return f"{self.shard} ({self.name})"
 
 
 class TarShards(_H5Frames):
@@ -123,19 +101,13 @@ class TarShards(_H5Frames):
     escape a folder when unpacked (absolute names, "..", links, devices) are refused as a whole.
     Ids are "scene/NNNNN". The split "test" reads `val-*.tar` where there is no `test-*.tar`.
 
-    Args:
-        path: the folder of the shards, or the one above `data`.
-        split: "train" or "test".
-        truth: what the depth is.
-
-    Raises:
-        DataError: no shards, unsafe or damaged shard, duplicate id.
+    The path is the folder of the shards, or the one above `data`.
     """
 
     expects = "tar shards (train-000000.tar)"
     patterns = ("data/{}-*.tar", "{}-*.tar")
 
-    def _listed(self, file: Path) -> Iterable[_Member]:
+    def _listed(self, file: Path) -> Iterable[Item]:
         """The .h5 members of an uncompressed shard; DataError on the first unsafe one."""
         with (
             reading(file, "not a complete, uncompressed tar file"),
@@ -146,12 +118,14 @@ class TarShards(_H5Frames):
                 name = PurePosixPath(member.name)
                 if member.isfile() and name.suffix == ".h5":
                     frame = "/".join(name.with_suffix("").parts[-2:])
-                    yield _Member(frame, member.name, file, member.offset_data, member.size)
+                    content = (file, member.offset_data, member.size)
+                    yield Item(frame, f"{file} ({member.name})", content)
 
-    def _read(self, item: _Member) -> Frame:
-        with item.shard.open("rb") as shard:
-            shard.seek(item.offset)
-            content = io.BytesIO(shard.read(item.size))
+    def _read(self, item: Item) -> Frame:
+        path, offset, size = item.content
+        with path.open("rb") as shard:
+            shard.seek(offset)
+            content = io.BytesIO(shard.read(size))
         with open_hdf5(content, item.where) as file:
             return self._frame(file, item)
 

@@ -30,14 +30,11 @@ class _Own(NamedTuple):
     """Files, intrinsics (fx, fy, cx, cy) and split of one frame; split "" if none is named."""
 
     id: str
+    where: str
     image: Path
     depth: Path
     intrinsics: tuple[float, float, float, float]
     split: str
-
-    @property
-    def where(self) -> str:
-        return str(self.depth)
 
 
 class PlainFolder(Source):
@@ -141,7 +138,8 @@ def _own_frames(root: Path) -> list[_Own]:
                 raise DataError(f"{where}: {folder} has no file {name!r}; add it or drop the row")
         fx, fy, cx, cy = (_number(row, key, where) for key in _COLUMNS[1:])
         split = row.get("split") or ""
-        items.append(_Own(name, images[name], depths[name], (fx, fy, cx, cy), split))
+        depth, intrinsics = depths[name], (fx, fy, cx, cy)
+        items.append(_Own(name, str(depth), images[name], depth, intrinsics, split))
         if bool(split) != bool(items[0].split):
             raise DataError(f"{where}: only some frames name a split; fill the column or drop it")
     for files in (images, depths):

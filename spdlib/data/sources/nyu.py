@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import h5py
 import numpy as np
@@ -17,14 +16,13 @@ from spdlib.data.files import (
     own_array,
     read_depth_png,
     read_image,
-    read_labels,
     reading,
 )
 from spdlib.data.frames import Frame, Frames
 from spdlib.data.sources.base import (
     IMAGE_SUFFIXES,
+    Item,
     Source,
-    has,
     known_truth,
     nyu_frame,
     refuse_duplicates,
@@ -42,18 +40,6 @@ _SCENES = {
 """Folders below a BTS folder that may hold the scenes of each split."""
 
 
-class _Pair(NamedTuple):
-    """Files of one frame."""
-
-    id: str
-    image: Path
-    depth: Path
-
-    @property
-    def where(self) -> str:
-        return str(self.depth)
-
-
 class BTSFolder(Source):
     """JPEG and PNG pairs as BTS's extraction scripts write them.
 
@@ -67,7 +53,6 @@ class BTSFolder(Source):
         truth: what the depth is; BTS extracts "raw".
         list_file: published list with lines "rgb depth focal"; only its frames are read, in its
             order.
-        labels: folder of `labels_NNNNN.png` (uint8) to read with the frames.
 
     Raises:
         DataError: missing folder, missing pair, duplicate id, empty split, or bad list.
@@ -81,10 +66,8 @@ class BTSFolder(Source):
         split: str,
         truth: str = "raw",
         list_file: str | Path | None = None,
-        labels: str | Path | None = None,
     ) -> None:
         self.truth = known_truth(truth)
-        self.labels = Path(labels) if labels is not None else None
         root, scenes_in_id = _bts_scenes(Path(path), split), split == "sync"
         if root is None:
             raise DataError(
@@ -104,11 +87,7 @@ class BTSFolder(Source):
 
     @classmethod
     def open_splits(
-        cls,
-        path: Path,
-        truth: str = "raw",
-        list_file: str | Path | None = None,
-        labels: str | Path | None = None,
+        cls, path: Path, truth: str = "raw", list_file: str | Path | None = None
     ) -> Mapping[str, Frames]:
         """The official splits; a listed `sync`, or one alone, takes the place of "train"."""
         held = {split for split in _SCENES if _bts_scenes(path, split)}
@@ -116,17 +95,15 @@ class BTSFolder(Source):
         if list_file is not None or ("sync" in held and "train" not in held):
             frames["train"] = cls(path, "sync", truth, list_file)
         elif "train" in held:
-            frames["train"] = cls(path, "train", truth, labels=labels)
+            frames["train"] = cls(path, "train", truth)
         if "test" in held:
-            frames["test"] = cls(path, "test", truth, labels=labels)
+            frames["test"] = cls(path, "test", truth)
         return frames
 
-    def _read(self, item: _Pair) -> Frame:
-        depth = millimetres_to_metres(read_depth_png(item.depth))
-        labels = None
-        if self.labels is not None:
-            labels = read_labels(self.labels / f"labels_{_index_of(item.image)}.png")
-        return nyu_frame(item, read_image(item.image), {str(self.truth): depth}, labels)
+    def _read(self, item: Item) -> Frame:
+        image, depth = item.content
+        metres = millimetres_to_metres(read_depth_png(depth))
+        return nyu_frame(item, read_image(image), {str(self.truth): metres})
 
 
 def _bts_scenes(path: Path, split: str) -> Path | None:
@@ -134,19 +111,19 @@ def _bts_scenes(path: Path, split: str) -> Path | None:
     if split not in _SCENES:
         raise ConfigError(f"split is {split!r}; a BTS folder has {', '.join(_SCENES)}")
     folders = (path / name for name in _SCENES[split])
-    return next((folder for folder in folders if has(folder, "*/rgb_*")), None)
+    return next((folder for folder in folders if any(folder.glob("*/rgb_*"))), None)
 
 
 def _index_of(path: Path) -> str:
     return path.stem.rsplit("_", 1)[-1]
 
 
-def _bts_id(image: Path, scenes_in_id: bool) -> str:
-    index = _index_of(image)
-    return f"{image.parent.name}/{index}" if scenes_in_id else index
+def _bts_item(image: Path, depth: Path, scenes_in_id: bool) -> Item:
+    name = _index_of(image)
+    return Item(f"{image.parent.name}/{name}" if scenes_in_id else name, str(depth), (image, depth))
 
 
-def _bts_pairs(root: Path, scenes_in_id: bool) -> list[_Pair]:
+def _bts_pairs(root: Path, scenes_in_id: bool) -> list[Item]:
     """Every image with its depth, sorted by id; DataError if one lacks the other."""
     pairs = []
     depths = set(root.glob("*/sync_depth_*.png"))
@@ -156,15 +133,15 @@ def _bts_pairs(root: Path, scenes_in_id: bool) -> list[_Pair]:
         depth = image.with_name(f"sync_depth_{_index_of(image)}.png")
         if depth not in depths:
             raise DataError(f"{image}: no {depth.name} beside it; copy the pair or remove the rgb")
-        pairs.append(_Pair(_bts_id(image, scenes_in_id), image, depth))
-    orphans = depths - {pair.depth for pair in pairs}
+        pairs.append(_bts_item(image, depth, scenes_in_id))
+    orphans = depths - {pair.content[1] for pair in pairs}
     if orphans:
         orphan = min(orphans)
         raise DataError(f"{orphan}: no rgb_{_index_of(orphan)}.jpg beside it; copy or remove it")
     return sorted(pairs)
 
 
-def _bts_listed(root: Path, list_file: Path, scenes_in_id: bool) -> list[_Pair]:
+def _bts_listed(root: Path, list_file: Path, scenes_in_id: bool) -> list[Item]:
     """Pairs named by a published list; paths are relative to `root` and stay in it."""
     pairs = []
     for where, line in _lines(list_file):
@@ -176,7 +153,7 @@ def _bts_listed(root: Path, list_file: Path, scenes_in_id: bool) -> list[_Pair]:
         for path in (image, depth):
             if not path.is_file():
                 raise DataError(f"{where}: {path} is missing; copy it or remove the line")
-        pairs.append(_Pair(_bts_id(image, scenes_in_id), image, depth))
+        pairs.append(_bts_item(image, depth, scenes_in_id))
     return pairs
 
 
@@ -206,27 +183,11 @@ def _inside(root: Path, name: str, where: str) -> Path:
     return root.joinpath(*parts)
 
 
-class _Row(NamedTuple):
-    """One frame of the labelled file."""
-
-    path: Path
-    row: int
-
-    @property
-    def id(self) -> str:
-        return f"{self.row:05d}"
-
-    @property
-    def where(self) -> str:
-        return f"{self.path} (frame {self.id})"
-
-
 class LabelledMat(Source):
     """`nyu_depth_v2_labeled.mat`: MATLAB 7.3, which is HDF5 with every axis reversed.
 
     `images` (N, 3, W, H) uint8, `depths` (in-painted) and `rawDepths` (N, W, H) float32 metres.
-    Frames have both truths. Ids are the 0-based index as NNNNN, as in BTS folders. The file's 894
-    object classes do not fit the workbook's 8-bit labels and are not read.
+    Frames have both truths. Ids are the 0-based index as NNNNN, as in BTS folders.
 
     Args:
         path: the .mat file.
@@ -250,7 +211,9 @@ class LabelledMat(Source):
         chosen = list(range(count))
         if split is not None:
             chosen = _mat_split(path, count, split, split_file)
-        super().__init__([_Row(path, index) for index in chosen], f"{path} (split {split!r})")
+        names = {row: f"{row:05d}" for row in chosen}
+        items = [Item(name, f"{path} (frame {name})", row) for row, name in names.items()]
+        super().__init__(items, f"{path} (split {split!r})")
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -262,13 +225,10 @@ class LabelledMat(Source):
         """The official "train" and "test", or those of a list of test frames."""
         return {split: cls(path, split, split_file) for split in ("train", "test")}
 
-    def _read(self, item: _Row) -> Frame:
-        image, raw, inpainted = (
-            np.ascontiguousarray(
-                own_array(self._file.get(), name, item.where, by_frame=True)[item.row].T
-            )
-            for name in ("images", "rawDepths", "depths")
-        )
+    def _read(self, item: Item) -> Frame:
+        names = ("images", "rawDepths", "depths")
+        arrays = (own_array(self._file.get(), name, item.where, by_frame=True) for name in names)
+        image, raw, inpainted = (np.ascontiguousarray(array[item.content].T) for array in arrays)
         return nyu_frame(item, image, {"inpainted": inpainted, "raw": raw})
 
 
