@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spdlib.geometry import GridRule, Size, cells_to_pixels, pixels_to_cells
+from spdlib.geometry import GridRule, Size, cells_to_pixels, grid_size, pixels_to_cells
 from spdlib.inspection import CellAttention, Probe, Reads
-from spdlib.models.attention import GlobalTokens, OwnLayer, SharedLayer
+from spdlib.models.attention import CrossLayer, GlobalTokens, layer_tokens
 from spdlib.models.layers import fourier_code, full_precision
 from spdlib.models.sampling import (
     bilinear_cells,
@@ -38,7 +38,6 @@ LEARNED, REACH = 8, 6
 CODE_UNIT = 16
 """Cells of L1 that an offset's code takes for one turn. Offsets span 2 x 6 cells: in units of fewer
 than 12, some that differ would have one code (+3 and -3, +6 and -6 in units of 6)."""
-
 LOCAL_BANDS, PLACE_BANDS = 4, 8
 READS = 4
 TOKENS = {"L1": SIDE**2 - 1 + LEARNED, "L2": SIDE**2, "L3": SIDE**2, "L4": 9}
@@ -56,7 +55,7 @@ class Queries(NamedTuple):
         image_size: height, width of that image.
         rule: how pixels find cells.
         fast: the form of execution.
-        probes: where blocks tell what they do, if anybody looks.
+        probes: what the blocks did, if it is wanted.
     """
 
     maps: Maps
@@ -67,7 +66,7 @@ class Queries(NamedTuple):
     probes: list[Probe] | None = None
 
     def tell(self, probe: Callable[[], Probe]) -> None:
-        """Keep what a block did, if anybody looks; else it is not even computed."""
+        """Keep what a block did if it is wanted; else it is not even computed."""
         if self.probes is not None:
             self.probes.append(probe())
 
@@ -78,7 +77,7 @@ class Queries(NamedTuple):
 
     def size(self, name: str) -> Size:
         """Height, width of a map."""
-        return self.maps[name].shape[1], self.maps[name].shape[2]
+        return grid_size(self.maps[name])
 
     def extent(self) -> Tensor:
         """Width, height of the image [2]."""
@@ -96,32 +95,27 @@ class Queries(NamedTuple):
     def read(self, name: str, pixels: Tensor) -> Tensor:
         """Bilinear values [B, K, n, C] of a map at pixels [B, K, n, 2]."""
         read = bilinear_cells if self.fast else grid_sampled
-        return read(self.maps[name], *self._cells(name, pixels))
+        return read(self.maps[name], self._cells(name, pixels), self.rule.zeros)
 
     def read_heads(self, name: str, pixels: Tensor, weights: Tensor) -> Tensor:
-        """Weighted reads [B, N, C] of a map, every head of its own channels.
+        """Sums [B, N, C] of a map's values at sampling locations [B, N, heads, n, 2] in pixels.
 
-        Args:
-            name: of the map.
-            pixels: sampling locations [B, N, heads, n, 2].
-            weights: of the reads, [B, N, heads, n].
+        Every head reads its own channels, weighted by [B, N, heads, n].
         """
         read = deformable_read if self.fast else reference_deformable_read
-        cells, zeros = self._cells(name, pixels)
-        return read(self.maps[name], cells, weights, zeros)
+        return read(self.maps[name], self._cells(name, pixels), weights, self.rule.zeros)
 
-    def _cells(self, name: str, pixels: Tensor) -> tuple[Tensor, bool]:
-        """Cells [..., 2] of a map at pixels [..., 2], and whether those outside count as zero."""
-        cells = pixels_to_cells(pixels, self.image_size, self.size(name), self.rule)
-        return cells, self.rule is GridRule.RECORDED
+    def _cells(self, name: str, pixels: Tensor) -> Tensor:
+        return pixels_to_cells(pixels, self.image_size, self.size(name), self.rule)
 
 
 class B1(nn.Module):
     """B1: a query's seed and the 91 tokens around it (139,472).
 
     32 tokens of L1: a 5x5 neighbourhood without its centre, and 8 learned offsets. 25 of L2, 25 of
-    L3, 9 of L4. A token says what it holds, from which level and where. The fast form projects L2
-    and L4 as maps, without bias: the recorded rule has zeros outside the map before it is added.
+    L3, 9 of L4. A token holds what is there, of which level it is and where it lies. The fast form
+    projects L2 and L4 as maps, without bias: the recorded rule has zeros outside the map before it
+    is added.
 
     Args:
         unit: cells of L1 that an offset's code takes for one turn. With 1 all whole cells have one
@@ -193,29 +187,27 @@ class B2(nn.Module):
 
     Args:
         layers: how many.
-        norms: LayerNorms of the tokens, one a layer; the last one serves all layers that remain.
+        norms: LayerNorms of the tokens, one per layer; the last serves all layers that remain.
         dropout: on the attention weights, in training.
     """
 
     def __init__(self, layers: int, norms: int, dropout: float) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(norms))
-        self.layers = nn.ModuleList(OwnLayer(WIDTH, HEADS, dropout) for _ in range(layers))
+        own = (CrossLayer(WIDTH, HEADS, WIDTH, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(own)
 
     def forward(self, h: Tensor, tokens: Sequence[Tensor], fast: bool) -> tuple[Tensor, Tensor]:
-        """Queries h [B, K, C] read their tokens, layer after layer.
+        """Queries h [B, K, C] read their tokens [B, K, T_i, C], T in sum, layer after layer.
 
-        Args:
-            h: queries.
-            tokens: `standardised` [B, K, T_i, C], T in sum: with this all norms begin.
-            fast: the form of execution.
+        The tokens are `standardised`, for with this all norms begin.
 
         Returns:
             h, and the last layer's weights [B, K, heads, T].
         """
         for number, layer in enumerate(self.layers):
             norm = self.norms[min(number, len(self.norms) - 1)]
-            h, weights = layer(h, tokens, norm, fast)
+            h, weights = layer.read_own(h, tokens, norm, fast)
         return h, weights
 
 
@@ -230,16 +222,12 @@ class B3(nn.Module):
     def __init__(self, name: str, dropout: float) -> None:
         super().__init__()
         self.name = name
-        self.layers = nn.ModuleList(SharedLayer(WIDTH, HEADS, dropout) for _ in range(2))
+        self.layers = nn.ModuleList(CrossLayer(WIDTH, HEADS, None, dropout) for _ in range(2))
 
     def forward(self, h: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
         """Queries h [B, K, 192] -> h, and the last weights [B, K, cells], mean of heads."""
-        keys, values = (
-            maps[f"{self.name}_{kind}"].flatten(1, 2).split(WIDTH, -1)
-            for kind in ("keys", "values")
-        )
-        for layer, key, value in zip(self.layers, keys, values, strict=True):
-            h, weights = layer(h, key, value)
+        for layer, tokens in zip(self.layers, layer_tokens(maps, self.name), strict=True):
+            h, weights = layer.read_shared(h, *tokens)
         return h, weights.mean(1)
 
 
@@ -324,22 +312,14 @@ def _around(pixels: Tensor, weights: Tensor) -> Reads:
 
 
 class B5(B2):
-    """B5: three layers over B1's tokens and B4's; built as B2.
-
-    Args:
-        norms: LayerNorms of the tokens, see `B2`.
-        dropout: on the attention weights, in training.
-    """
-
-    def __init__(self, norms: int, dropout: float) -> None:
-        super().__init__(3, norms, dropout)
+    """B5: layers over B1's tokens and B4's, built as those of B2."""
 
 
 class Precompute(nn.Module):
     """What is projected once per image but for B1 (505,344; 506,114 with calibration).
 
     Args:
-        coded: B3's keys tell the place of their cell (F11).
+        coded: B3's keys hold the place of their cell (F11).
         calibrated: whether there is a `Calibration`.
     """
 
@@ -347,7 +327,7 @@ class Precompute(nn.Module):
         super().__init__()
         self.b3_tokens = GlobalTokens(CHANNELS[3], WIDTH, positions=coded)
         self.anchors = nn.Linear(CHANNELS[3], WIDTH)
-        self.values = value_layers()
+        self.values = ValueMaps()
         if calibrated:
             self.calibration = Calibration()
 
@@ -374,13 +354,13 @@ class Calibration(nn.Module):
         return 1 / (F.softplus(number * scale + shift) + 1e-6)
 
 
-def value_layers() -> nn.ModuleDict:
-    """The layers behind "V2", "V3" and "V4" (135,744)."""
-    return nn.ModuleDict(
-        {name: nn.Linear(c, WIDTH) for name, c in zip(SPREADS, CHANNELS[1:], strict=True)}
-    )
+class ValueMaps(nn.ModuleDict):
+    """L2 to L4 projected to 192 channels: "V2", "V3" and "V4" (135,744)."""
 
+    def __init__(self) -> None:
+        pairs = zip(SPREADS, CHANNELS[1:], strict=True)
+        super().__init__({name: nn.Linear(channels, WIDTH) for name, channels in pairs})
 
-def value_maps(layers: nn.ModuleDict, levels: Maps) -> dict[str, Tensor]:
-    """L2 to L4 [B, h, w, C_l] -> "V2", "V3" and "V4" [B, h, w, 192]."""
-    return {name: layer(levels[f"L{name[1]}"]) for name, layer in layers.items()}
+    def forward(self, levels: Maps) -> dict[str, Tensor]:
+        """The neck's levels [B, h, w, C_l] -> value maps [B, h, w, 192] by name."""
+        return {name: layer(levels[f"L{name[1]}"]) for name, layer in self.items()}

@@ -22,12 +22,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spdlib.errors import ModelError
-from spdlib.geometry import Size, cells_to_pixels, pixels_to_cells
+from spdlib.geometry import Size, cells_to_pixels, grid_size, pixels_to_cells, size_of
 from spdlib.inspection import Probe, Reads, Stage
 from spdlib.models.base import Caption, DepthModel
 from spdlib.models.base import count_parameters as count
 from spdlib.models.config import ModelConfig
-from spdlib.models.layers import MEDIAN_DEPTH, FeedForward, ResidualConvUnit, full_precision, resize
+from spdlib.models.layers import (
+    MEDIAN_DEPTH,
+    FeedForward,
+    ResidualConvUnit,
+    channels_last,
+    full_precision,
+    resize,
+)
 from spdlib.models.necks import PyramidNeck, ViTNeck
 from spdlib.models.options import Options
 from spdlib.models.registry import register
@@ -61,22 +68,21 @@ class GlobalPath(nn.Module):
 
     def forward(self, level2: Tensor, level3: Tensor, level4: Tensor) -> Tensor:
         """Levels [B, C, h, w] -> s8 [B, C, h2, w2]."""
-        r4 = resize(self.out4(self.rcu4(level4)), _size(level3))
+        r4 = resize(self.out4(self.rcu4(level4)), size_of(level3))
         merged = self.rcu3_merge(self.rcu3(level3) + r4)
-        return resize(self.out3(merged), _size(level2))
+        return resize(self.out3(merged), size_of(level2))
 
 
 class CrossAttention(nn.Module):
     """x += MHA(LN x, keys); x += FFN(LN x): 4 heads of 16, keys not normalised (49,984).
 
-    `plain`, `folded` and `lattice` are one attention in three execution forms. Scores are scaled
-    by 1/sqrt(16). A stage's S source maps lie side by side in the channels; its tokens are the 25
-    cells, and in each cell the sources: 25 S tokens, with one embedding ("code") each.
+    `plain`, `folded` and `lattice` are one attention in three execution forms. A stage's S source
+    maps lie side by side in the channels; its tokens are the 25 cells, and in each cell the
+    sources: 25 S tokens, with one embedding ("code") each.
     """
 
-    def __init__(self, width: int = WIDTH, heads: int = HEADS) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.heads = heads
         self.norm_q = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
@@ -114,8 +120,8 @@ class CrossAttention(nn.Module):
         scores = interpolate_block(on_cells, fractions).flatten(3)
         scores = scores + torch.einsum("bkhd,thd->bkht", query, self._split(self.key(codes)))
         weights = scores.softmax(-1)  # [B, K, heads, 25 S]
-        spread = spread_block(weights.unflatten(-1, (SIDE, SIDE, -1)), fractions).flatten(3)
-        attended = torch.einsum("bkhc,hdc->bkhd", spread @ cells, self._per_head(self.value))
+        shares = spread_block(weights.unflatten(-1, (SIDE, SIDE, -1)), fractions).flatten(3)
+        attended = torch.einsum("bkhc,hdc->bkhd", shares @ cells, self._per_head(self.value))
         constant = torch.einsum("bkht,thd->bkhd", weights, self._split(self.value(codes)))
         return self._finish(x, attended + constant)
 
@@ -134,10 +140,10 @@ class CrossAttention(nn.Module):
         query = self._query(x)
         offsets = torch.einsum("byxhd,thd->bthyx", query, self._split(self.key(codes)))
         query = query.permute(0, 3, 4, 1, 2).contiguous()  # [B, heads, 16, h, w]
-        scores = [(query * key).sum(2) for key in _shifts(maps, self.key.weight, ratio, self.heads)]
+        scores = [(query * key).sum(2) for key in _shifts(maps, self.key.weight, ratio)]
         weights = (torch.stack(scores, 1) + offsets).softmax(1)  # [B, tokens, heads, h, w]
         attended = torch.zeros_like(query)
-        values = _shifts(maps, self.value.weight, ratio, self.heads)
+        values = _shifts(maps, self.value.weight, ratio)
         for value, weight in zip(values, weights.unbind(1), strict=True):
             attended = attended + weight.unsqueeze(2) * value
         constant = torch.einsum("bthyx,thd->byxhd", weights, self._split(self.value(codes)))
@@ -155,11 +161,11 @@ class CrossAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., heads, 16]."""
-        return x.unflatten(-1, (self.heads, -1))
+        return x.unflatten(-1, (HEADS, -1))
 
     def _per_head(self, layer: nn.Linear) -> Tensor:
         """Weight [heads, 16, C] of a projection, without its bias."""
-        return layer.weight.unflatten(0, (self.heads, -1))
+        return layer.weight.unflatten(0, (HEADS, -1))
 
 
 class LocalPath(nn.Module):
@@ -185,7 +191,7 @@ class LocalPath(nn.Module):
 
     @torch.no_grad()
     def start_near(self, depth: float) -> None:
-        """Fresh embeddings shrink to N(0, 0.02^2), so that tokens tell more than their places do.
+        """Fresh embeddings shrink to N(0, 0.02^2), so that what tokens hold outweighs their places.
 
         The head then starts at `depth` metres.
         """
@@ -207,7 +213,7 @@ class LocalPath(nn.Module):
     def plain(
         self, maps: Maps, points: Tensor, image_size: Size, probes: list[Probe] | None = None
     ) -> Tensor:
-        """Depth [B, K] at points [B, K, 2]: the reference form, which may tell what it reads."""
+        """Depth [B, K] at points [B, K, 2]: the reference form, which may add to `probes`."""
         coarse_codes, fine_codes = self.codes()
         x = bilinear_points(_s8(maps), points, image_size)
         coarse = neighbourhood(maps["s8_L2"], points, image_size, SIDE)
@@ -237,7 +243,7 @@ class LocalPath(nn.Module):
     def lattice(self, maps: Maps) -> Tensor:
         """Depth [B, h1, w1] at all sites of L1's grid."""
         coarse_codes, fine_codes = self.codes()
-        x = _upsample(_s8(maps).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
+        x = resize(_s8(maps).permute(0, 3, 1, 2), grid_size(maps["L1"])).permute(0, 2, 3, 1)
         x = self.coarse.lattice(x, maps["s8_L2"], 2, coarse_codes)
         return self.depth(self.fine.lattice(x, maps["L1"], 1, fine_codes))
 
@@ -278,13 +284,13 @@ class V152(DepthModel):
             ModelError: L1 is not exactly twice L2, as the dense path needs; `pad` makes it so.
         """
         level1, level2, level3, level4 = self.neck(self.encoder(images))
-        if _size(level1) != (2 * level2.shape[-2], 2 * level2.shape[-1]):
+        if size_of(level1) != (2 * level2.shape[-2], 2 * level2.shape[-1]):
             raise ModelError(
-                f"v15_2 needs L1 = 2 L2; an image of {tuple(images.shape[-2:])} gives "
-                f"{_size(level1)} and {_size(level2)}. Use `pad` or `encode`"
+                f"v15_2 needs L1 = 2 L2; an image of {size_of(images)} gives "
+                f"{size_of(level1)} and {size_of(level2)}. Use `pad` or `encode`"
             )
         s8 = self.global_path(level2, level3, level4)
-        return {"s8_L2": _channels_last(torch.cat([s8, level2], 1)), "L1": _channels_last(level1)}
+        return {"s8_L2": channels_last(torch.cat([s8, level2], 1)), "L1": channels_last(level1)}
 
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
@@ -319,20 +325,11 @@ class V152(DepthModel):
         return self.local_path.lattice(maps)
 
 
-def _size(level: Tensor) -> Size:
-    return level.shape[-2], level.shape[-1]
-
-
 def _around(level: Tensor, points: Tensor, image_size: Size) -> Tensor:
     """Pixels [B, K, 25, 2] of the places that `neighbourhood` reads on a map [B, h, w, C]."""
-    size = (level.shape[1], level.shape[2])
+    size = grid_size(level)
     cells = pixels_to_cells(points, image_size, size).unsqueeze(2)
     return cells_to_pixels(cells + square(SIDE, cells), image_size, size)
-
-
-def _channels_last(level: Tensor) -> Tensor:
-    """[B, C, h, w] -> contiguous [B, h, w, C]."""
-    return level.permute(0, 2, 3, 1).contiguous()
 
 
 def _s8(maps: Maps) -> Tensor:
@@ -340,14 +337,7 @@ def _s8(maps: Maps) -> Tensor:
     return maps["s8_L2"].chunk(2, -1)[0]
 
 
-def _upsample(level: Tensor, ratio: int) -> Tensor:
-    """[B, C, h, w] -> [B, C, ratio h, ratio w], bilinear, half-pixel rule."""
-    if ratio == 1:
-        return level
-    return resize(level, (ratio * level.shape[-2], ratio * level.shape[-1]))
-
-
-def _shifts(maps: Tensor, weight: Tensor, ratio: int, heads: int) -> Iterator[Tensor]:
+def _shifts(maps: Tensor, weight: Tensor, ratio: int) -> Iterator[Tensor]:
     """Projected tokens of every lattice site, one at a time: views [B, heads, 16, h, w].
 
     Maps [B, h / ratio, w / ratio, S C] at half the lattice's resolution are upsampled, and their
@@ -355,11 +345,13 @@ def _shifts(maps: Tensor, weight: Tensor, ratio: int, heads: int) -> Iterator[Te
     come first here: shifted rows then stay contiguous, which is 2 to 3 times faster on a CPU.
     """
     projected = F.linear(maps.unflatten(-1, (-1, weight.shape[1])), weight)  # [B, h, w, S, C]
-    level = _upsample(projected.flatten(-2).permute(0, 3, 1, 2).contiguous(), ratio)
-    height, width = level.shape[-2:]
+    level = projected.flatten(-2).permute(0, 3, 1, 2).contiguous()
+    height, width = ratio * level.shape[-2], ratio * level.shape[-1]
+    if ratio > 1:
+        level = resize(level, (height, width))
     reach = ratio * (SIDE // 2)
     padded = F.pad(level, (reach,) * 4, mode="replicate")
-    sources = padded.unflatten(1, (projected.shape[-2], heads, -1)).unbind(1)
+    sources = padded.unflatten(1, (projected.shape[-2], HEADS, -1)).unbind(1)
     for y in range(0, ratio * SIDE, ratio):
         for x in range(0, ratio * SIDE, ratio):
             for source in sources:
