@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import warnings
 from abc import ABC, abstractmethod
@@ -24,7 +23,7 @@ from spdlib.geometry import Camera, Size
 from spdlib.inspection import Probe, Stage
 from spdlib.models.checkpoint import write_network
 from spdlib.models.config import ModelConfig
-from spdlib.models.encoders import Encoder, add_state, padded_size
+from spdlib.models.encoders import Encoder, padded_size, state_hash
 from spdlib.models.images import as_images
 from spdlib.models.options import Options, read_options
 from spdlib.scene import Answer, Maps, Scene, refuse_outside
@@ -339,9 +338,7 @@ class DepthModel(
 
     def fingerprint(self) -> str:
         """SHA-256 of the configuration and all weights, in hexadecimal."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        add_state(digest, self)
-        return digest.hexdigest()
+        return state_hash(self, json.dumps(self.config.to_dict(), sort_keys=True))
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder, each by rename.

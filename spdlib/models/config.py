@@ -42,18 +42,3 @@ class ModelConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary for JSON."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Inverse of `to_dict` after a trip through JSON."""
-        own = {
-            "encoder": EncoderConfig.from_dict(values["encoder"]),
-            "image_size": tuple(values["image_size"]),
-            "options": without_form(values.get("options", {})),
-        }
-        return cls(**{**values, **own})
-
-
-def without_form(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Stored options without "sparse": the form of execution, which once was one of them."""
-    return {name: value for name, value in options.items() if name != "sparse"}
