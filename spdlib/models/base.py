@@ -22,10 +22,9 @@ from spdlib.errors import ConfigError, ModelError, QueryError, unknown_name
 from spdlib.geometry import Camera, Size, size_of
 from spdlib.inspection import Probe, Stage
 from spdlib.models.checkpoint import write_network
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import Encoder, padded_size, state_hash
 from spdlib.models.images import as_images
-from spdlib.models.options import Options, read_options
+from spdlib.models.options import ModelConfig, Options, read_options
 from spdlib.scene import Answer, Maps, Scene, refuse_outside
 
 EXECUTIONS = ("fast", "reference")

@@ -11,8 +11,8 @@ from torch import nn
 
 from spdlib.disk import write_bytes
 from spdlib.errors import ModelError
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import EncoderConfig
+from spdlib.models.options import ModelConfig
 from spdlib.settings import read
 
 UNNOTED = "not noted how"

@@ -12,9 +12,8 @@ from spdlib.errors import ConfigError, ModelError, unknown_name
 from spdlib.geometry import Size
 from spdlib.models.base import DepthModel
 from spdlib.models.checkpoint import load_weights, read_config
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import EncoderConfig
-from spdlib.models.options import read_options
+from spdlib.models.options import ModelConfig, read_options
 from spdlib.plugins import import_plugins
 
 

@@ -29,11 +29,10 @@ from spdlib.geometry import GridRule, Size, size_of
 from spdlib.inspection import Probe, Reads, Shares
 from spdlib.models.attention import MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import CONVNEXT_V2_TINY, padded_size
 from spdlib.models.layers import HEAD_BIAS, NumberHead, channels_last, standardised
 from spdlib.models.necks import PlanNeck, PyramidNeck
-from spdlib.models.options import Count, Options, counts
+from spdlib.models.options import Count, ModelConfig, Options, counts
 from spdlib.models.registry import register
 from spdlib.models.v13_blocks import (
     B1,

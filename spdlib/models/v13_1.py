@@ -22,10 +22,9 @@ from spdlib.geometry import GridRule
 from spdlib.models import v13_blocks
 from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import CONVNEXT_V2_TINY
 from spdlib.models.layers import HEAD_BIAS, standardised
-from spdlib.models.options import Count
+from spdlib.models.options import Count, ModelConfig
 from spdlib.models.registry import register
 from spdlib.models.sampling import gather_rows
 from spdlib.models.v13 import V13, V13Options

@@ -36,11 +36,10 @@ from spdlib.geometry import GridRule, Size, grid_size, size_of
 from spdlib.inspection import Number, Probe
 from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import CONVNEXT_V2_TINY, STRIDES, padded_size
 from spdlib.models.layers import HEAD_BIAS, channels_last, fourier_code, full_precision
 from spdlib.models.necks import project
-from spdlib.models.options import Options
+from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
 from spdlib.models.sampling import Places
 from spdlib.models.v14_layers import (

@@ -26,7 +26,6 @@ from spdlib.geometry import Size, cells_to_pixels, grid_size, pixels_to_cells, s
 from spdlib.inspection import Probe, Reads, Stage
 from spdlib.models.base import Caption, DepthModel
 from spdlib.models.base import count_parameters as count
-from spdlib.models.config import ModelConfig
 from spdlib.models.layers import (
     MEDIAN_DEPTH,
     FeedForward,
@@ -36,7 +35,7 @@ from spdlib.models.layers import (
     resize,
 )
 from spdlib.models.necks import PyramidNeck, ViTNeck
-from spdlib.models.options import Options
+from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
 from spdlib.models.sampling import (
     bilinear_points,
