@@ -58,17 +58,12 @@ class Attention(nn.Module):
     def read_own(
         self, x: Tensor, tokens: Sequence[Tensor], norm: nn.LayerNorm, fast: bool
     ) -> tuple[Tensor, Tensor]:
-        """Every query reads tokens of its own, behind a LayerNorm.
+        """Queries [..., C] each read tokens of their own, [..., T_i, D], T in sum.
 
-        The reference form projects all tokens. The fast form puts the key projection into the query
-        and the value projection behind the weighted sum: a product with 91 tokens' keys becomes one
+        The tokens are `standardised`; weight and bias of their norm are still to be applied. The
+        reference form projects all tokens. The fast form puts the key projection into the query and
+        the value projection behind the weighted sum: a product with 91 tokens' keys becomes one
         with the tokens themselves. Nothing would be gained by joining these.
-
-        Args:
-            x: queries [..., C].
-            tokens: `standardised` [..., T_i, D], T in sum.
-            norm: of the tokens, whose weight and bias are still to be applied.
-            fast: the form of execution.
 
         Returns:
             [..., C] and the weights [..., heads, T] before dropout.
@@ -160,13 +155,7 @@ class SelfAttention(CrossLayer):
 
 
 class MapAttention(nn.ModuleList):
-    """Two self-attention layers on one map.
-
-    Args:
-        channels: of the map.
-        heads: of the attention.
-        positions: the attention knows where each cell lies (F11).
-    """
+    """Two self-attention layers on one map; with positions they know where a cell lies (F11)."""
 
     def __init__(self, channels: int, heads: int, *, positions: bool) -> None:
         super().__init__(SelfAttention(channels, heads) for _ in range(2))
@@ -207,12 +196,8 @@ def head_count(channels: int) -> int:
 class GlobalTokens(nn.Module):
     """Keys and values of all cells of a map for the two layers that read them, once per image.
 
-    148,224 parameters for layers of width 192 from 192 channels, 295,680 from 384.
-
-    Args:
-        channels: of the map.
-        width: of the layers.
-        positions: keys hold the place of their cell (F11).
+    With positions keys hold the place of their cell (F11). 148,224 parameters for layers of width
+    192 from 192 channels, 295,680 from 384.
     """
 
     def __init__(self, channels: int, width: int, *, positions: bool) -> None:

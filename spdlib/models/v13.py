@@ -96,9 +96,8 @@ class V13(DepthModel):
         first_block: B1's class.
 
     Raises:
-        ConfigError: an option or value it does not have.
-        ModelError: an encoder it cannot read, or a level with fewer cells than a query is routed
-            to.
+        ModelError: an encoder it cannot read, or images of which a level has fewer cells than a
+            query is routed to.
     """
 
     Options = V13Options
@@ -123,11 +122,7 @@ class V13(DepthModel):
         self.head = NumberHead(WIDTH, low=options.head_dtype == "bfloat16")
 
     def maps(self, images: Tensor) -> Maps:
-        """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text).
-
-        Raises:
-            ModelError: a level has fewer cells than a query is routed to.
-        """
+        """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text)."""
         rows = map(channels_last, self.levels(images))
         self._check_routing(size_of(images))
         levels = dict(zip(LEVELS, rows, strict=True))
@@ -166,17 +161,13 @@ class V13(DepthModel):
         return Queries(maps, points, image_size, GridRule(self.options.grid_rule), self.fast)
 
     def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
-        """What each block reads for K queries, in the order of the blocks.
-
-        B2 on the tokens around a query, every B3 on the cells of its level, B4 around routed cells,
-        B5 on its tokens by source. Weights are those of a block's last layer, mean of its heads.
-        """
+        """What each block reads for K queries; weights of its last layer, mean of the heads."""
         found: list[Probe] = []
         self.run(self.queries(maps, points, image_size)._replace(probes=found))
         return found
 
     def captions(self) -> dict[str, Caption]:
-        """What a diagram says of the blocks."""
+        """Titles and details of the blocks, for diagrams."""
         routed = getattr(self.options, "routed_l4", None)
         return super().captions() | {
             "precompute": ("projected for all", "keys and values, maps to read"),

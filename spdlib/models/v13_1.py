@@ -149,7 +149,7 @@ class V131(V13):
         return self._depth(h, queries)
 
     def captions(self) -> dict[str, Caption]:
-        """What a diagram says of the blocks."""
+        """Titles and details of the blocks, for diagrams."""
         three, four = self.options.routed_l3, self.options.routed_l4
         return super().captions() | {
             "b3a": ("B3a: read all of L3", f"route to {three} cells"),

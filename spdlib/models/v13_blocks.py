@@ -115,11 +115,8 @@ class B1(nn.Module):
     32 tokens of L1: a 5x5 neighbourhood without its centre, and 8 learned offsets. 25 of L2, 25 of
     L3, 9 of L4. A token holds what is there, of which level it is and where it lies. The fast form
     projects L2 and L4 as maps, without bias: the recorded rule has zeros outside the map before it
-    is added.
-
-    Args:
-        unit: cells of L1 that an offset's code takes for one turn. With 1 all whole cells have one
-            code (F10).
+    is added. An offset's code takes `unit` cells of L1 for one turn: with 1 all whole cells have
+    one code (F10).
     """
 
     def __init__(self, unit: int) -> None:
@@ -185,10 +182,7 @@ class B1(nn.Module):
 class B2(nn.Module):
     """B2, and B5: layers that read a query's own tokens (890,112; 1,335,744).
 
-    Args:
-        layers: how many.
-        norms: LayerNorms of the tokens, one per layer; the last serves all layers that remain.
-        dropout: on the attention weights, in training.
+    The tokens have a LayerNorm for each layer, or fewer: the last serves all that remain.
     """
 
     def __init__(self, layers: int, norms: int, dropout: float) -> None:
@@ -212,12 +206,7 @@ class B2(nn.Module):
 
 
 class B3(nn.Module):
-    """B3: two layers that read all cells of a level (741,504).
-
-    Args:
-        name: of their `GlobalTokens` in the maps.
-        dropout: on the attention weights, in training.
-    """
+    """B3: two layers that read all cells of a level, its `GlobalTokens` by name (741,504)."""
 
     def __init__(self, name: str, dropout: float) -> None:
         super().__init__()
@@ -234,8 +223,7 @@ class B3(nn.Module):
 class B4(nn.Module):
     """B4: what L2, L3 and L4 hold around the routed cells, the anchors: 72 reads each (159,384).
 
-    Args:
-        bounded: offsets reach `SPREADS` cells at most; the plan's have no bound.
+    Bounded offsets reach `SPREADS` cells at most; the plan's have no bound.
     """
 
     def __init__(self, bounded: bool) -> None:
@@ -253,11 +241,7 @@ class B4(nn.Module):
         return {"anchors": F.linear(anchors, self._parts()[1]) if fast else anchors}
 
     def forward(self, h: Tensor, routed: Tensor, queries: Queries) -> Tensor:
-        """Queries h [B, K, 192] read around their routed cells [B, K, R].
-
-        Returns:
-            tokens [B, K, R, 192] without their type code.
-        """
+        """Queries h [B, K, 192] and their routed cells [B, K, R] -> tokens [B, K, R, 192]."""
         width = queries.size("anchors")[1]
         cells = torch.stack([routed % width, routed // width], -1)
         anchors = self._centres(cells, queries)
@@ -316,12 +300,7 @@ class B5(B2):
 
 
 class Precompute(nn.Module):
-    """What is projected once per image but for B1 (505,344; 506,114 with calibration).
-
-    Args:
-        coded: B3's keys hold the place of their cell (F11).
-        calibrated: whether there is a `Calibration`.
-    """
+    """What is projected once per image, but not for B1 (505,344; 506,114 with calibration)."""
 
     def __init__(self, coded: bool, calibrated: bool) -> None:
         super().__init__()

@@ -114,7 +114,6 @@ class V14(DepthModel):
         value_maps: maps that deformable reads see of the four levels.
 
     Raises:
-        ConfigError: an option or value it does not have.
         ModelError: a plain ViT, or images with fewer than 2x2 cells on L4.
     """
 
@@ -158,11 +157,7 @@ class V14(DepthModel):
             nn.init.constant_(last.bias, HEAD_BIAS[options.head_bias])
 
     def maps(self, images: Tensor) -> Maps:
-        """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text).
-
-        Raises:
-            ModelError: fewer than 2x2 cells on L4.
-        """
+        """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text)."""
         self._level_sizes(size_of(images))
         levels = [layer(x) for layer, x in zip(self.neck, self.encoder(images), strict=True)]
         levels[3] = self.level4_attention(levels[3])
@@ -212,7 +207,7 @@ class V14(DepthModel):
         return {"canvas": self.without_canvas}
 
     def captions(self) -> dict[str, Caption]:
-        """What a diagram says of the layers."""
+        """Titles and details of the layers, for diagrams."""
         each = f"each: read, canvas of {', '.join(self.kernels)},\nQ2Q, FFN"
         return super().captions() | {
             "values": ("value maps", "of L1, L2 and L4"),

@@ -140,10 +140,7 @@ class DeformableRead(nn.Module):
     """Multi-scale deformable attention: each head reads 4 points of 4 levels (93,024).
 
     Offsets are in map units and unbounded, alike on all levels. Head k reads channels 32 k to
-    32 k + 31 and weighs its 16 reads by one softmax.
-
-    Args:
-        levels: names of the four value maps.
+    32 k + 31 of the four value maps and weighs its 16 reads by one softmax.
     """
 
     def __init__(self, levels: Sequence[str]) -> None:
@@ -199,11 +196,9 @@ def _chosen(queries: Queries, offsets: Tensor, weights: Tensor) -> Reads:
 
 
 class GlobalRead(nn.Module):
-    """B3a and B3b: attention over all tokens of one level, projected once per image (74,496).
+    """A layer of B3a or B3b: attention over all `GlobalTokens` of one level (74,496).
 
-    Args:
-        group: "b3a" or "b3b", whose keys and values it reads.
-        number: of the layer in its group.
+    It reads the keys and values of its group, "b3a" or "b3b", by its number there.
     """
 
     def __init__(self, group: str, number: int) -> None:
@@ -222,10 +217,6 @@ class CanvasWrite(nn.Module):
     """Queries add to the cells they lie in, then the canvas smooths itself.
 
     37,056 for the write; 3,840 or 9,984 for two depth-wise convolutions of size 3 or 5.
-
-    Args:
-        level: of the canvas.
-        kernel: size of the convolutions.
     """
 
     def __init__(self, level: str, kernel: int) -> None:
@@ -363,11 +354,7 @@ class Layer(nn.Module):
 
 
 class DepthHead(nn.Module):
-    """depth = exp(e^s Linear(384 -> 1) GELU Linear(192 -> 384) h), s learnt from 0 (74,498).
-
-    Args:
-        low: round ln depth to bfloat16, as recorded (F7); else float32 outside autocast.
-    """
+    """depth = exp(e^s Linear(384 -> 1) GELU Linear(192 -> 384) h), s learnt from 0 (74,498)."""
 
     def __init__(self, low: bool) -> None:
         super().__init__()
