@@ -70,7 +70,7 @@ class PlanNeck(nn.Module):
         self.norm = nn.ModuleList(ChannelLayerNorm(width) for width in widths)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
-        """Four taps [B, C, h, w] -> [B, 64, 4h, 4w], [128, 2h, 2w], [192, h, w], [384, h/2, w/2]"""
+        """Taps [B, C, h, w] -> [B, 64, 4h, 4w], [128, 2h, 2w], [192, h, w] and [384, h/2, w/2]."""
         height, width = taps[0].shape[-2:]
         if min(height, width) < 2:
             raise ModelError(

@@ -49,7 +49,6 @@ from spdlib.models.v14_layers import (
     READS,
     WIDTH,
     Canvas,
-    Canvases,
     CanvasRead,
     DeformableRead,
     DepthHead,
@@ -137,7 +136,7 @@ class V14(DepthModel):
         self._level_sizes(config.image_size)  # refuses images that are too small
         options = self.options
         self.grid = Grid(GridRule(options.grid_rule), self.per_level)
-        self.canvas: SharedCanvas | None = None
+        self.canvas: SharedCanvas | None = None  # what the plan's layers share
         self.neck = nn.ModuleList(
             project(channels, width)
             for channels, width in zip(self.encoder.channels, self.widths, strict=True)
@@ -186,15 +185,13 @@ class V14(DepthModel):
         for number, layer in enumerate(self.layers(), 1):
             watched = replace(queries, layer=f"layer {number}", probes=probes)
             h, canvases = layer(h, canvases, watched)
-        return self.head(self.finish(h, canvases, queries))
+        if self.canvas:  # the plan's final canvas joins the queries once more
+            h = h + self.canvas.final(queries.read("L3", canvases["L3"]))
+        return self.head(h)
 
     def layers(self) -> list[nn.Module]:
         """The decoder layers in order."""
         return [*self.msda, *self.b3b]
-
-    def finish(self, h: Tensor, canvases: Canvases, queries: Queries) -> Tensor:
-        """What happens to the queries [B, K, C] between the last layer and the head."""
-        return h
 
     def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
         """Reads of every deformable layer, gates and canvases of every layer, the head's scale."""
@@ -331,10 +328,6 @@ class V14Plan(V14):
     def layers(self) -> list[nn.Module]:
         """The decoder layers in order."""
         return [*self.msda, *self.b3a, *self.b3b]
-
-    def finish(self, h: Tensor, canvases: Canvases, queries: Queries) -> Tensor:
-        """The final canvas joins the queries once more."""
-        return h + self.canvas.final(queries.read("L3", canvases["L3"]))
 
 
 @register("v14_dual", encoder=CONVNEXT_V2_TINY, image_size=(256, 320))
