@@ -91,26 +91,16 @@ class CrossAttention(nn.Module):
         self.ffn = FeedForward(width)
 
     def plain(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries x [B, K, C] read tokens [B, K, T, C], codes included.
-
-        Returns:
-            x, and the attention weights [B, K, heads, T].
-        """
+        """Queries x [B, K, C], tokens [B, K, T, C] with codes -> x, weights [B, K, heads, T]."""
         keys, values = self._split(self.key(tokens)), self._split(self.value(tokens))
         weights = torch.einsum("bkhd,bkthd->bkht", self._query(x), keys).softmax(-1)
         return self._finish(x, torch.einsum("bkht,bkthd->bkhd", weights, values)), weights
 
     def folded(self, x: Tensor, rows: Tensor, fractions: Tensor, codes: Tensor) -> Tensor:
-        """Queries read blocks of unprojected cells.
+        """Queries x [B, K, C] read blocks of unprojected cells: rows [B, K, 36, S C], see `block`.
 
         The key projection goes into the query, the value projection behind the weighted sum; codes
-        and biases are the same for all queries and are projected once.
-
-        Args:
-            x: queries [B, K, C].
-            rows: 6x6 blocks of the sources [B, K, 36, S C].
-            fractions: of the blocks [B, K, 2].
-            codes: [25 S, C].
+        [25 S, C] and biases are the same for all queries and are projected once.
         """
         cells = rows.unflatten(-1, (-1, x.shape[-1])).flatten(2, 3)  # [B, K, 36 S, C]
         query = self._query(x)
@@ -124,18 +114,13 @@ class CrossAttention(nn.Module):
         constant = torch.einsum("bkht,thd->bkhd", weights, self._split(self.value(codes)))
         return self._finish(x, attended + constant)
 
-    def lattice(self, x: Tensor, maps: Tensor, ratio: int, codes: Tensor) -> Tensor:
-        """All lattice sites read the maps at once.
+    def lattice(self, x: Tensor, maps: Tensor, codes: Tensor) -> Tensor:
+        """Queries x [B, h, w, C] at all lattice sites read maps of this or half the size at once.
 
         Keys and values are projected at the maps' own size, then upsampled; neighbours are shifted
         views, taken one at a time, so that no map is copied 25 times, in training neither.
-
-        Args:
-            x: queries [B, h, w, C] at all sites.
-            maps: the sources [B, h / ratio, w / ratio, S C].
-            ratio: lattice sites per cell, 1 or 2.
-            codes: [25 S, C].
         """
+        ratio = x.shape[1] // maps.shape[1]
         query = self._query(x)
         offsets = torch.einsum("byxhd,thd->bthyx", query, self._split(self.key(codes)))
         query = query.permute(0, 3, 4, 1, 2).contiguous()  # [B, heads, 16, h, w]
@@ -173,8 +158,7 @@ class LocalPath(nn.Module):
     It reads two maps: "s8_L2", [B, h2, w2, 2 C], s8 and L2 side by side, so that one read fetches
     both, and "L1", [B, 2 h2, 2 w2, C].
 
-    Fresh embeddings are N(0, 1) and the head has PyTorch's bias, as in the code on record; see
-    `start_near`.
+    Fresh embeddings are N(0, 1) and the head has PyTorch's bias, as recorded; see `start_near`.
     """
 
     def __init__(self, width: int = WIDTH) -> None:
@@ -243,8 +227,8 @@ class LocalPath(nn.Module):
         """Depth [B, h1, w1] at all sites of L1's grid."""
         coarse_codes, fine_codes = self.codes()
         x = resize(_s8(maps).permute(0, 3, 1, 2), grid_size(maps["L1"])).permute(0, 2, 3, 1)
-        x = self.coarse.lattice(x, maps["s8_L2"], 2, coarse_codes)
-        return self.depth(self.fine.lattice(x, maps["L1"], 1, fine_codes))
+        x = self.coarse.lattice(x, maps["s8_L2"], coarse_codes)
+        return self.depth(self.fine.lattice(x, maps["L1"], fine_codes))
 
 
 @dataclass(frozen=True)
@@ -252,8 +236,7 @@ class V152Options(Options):
     """Options of v15.2.
 
     Attributes:
-        init: how the local path starts: near 2.5 m with small embeddings, or as in the code on
-            record, see `LocalPath.start_near`.
+        init: the local path starts near 2.5 m with small embeddings, or as "recorded".
     """
 
     init: Literal["default", "recorded"] = "default"
@@ -280,7 +263,7 @@ class V152(DepthModel):
         """Padded images [B, 3, H, W] -> "s8_L2" and "L1", channels-last (see `LocalPath`).
 
         Raises:
-            ModelError: L1 is not exactly twice L2, as the dense path needs; `pad` makes it so.
+            ModelError: L1 is not twice L2, as the dense path needs; `pad` makes it so.
         """
         level1, level2, level3, level4 = self.neck(self.encoder(images))
         if size_of(level1) != (2 * level2.shape[-2], 2 * level2.shape[-1]):
@@ -339,9 +322,9 @@ def _s8(maps: Maps) -> Tensor:
 def _shifts(maps: Tensor, weight: Tensor, ratio: int) -> Iterator[Tensor]:
     """Projected tokens of every lattice site, one at a time: views [B, heads, 16, h, w].
 
-    Maps [B, h / ratio, w / ratio, S C] at half the lattice's resolution are upsampled, and their
-    neighbours are `ratio` sites apart: one cell of the map itself. Borders are replicated. Channels
-    come first here: shifted rows then stay contiguous, which is 2 to 3 times faster on a CPU.
+    Maps [B, h / ratio, w / ratio, S C] are upsampled, so that their neighbours are `ratio` sites
+    apart: one cell of the map itself. Borders are replicated. Channels come first here: shifted
+    rows then stay contiguous, which is 2 to 3 times faster on a CPU.
     """
     projected = F.linear(maps.unflatten(-1, (-1, weight.shape[1])), weight)  # [B, h, w, S, C]
     level = projected.flatten(-2).permute(0, 3, 1, 2).contiguous()
