@@ -289,30 +289,27 @@ class Scene:
             )
 
     def _check(self, points: Any) -> Tensor:
-        """Points as a tensor like the maps, [K, 2] or [B, K, 2], all finite and inside."""
+        """Points as a tensor like the maps, [2], [K, 2] or [B, K, 2], all finite and inside."""
         self._check_form()
         like = next(iter(self.maps.values()))
         try:
             queries = points if isinstance(points, Tensor) else torch.from_numpy(np.array(points))
         except (TypeError, ValueError, RuntimeError) as error:
             raise QueryError(f"points are numbers [2], [K, 2] or [B, K, 2]; {error}") from None
+        shape = list(queries.shape)
         if queries.numel() == 0:
             raise QueryError("no points were asked; give at least one (u, v)")
-        if queries.dim() not in (1, 2, 3) or queries.shape[-1] != 2:
-            shape = list(queries.shape)
-            raise QueryError(
-                f"points are (u, v) pixels [2], [K, 2] or [B, K, 2]; got shape {shape}"
-            )
+        if len(shape) not in (1, 2, 3) or shape[-1] != 2:
+            raise QueryError(f"points are (u, v), [2], [K, 2] or [B, K, 2]; got shape {shape}")
         if queries.is_complex() or queries.dtype == torch.bool:
             raise QueryError(f"points are pixels (u, v); got {queries.dtype}")
-        images = len(queries) if queries.dim() == 3 else 1
+        images = shape[0] if len(shape) == 3 else 1
         if images != self.batch:
             raise QueryError(
                 f"the scene holds {self.batch} images, the points are for {images}; "
                 f"give points [{self.batch}, K, 2]"
             )
-        wide = torch.promote_types(like.dtype, torch.float32)
-        queries = queries.to(like.device, wide)
+        queries = queries.to(like.device, torch.promote_types(like.dtype, torch.float32))
         refuse_outside(queries, self.image_size)
         return queries
 

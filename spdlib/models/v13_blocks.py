@@ -81,12 +81,11 @@ class Queries(NamedTuple):
 
     def extent(self) -> Tensor:
         """Width, height of the image [2]."""
-        return self.points.new_tensor([self.image_size[1], self.image_size[0]])
+        return self.points.new_tensor(self.image_size[::-1])
 
     def stride(self, name: str) -> Tensor:
         """Pixels from one cell of a map to the next [2]."""
-        height, width = self.size(name)
-        return self.extent() / self.points.new_tensor([width, height])
+        return self.extent() / self.points.new_tensor(self.size(name)[::-1])
 
     def code(self, pixels: Tensor) -> Tensor:
         """Fourier code [..., 32] of pixels [..., 2] in units of the image."""
