@@ -130,7 +130,7 @@ def interpolate_block(values: Tensor, fractions: Tensor) -> Tensor:
     return torch.lerp(values[..., :-1, :, :], values[..., 1:, :, :], fy)
 
 
-def spread_block(weights: Tensor, fractions: Tensor) -> Tensor:
+def scatter_block(weights: Tensor, fractions: Tensor) -> Tensor:
     """Adjoint of `interpolate_block`: weights [B, K, H, n - 1, n - 1, S] -> [.., n, n, S].
 
     A cell gathers from its two neighbours what it gave them: the mirrored interpolation of the

@@ -191,7 +191,7 @@ class V13(DepthModel):
         tokens = [standardised(part) for part in tokens]
         h, weights = self.b2(h, tokens, queries.fast)
         levels = [level for level, count in TOKENS.items() for _ in range(count)]
-        queries.tell(
+        queries.record(
             lambda: Reads("B2", "tokens around", pixels, weights.mean(2), levels, close=True)
         )
         return h, tokens
@@ -207,7 +207,7 @@ class V13(DepthModel):
             sums = (part.sum(-1) for part in parts)
             return Shares("B5", dict(zip(sources, sums, strict=True)), sources)
 
-        queries.tell(shares)
+        queries.record(shares)
         return h
 
     def _depth(self, h: Tensor, queries: Queries) -> Tensor:
@@ -261,7 +261,7 @@ class V13Calibrated(V13):
         """B1, B2, B3 and the head."""
         h, _ = self._local(queries)
         h, weights = self.b3(h, queries.maps)
-        queries.tell_attention("B3", "L4", weights, None)
+        queries.record_attention("B3", "L4", weights, None)
         return self._depth(h, queries)
 
 
@@ -297,7 +297,7 @@ class V13LogDepth(V13):
         h, local = self._local(queries)
         h, weights = self.b3(h, queries.maps)
         routed = weights.topk(self.options.routed_l4).indices
-        queries.tell_attention("B3", "L4", weights, routed)
+        queries.record_attention("B3", "L4", weights, routed)
         tokens = self.b4(h, routed, queries)
         if self.planned:
             # Choosing the largest weights has no gradient, so B3 would not learn where to send a

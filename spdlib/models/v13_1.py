@@ -28,7 +28,7 @@ from spdlib.models.options import Count, ModelConfig
 from spdlib.models.registry import register
 from spdlib.models.sampling import gather_rows
 from spdlib.models.v13 import V13, V13Options
-from spdlib.models.v13_blocks import B3, CHANNELS, SPREADS, WIDTH, Queries, ValueMaps
+from spdlib.models.v13_blocks import B3, CHANNELS, VALUE_REACH, WIDTH, Queries, ValueMaps
 from spdlib.scene import Maps
 
 
@@ -76,13 +76,13 @@ class B1(v13_blocks.B1):
 
     def __init__(self, unit: int) -> None:
         super().__init__(unit)
-        self.central_code = nn.Parameter(torch.zeros(len(SPREADS), WIDTH))
+        self.central_code = nn.Parameter(torch.zeros(len(VALUE_REACH), WIDTH))
 
     def central(self, queries: Queries) -> dict[str, Tensor]:
         """Tokens [B, K, 1, 192] of L2, L3 and L4 at the query."""
         return {
             f"L{name[1]}": queries.read(name, self._place(queries, name).unsqueeze(2)) + code
-            for name, code in zip(SPREADS, self.central_code, strict=True)
+            for name, code in zip(VALUE_REACH, self.central_code, strict=True)
         }
 
     @staticmethod
@@ -133,10 +133,10 @@ class V131(V13):
         h, _ = self._local(queries)
         h, weights = self.b3a(h, queries.maps)
         routed3 = weights.topk(self.options.routed_l3).indices
-        queries.tell_attention("B3a", "L3", weights, routed3)
+        queries.record_attention("B3a", "L3", weights, routed3)
         h, weights = self.b3b(h, queries.maps)
         routed4 = weights.topk(self.options.routed_l4).indices
-        queries.tell_attention("B3b", "L4", weights, routed4)
+        queries.record_attention("B3b", "L4", weights, routed4)
         code3, code4 = self.b5.routed_code
         tokens = {
             **self.b1.central(queries),

@@ -42,7 +42,7 @@ LOCAL_BANDS, PLACE_BANDS = 4, 8
 READS = 4
 TOKENS = {"L1": SIDE**2 - 1 + LEARNED, "L2": SIDE**2, "L3": SIDE**2, "L4": 9}
 """B1's tokens by level, in order."""
-SPREADS = {"V2": 4.0, "V3": 2.0, "V4": 1.0}
+VALUE_REACH = {"V2": 4.0, "V3": 2.0, "V4": 1.0}
 """How many of its cells B4's offsets reach on each value map."""
 
 
@@ -65,15 +65,17 @@ class Queries(NamedTuple):
     fast: bool
     probes: list[Probe] | None = None
 
-    def tell(self, probe: Callable[[], Probe]) -> None:
+    def record(self, probe: Callable[[], Probe]) -> None:
         """Keep what a block did if it is wanted; else it is not even computed."""
         if self.probes is not None:
             self.probes.append(probe())
 
-    def tell_attention(self, part: str, level: str, weights: Tensor, routed: Tensor | None) -> None:
+    def record_attention(
+        self, part: str, level: str, weights: Tensor, routed: Tensor | None
+    ) -> None:
         """A B3's weights [B, K, cells] on a level, and the cells [B, K, R] it routes to."""
         size = self.size(level)
-        self.tell(lambda: CellAttention(part, level, weights.unflatten(-1, size), routed))
+        self.record(lambda: CellAttention(part, level, weights.unflatten(-1, size), routed))
 
     def size(self, name: str) -> Size:
         """Height, width of a map."""
@@ -222,7 +224,7 @@ class B3(nn.Module):
 class B4(nn.Module):
     """B4: what L2, L3 and L4 hold around the routed cells, the anchors: 72 reads each (159,384).
 
-    Bounded offsets reach `SPREADS` cells at most; the plan's have no bound.
+    Bounded offsets reach `VALUE_REACH` cells at most; the plan's have no bound.
     """
 
     def __init__(self, bounded: bool) -> None:
@@ -230,8 +232,8 @@ class B4(nn.Module):
         self.bounded = bounded
         self.condition = nn.Linear(2 * WIDTH + 4 * PLACE_BANDS, WIDTH)
         self.norm = nn.LayerNorm(WIDTH)
-        self.offsets = nn.Linear(WIDTH, HEADS * len(SPREADS) * READS * 2)
-        self.weights = nn.Linear(WIDTH, HEADS * len(SPREADS) * READS)
+        self.offsets = nn.Linear(WIDTH, HEADS * len(VALUE_REACH) * READS * 2)
+        self.weights = nn.Linear(WIDTH, HEADS * len(VALUE_REACH) * READS)
         self.out = nn.Linear(WIDTH, WIDTH)
         self.type_code = nn.Parameter(torch.zeros(WIDTH))
 
@@ -247,11 +249,11 @@ class B4(nn.Module):
         u = self._conditioned(h, cells, anchors, queries)
         pixels = anchors[..., None, None, None, :] + self._offsets(u, queries)
         weights = self.weights(u).unflatten(-1, (HEADS, -1)).softmax(-1)
-        weights = weights.unflatten(-1, (len(SPREADS), READS))
+        weights = weights.unflatten(-1, (len(VALUE_REACH), READS))
         where, shares = (x.flatten(1, 2).unbind(3) for x in (pixels, weights))
-        found = [queries.read_heads(*x) for x in zip(SPREADS, where, shares, strict=True)]
+        found = [queries.read_heads(*x) for x in zip(VALUE_REACH, where, shares, strict=True)]
         tokens = self.out(torch.stack(found).sum(0)).unflatten(1, routed.shape[1:])
-        queries.tell(lambda: _around(pixels, weights))
+        queries.record(lambda: _around(pixels, weights))
         return tokens
 
     def _centres(self, cells: Tensor, queries: Queries) -> Tensor:
@@ -279,17 +281,17 @@ class B4(nn.Module):
 
     def _offsets(self, u: Tensor, queries: Queries) -> Tensor:
         """Offsets [B, K, R, 6, 3, 4, 2] in pixels."""
-        cells = self.offsets(u).unflatten(-1, (HEADS, len(SPREADS), READS, 2))
+        cells = self.offsets(u).unflatten(-1, (HEADS, len(VALUE_REACH), READS, 2))
         cells = cells.to(queries.points.dtype)
         if self.bounded:
-            cells = torch.tanh(cells) * cells.new_tensor(list(SPREADS.values())).view(-1, 1, 1)
-        return cells * torch.stack([queries.stride(name) for name in SPREADS]).unsqueeze(1)
+            cells = torch.tanh(cells) * cells.new_tensor(list(VALUE_REACH.values())).view(-1, 1, 1)
+        return cells * torch.stack([queries.stride(name) for name in VALUE_REACH]).unsqueeze(1)
 
 
 def _around(pixels: Tensor, weights: Tensor) -> Reads:
     """B4's reads [B, K, R, 6, 3, 4, 2] as one list."""
     cells = weights.shape[2]
-    levels = [f"L{name[1]}" for name in SPREADS for _ in range(READS)] * (cells * HEADS)
+    levels = [f"L{name[1]}" for name in VALUE_REACH for _ in range(READS)] * (cells * HEADS)
     shares = weights.flatten(2) / (cells * HEADS)
     return Reads("B4", f"reads around {cells} cells", pixels.flatten(2, 5), shares, levels)
 
@@ -336,7 +338,7 @@ class ValueMaps(nn.ModuleDict):
     """L2 to L4 projected to 192 channels: "V2", "V3" and "V4" (135,744)."""
 
     def __init__(self) -> None:
-        pairs = zip(SPREADS, CHANNELS[1:], strict=True)
+        pairs = zip(VALUE_REACH, CHANNELS[1:], strict=True)
         super().__init__({name: nn.Linear(channels, WIDTH) for name, channels in pairs})
 
     def forward(self, levels: Maps) -> dict[str, Tensor]:

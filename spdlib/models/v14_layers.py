@@ -111,7 +111,7 @@ class Queries:
     layer: str = ""
     probes: list[Probe] | None = None
 
-    def tell(self, probe: Callable[[], Probe]) -> None:
+    def record(self, probe: Callable[[], Probe]) -> None:
         """Keep what a layer did if it is wanted; else it is not even computed."""
         if self.probes is not None:
             self.probes.append(probe())
@@ -160,7 +160,7 @@ class DeformableRead(nn.Module):
     def forward(self, h: Tensor, queries: Queries) -> Tensor:
         """Queries [B, K, C] -> [B, K, C]."""
         offsets, weights = self.choose(h)
-        queries.tell(lambda: _chosen(queries, offsets, weights))
+        queries.record(lambda: _chosen(queries, offsets, weights))
         read = deformable_read if queries.fast else reference_deformable_read
         found = []
         for n, (level, name) in enumerate(zip(LEVELS, self.levels, strict=True)):
@@ -238,7 +238,7 @@ class CanvasWrite(nn.Module):
             write, change, before = (x.flatten(1).norm(dim=1) for x in parts)
             return CanvasStep(queries.layer, self.level, write / before, change / before)
 
-        queries.tell(step)
+        queries.record(step)
         return changed
 
     def written(self, canvas: Tensor, h: Tensor, queries: Queries) -> Tensor:
@@ -278,7 +278,7 @@ class CanvasRead(nn.Module):
         """Queries [B, K, C] -> [B, K, C]."""
         found = [queries.read(level, canvas) for level, canvas in canvases.items()]
         opening = self.gate(self.norm(h)).sigmoid()
-        queries.tell(lambda: Gate(queries.layer, opening.squeeze(-1)))
+        queries.record(lambda: Gate(queries.layer, opening.squeeze(-1)))
         return h + opening * self.read(torch.cat(found, -1))
 
 

@@ -42,7 +42,7 @@ from spdlib.models.sampling import (
     block,
     interpolate_block,
     neighbourhood,
-    spread_block,
+    scatter_block,
     square,
 )
 from spdlib.scene import Answer, Maps
@@ -109,7 +109,7 @@ class CrossAttention(nn.Module):
         scores = interpolate_block(on_cells, fractions).flatten(3)
         scores = scores + torch.einsum("bkhd,thd->bkht", query, self._split(self.key(codes)))
         weights = scores.softmax(-1)  # [B, K, heads, 25 S]
-        shares = spread_block(weights.unflatten(-1, (SIDE, SIDE, -1)), fractions).flatten(3)
+        shares = scatter_block(weights.unflatten(-1, (SIDE, SIDE, -1)), fractions).flatten(3)
         attended = torch.einsum("bkhc,hdc->bkhd", shares @ cells, self._per_head(self.value))
         constant = torch.einsum("bkht,thd->bkhd", weights, self._split(self.value(codes)))
         return self._finish(x, attended + constant)
