@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spdlib.geometry import GridRule, Size, grid_size, nearest_cell, pixels_to_cells
+from spdlib.geometry import GridRule, Size, grid_size, nearest_cell
 from spdlib.inspection import CanvasStep, Gate, Probe, Reads
 from spdlib.models.attention import Attention, layer_tokens
 from spdlib.models.layers import FeedForward, NumberHead, full_precision, start_at_zero
@@ -39,44 +39,44 @@ class Grid:
     rule: GridRule
     per_level: bool
 
+    @property
+    def shift(self) -> float:
+        """Pixels or cells from the edge, where map units begin, to the first centre."""
+        return 0.0 if self.rule is GridRule.RECORDED else 0.5
+
     def reference(self, points: Tensor, image_size: Size, map_size: Size) -> Tensor:
         """Points [..., 2] in pixels -> map units [..., 2]."""
-        size = points.new_tensor(image_size[::-1])
-        if self.rule is GridRule.HALF_PIXEL:
-            return 2 * (points + 0.5) / size - 1
-        if self.per_level:
-            cells = pixels_to_cells(points, image_size, map_size, self.rule)
-            return cells / self.cells_per_unit(cells, map_size) - 1
-        return 2 * points / (size - 1) - 1
+        return (points + self.shift) / self._pixels_per_unit(points, image_size, map_size) - 1
+
+    def pixels(self, units: Tensor, image_size: Size, map_size: Size) -> Tensor:
+        """Map units [..., 2] -> pixels [..., 2]: the inverse of `reference`."""
+        return (units + 1) * self._pixels_per_unit(units, image_size, map_size) - self.shift
 
     def cells(self, units: Tensor, map_size: Size) -> Tensor:
         """Map units [..., 2] -> fractional cells [..., 2]."""
-        cells = (units + 1) * self.cells_per_unit(units, map_size)
-        return cells if self.rule is GridRule.RECORDED else cells - 0.5
+        return (units + 1) * self.cells_per_unit(units, map_size) - self.shift
+
+    def cells_per_unit(self, like: Tensor, map_size: Size) -> Tensor:
+        """Cells [2] (x, y) in one map unit: half a map, which spans two units."""
+        cells = like.new_tensor(map_size[::-1])
+        return (cells - 1) / 2 if self.rule is GridRule.RECORDED else cells / 2
+
+    def _pixels_per_unit(self, like: Tensor, image_size: Size, map_size: Size) -> Tensor:
+        image = like.new_tensor(image_size[::-1])
+        if self.rule is GridRule.HALF_PIXEL:
+            return image / 2
+        if self.per_level:
+            return image / like.new_tensor(map_size[::-1]) * self.cells_per_unit(like, map_size)
+        return (image - 1) / 2
 
     def written(self, points: Tensor, image_size: Size, map_size: Size) -> Tensor:
         """Row [B K] of a map [B h w, C] that points [B, K, 2] in pixels write to.
 
         The recorded rule takes the cell floor(u / stride).
         """
-        shift = 0.5 if self.rule is GridRule.RECORDED else 0.0
-        x, y = nearest_cell(points - shift, image_size, map_size).unbind(-1)
+        x, y = nearest_cell(points + (self.shift - 0.5), image_size, map_size).unbind(-1)
         image = torch.arange(len(points), device=points.device).unsqueeze(-1)
         return ((image * map_size[0] + y) * map_size[1] + x).flatten()
-
-    def pixels(self, units: Tensor, image_size: Size, map_size: Size) -> Tensor:
-        """Map units [..., 2] -> pixels [..., 2]: the inverse of `reference`."""
-        size = units.new_tensor(image_size[::-1])
-        if self.rule is GridRule.HALF_PIXEL:
-            return (units + 1) / 2 * size - 0.5
-        if self.per_level:
-            return self.cells(units, map_size) * (size / size.new_tensor(map_size[::-1]))
-        return (units + 1) / 2 * (size - 1)
-
-    def cells_per_unit(self, like: Tensor, map_size: Size) -> Tensor:
-        """Cells [2] (x, y) in one map unit: half a map, which spans two units."""
-        cells = like.new_tensor(map_size[::-1])
-        return (cells - 1) / 2 if self.rule is GridRule.RECORDED else cells / 2
 
 
 @dataclass(frozen=True)
