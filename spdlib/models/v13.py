@@ -20,7 +20,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -110,6 +110,7 @@ class V13(DepthModel):
     calibrated: ClassVar[bool] = False
     dropout: ClassVar[float] = 0.0
     first_block: ClassVar[type[B1]] = B1
+    precompute: Any
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)

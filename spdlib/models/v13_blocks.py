@@ -7,7 +7,7 @@ The fast form projects maps before they are read, or nothing at all (see `Attent
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -200,6 +200,7 @@ class B2(nn.Module):
         Returns:
             h, and the last layer's weights [B, K, heads, T].
         """
+        layer: Any
         for number, layer in enumerate(self.layers):
             norm = self.norms[min(number, len(self.norms) - 1)]
             h, weights = layer.read_own(h, tokens, norm, fast)
@@ -216,6 +217,7 @@ class B3(nn.Module):
 
     def forward(self, h: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
         """Queries h [B, K, 192] -> h, and the last weights [B, K, cells], mean of heads."""
+        layer: Any
         for layer, tokens in zip(self.layers, layer_tokens(maps, self.name), strict=True):
             h, weights = layer.read_shared(h, *tokens)
         return h, weights.mean(1)
