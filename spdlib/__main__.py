@@ -41,8 +41,6 @@ COMMANDS = {
 """Name: (function that adds the command's arguments and sets `command`, help)."""
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-INTERRUPTED = 130
-"""What a shell reports for a program ended by Ctrl-C."""
 
 
 def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
@@ -88,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     0 is success, 1 a notebook whose cell failed, 2 something to mend in the command, the data or
-    the settings (one line on standard error says what), 130 an interruption.
+    the settings (one line on standard error says what), 130 an interruption, as shells report it.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -100,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return 130
 
 
 if __name__ == "__main__":

@@ -22,11 +22,8 @@ _TOKEN_BYTES = 8
 def replacing(path: str | Path, error: type[SPDError]) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` if the block ends well, else vanishes.
 
-    Temporaries that killed processes left of `path` are removed first.
-
-    Args:
-        path: the file to write; its folder is made if it is missing.
-        error: what to raise.
+    Its folder is made if it is missing. Temporaries that killed processes left of `path` are
+    removed first.
 
     Raises:
         error: the folder is not writable, or writing failed (for example a full disk); a file that
@@ -65,23 +62,18 @@ def file_hash(path: str | Path) -> str:
 @contextlib.contextmanager
 def _temporary(path: Path) -> Iterator[Path]:
     """A new empty file beside `path`, locked as long as its writer lives, gone afterwards."""
-    temporary, handle = _create_locked(path)
-    try:
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
-        os.close(handle)
-
-
-def _create_locked(path: Path) -> tuple[Path, int]:
-    """Name and handle of a new file that no `_remove_abandoned` of another process takes away."""
     while True:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(_TOKEN_BYTES)}.tmp")
         # not by tempfile, whose files only their owner may read
         handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
         _lock(handle)
-        if temporary.exists():  # else it was taken for abandoned before it was locked
-            return temporary, handle
+        if temporary.exists():
+            break
+        os.close(handle)  # another process took it for abandoned before it was locked
+    try:
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
         os.close(handle)
 
 

@@ -33,22 +33,25 @@ class GridRule(StrEnum):
     RECORDED = "recorded"
 
     @property
-    def padding_mode(self) -> str:
-        """What reads outside the map return, in `grid_sample`'s words."""
-        return "border" if self is GridRule.HALF_PIXEL else "zeros"
+    def zeros(self) -> bool:
+        """Whether cells outside the map count as zero; else its border is repeated."""
+        return self is GridRule.RECORDED
+
+
+def size_of(images: Tensor) -> Size:
+    """Height, width of images or channels-first maps [..., H, W]."""
+    return images.shape[-2], images.shape[-1]
+
+
+def grid_size(level: Tensor) -> Size:
+    """Height, width of a channels-last map [B, h, w, C]."""
+    return level.shape[1], level.shape[2]
 
 
 def pixels_to_cells(
     points: Tensor, image_size: Size, map_size: Size, rule: GridRule = GridRule.HALF_PIXEL
 ) -> Tensor:
-    """Fractional map indices (x, y) [..., 2] of pixel points [..., 2].
-
-    Args:
-        points: (u, v) in pixels of an image of `image_size`.
-        image_size: height, width of the image in pixels.
-        map_size: height, width of the feature map in cells.
-        rule: which of the two.
-    """
+    """Fractional map indices (x, y) [..., 2] of pixel points (u, v) [..., 2]."""
     scale = points.new_tensor([map_size[1] / image_size[1], map_size[0] / image_size[0]])
     if rule is GridRule.RECORDED:
         return points * scale
@@ -63,8 +66,7 @@ def cells_to_pixels(cells: Tensor, image_size: Size, map_size: Size) -> Tensor:
 
 def nearest_cell(points: Tensor, image_size: Size, map_size: Size) -> Tensor:
     """Integer cell (x, y) [..., 2] that a point [..., 2] falls into: floor((u + 0.5) * w / W)."""
-    cells = points.new_tensor([map_size[1], map_size[0]])
-    pixels = points.new_tensor([image_size[1], image_size[0]])
+    cells, pixels = points.new_tensor(map_size[::-1]), points.new_tensor(image_size[::-1])
     # multiplied before divided: a pixel on the edge of a cell then falls where the fraction says
     nearest = torch.floor((points + 0.5) * cells / pixels)
     return torch.minimum(nearest.clamp(min=0), cells - 1).long()
@@ -78,11 +80,8 @@ def lattice_points(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Pixel points [h * w, 2] of all cell centres of a map, row by row."""
-    y, x = torch.meshgrid(
-        torch.arange(map_size[0], dtype=dtype, device=device),
-        torch.arange(map_size[1], dtype=dtype, device=device),
-        indexing="ij",
-    )
+    rows, columns = (torch.arange(n, dtype=dtype, device=device) for n in map_size)
+    y, x = torch.meshgrid(rows, columns, indexing="ij")
     return cells_to_pixels(torch.stack([x, y], -1).reshape(-1, 2), image_size, map_size)
 
 
@@ -116,10 +115,7 @@ class Camera:
     def from_focal(cls, focal: float, width: int, height: int) -> Camera:
         """Camera with square pixels whose axis meets the middle of the image.
 
-        Args:
-            focal: focal length in pixels, not in millimetres.
-            width: of the image in pixels.
-            height: of the image in pixels.
+        The focal length is in pixels, not in millimetres, as are width and height.
 
         Raises:
             DataError: a focal length that is not positive, or an empty image.
@@ -130,11 +126,7 @@ class Camera:
     def from_fov(cls, degrees: float, width: int, height: int, axis: str = "horizontal") -> Camera:
         """Camera with square pixels and a given field of view, edge to edge of the image.
 
-        Args:
-            degrees: angle of view, above 0 and below 180.
-            width: of the image in pixels.
-            height: of the image in pixels.
-            axis: "horizontal", "vertical" or "diagonal".
+        It is measured along the "horizontal", "vertical" or "diagonal" axis.
 
         Raises:
             DataError: an impossible angle, an unknown axis, or an empty image.
@@ -148,13 +140,10 @@ class Camera:
 
     @classmethod
     def from_matrix(cls, matrix: Any, width: int, height: int) -> Camera:
-        """Camera of an intrinsic matrix K = [[fx, skew, cx], [0, fy, cy], [0, 0, 1]].
+        """Camera of an intrinsic matrix K = [[fx, skew, cx], [0, fy, cy], [0, 0, 1]] in pixels.
 
-        Args:
-            matrix: 3 x 3 numbers: nested lists, an array or a tensor, in pixels. The centre of the
-                upper left pixel is (0, 0); subtract 0.5 from cx and cy if yours is (0.5, 0.5).
-            width: of the image in pixels.
-            height: of the image in pixels.
+        K is nested lists, an array or a tensor. The centre of the upper left pixel is (0, 0):
+        subtract 0.5 from cx and cy if yours is (0.5, 0.5).
 
         Raises:
             DataError: no such matrix, focal lengths that are not positive, or an empty image.
@@ -198,9 +187,8 @@ class Camera:
         Back-projected points are the original ones turned about the optical axis by
         `roll(degrees)`; the axis leaves the image centre with the principal point.
         """
-        c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+        c, s, fy, cosine, sine = self._turn(degrees)
         m00, m01 = c * self.fx, c * self.skew + s * self.fy
-        fy, sine, cosine = self._roll(c, s)
         u0, v0 = (self.width - 1) / 2, (self.height - 1) / 2
         du, dv = self.cx - u0, self.cy - v0
         return replace(
@@ -214,28 +202,25 @@ class Camera:
 
     def roll(self, degrees: float) -> Tensor:
         """Rotation [3, 3] (float64) from this camera's points to those of `rotated(degrees)`."""
-        _, sine, cosine = self._roll(
-            math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-        )
+        *_, cosine, sine = self._turn(degrees)
         rows = [[cosine, -sine, 0.0], [sine, cosine, 0.0], [0.0, 0.0, 1.0]]
         return torch.tensor(rows, dtype=torch.float64)
 
-    def _roll(self, c: float, s: float) -> tuple[float, float, float]:
+    def _turn(self, degrees: float) -> tuple[float, float, float, float, float]:
         """The turn [[c, s], [-s, c]] of [[fx, skew], [0, fy]] is upper triangular times rotation.
 
         Returns:
-            fy of the triangle, and sine and cosine of the rotation.
+            c, s, fy of the triangle, cosine and sine of the rotation.
         """
+        c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         m10, m11 = -s * self.fx, -s * self.skew + c * self.fy
         fy = math.hypot(m10, m11)
-        return fy, m10 / fy, m11 / fy
+        return c, s, fy, m11 / fy, m10 / fy
 
     def back_project(self, points: Tensor, depth: Tensor) -> Tensor:
-        """3-D points [..., 3] in metres (x right, y down, z forward) of pixels at given depths.
+        """3-D points [..., 3] in metres (x right, y down, z forward) of pixels (u, v) [..., 2].
 
-        Args:
-            points: (u, v) [..., 2] in pixels.
-            depth: [...] metres along the optical axis.
+        Depth [...] is in metres along the optical axis.
         """
         y = (points[..., 1] - self.cy) / self.fy
         x = (points[..., 0] - self.cx - self.skew * y) / self.fx
@@ -248,7 +233,7 @@ class Camera:
 
     def to_tensor(self) -> Tensor:
         """float64 [7]: fx, fy, cx, cy, skew, width, height."""
-        values = [self.fx, self.fy, self.cx, self.cy, self.skew, self.width, self.height]
+        values = (self.fx, self.fy, self.cx, self.cy, self.skew, self.width, self.height)
         return torch.tensor(values, dtype=torch.float64)
 
     @classmethod
@@ -258,13 +243,8 @@ class Camera:
         return cls(fx, fy, cx, cy, round(width), round(height), skew)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for JSON."""
+        """Plain dictionary for JSON; `Camera(**values)` is its inverse."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Camera:
-        """Inverse of `to_dict`."""
-        return cls(**values)
 
 
 NYU_CAMERA = Camera(518.8579, 519.4696, 325.5824, 253.7362, 640, 480)

@@ -30,11 +30,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one part of a network did with K queries of B images: one of the kinds below.
-
-    Attributes:
-        part: its name, for instance "B2" or "layer 3".
-    """
+    """What a part of a network, such as "B2" or "layer 3", did with K queries of B images."""
 
     part: str
 
@@ -81,12 +77,7 @@ class CellAttention(Probe):
 
 @dataclass(frozen=True)
 class Shares(Probe):
-    """Attention by source of the tokens.
-
-    Attributes:
-        shares: weights [B, K] by source, one in sum.
-        tokens: how many tokens each source has.
-    """
+    """Attention by source of the tokens: weights [B, K], one in sum, and how many tokens it has."""
 
     shares: Mapping[str, Tensor]
     tokens: Mapping[str, int]
@@ -101,12 +92,9 @@ class Gate(Probe):
 
 @dataclass(frozen=True)
 class CanvasStep(Probe):
-    """How far a layer changes its canvas.
+    """How far a layer changes the canvas of a level, by norm over that of the canvas before, [B].
 
-    Attributes:
-        level: of the canvas.
-        write: norm of what the queries write over that of the canvas before, [B].
-        change: the same of the whole change, smoothing included.
+    `write` is what the queries write, `change` the whole change, smoothing included.
     """
 
     level: str
@@ -116,12 +104,7 @@ class CanvasStep(Probe):
 
 @dataclass(frozen=True)
 class Number(Probe):
-    """A number of the network itself.
-
-    Attributes:
-        name: what it is.
-        value: the number.
-    """
+    """A number of the network itself, by what it is."""
 
     name: str
     value: float

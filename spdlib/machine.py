@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import hashlib
 import platform
+import re
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -30,23 +31,25 @@ def machine() -> dict[str, Any]:
         "cpu": _cpu_model(),
         "cores": usable_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
+        "gpus": [
+            {"model": gpu.name, "memory_gib": round(gpu.total_memory / 2**30, 1)}
+            for gpu in map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+        ],
         "system": _system(),
         "python": platform.python_version(),
-        "libraries": {name: _version(name) for name in LIBRARIES},
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
         "torch_threads": torch.get_num_threads(),
     }
 
 
 def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(errors="replace").splitlines():
-            if line.lower().startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    if platform.system() == "Darwin":
-        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.machine()
-    return platform.processor() or platform.machine()
+    text = info.read_text(errors="replace") if info.is_file() else ""
+    named = re.search(r"^model name\s*:(.*)", text, re.MULTILINE | re.IGNORECASE)
+    if named:
+        return named[1].strip()
+    macs = _output("sysctl", "-n", "machdep.cpu.brand_string")  # fails on other systems
+    return macs or platform.processor() or platform.machine()
 
 
 def usable_cores() -> int:
@@ -57,23 +60,11 @@ def usable_cores() -> int:
     return psutil.cpu_count() or 1
 
 
-def _gpu(index: int) -> dict[str, Any]:
-    properties = torch.cuda.get_device_properties(index)
-    return {"model": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1)}
-
-
 def _system() -> str:
     name = platform.system()
     with contextlib.suppress(OSError, KeyError, AttributeError):
         name = platform.freedesktop_os_release()["PRETTY_NAME"]
     return f"{name} {platform.machine()}"
-
-
-def _version(library: str) -> str | None:
-    try:
-        return metadata.version(library)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _output(*command: str, folder: Path | None = None) -> str | None:
@@ -93,15 +84,13 @@ def code_version() -> dict[str, Any]:
     `commit` and `dirty` are None where the package does not live in a git checkout; `source_hash`
     names the code in any case.
     """
-    here = Path(__file__).resolve().parent
-    source = source_hash(here)
-    # An installed package may lie inside somebody else's checkout.
-    if not _output("git", "ls-files", Path(__file__).name, folder=here):
-        return {"commit": None, "dirty": None, "source_hash": source}
-    commit = _output("git", "rev-parse", "HEAD", folder=here)
-    changes = _output("git", "status", "--porcelain", "--untracked-files=no", folder=here)
-    dirty = None if commit is None else bool(changes)
-    return {"commit": commit, "dirty": dirty, "source_hash": source}
+    here, commit, dirty = Path(__file__).resolve().parent, None, None
+    # an installed package may lie inside somebody else's checkout
+    if _output("git", "ls-files", Path(__file__).name, folder=here):
+        commit = _output("git", "rev-parse", "HEAD", folder=here)
+    if commit is not None:
+        dirty = bool(_output("git", "status", "--porcelain", "--untracked-files=no", folder=here))
+    return {"commit": commit, "dirty": dirty, "source_hash": source_hash(here)}
 
 
 def source_hash(folder: str | Path) -> str:
@@ -120,13 +109,10 @@ def origin() -> dict[str, Any]:
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep the memory that tensors free, for the tensors of the next step.
+    """Let this process keep the memory that tensors free; whether the C library can do it.
 
-    glibc returns every large block to the system, which must clear its pages when they are asked
-    for again: 13 to 35 % of a step's time. Results do not depend on it.
-
-    Returns:
-        Whether the C library has these settings; others are left as they are.
+    glibc returns every large block to the system, which must clear its pages when they are needed
+    again: 13 to 35 % of a step's time. Results do not depend on it.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

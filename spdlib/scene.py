@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from spdlib.disk import write_bytes
 from spdlib.errors import QueryError
-from spdlib.geometry import Camera, Size
+from spdlib.geometry import Camera, Size, cells_to_pixels, pixels_to_cells
 from spdlib.inspection import Probe, Reads
 
 Maps = Mapping[str, Tensor]
@@ -29,13 +29,11 @@ GROUP = 256
 CHUNK = {"cpu": 1024, "cuda": 16_384}
 """Queries decoded at a time: few enough for a CPU's cache, enough to fill a GPU."""
 
+_SIZES = ("image_size", "resized", "padded")
+
 
 class Answer(NamedTuple):
-    """What a network answers at K points of B images.
-
-    Attributes:
-        depth: [B, K] in metres.
-    """
+    """What a network answers at K points of B images: depth [B, K] in metres."""
 
     depth: Tensor
 
@@ -49,36 +47,28 @@ class Decoder(Protocol):
     @property
     def execution(self) -> str:
         """The form in which it computes: "fast" or "reference"."""
-        ...
 
     @property
     def device(self) -> torch.device:
         """Where its parameters are."""
-        ...
 
     def warn_untrained(self, stacklevel: int) -> None:
         """Warn if it was never trained."""
-        ...
 
     def encoded(self, images: Tensor) -> Maps:
         """Maps of padded images [B, 3, H, W] in evaluation mode."""
-        ...
 
     def explained(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
         """What the parts read for points, in evaluation mode."""
-        ...
 
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """The answer at points [B, K, 2] in pixels of the padded image."""
-        ...
 
     def decode_lattice(self, maps: Maps) -> Tensor:
         """Depth [B, h, w] at the network's dense sites."""
-        ...
 
     def fingerprint(self) -> str:
         """Hash of configuration and weights."""
-        ...
 
 
 @dataclass(frozen=True, repr=False)
@@ -115,8 +105,8 @@ class Scene:
     def __repr__(self) -> str:
         height, width = self.image_size
         shapes = ", ".join(f"{name} {list(level.shape)}" for name, level in self.maps.items())
-        told = self.camera if self.camera_assumed is None else self.camera_assumed
-        return f"Scene({height}x{width}, {type(self.model).__name__}, {shapes}; camera: {told})"
+        camera = self.camera if self.camera_assumed is None else self.camera_assumed
+        return f"Scene({height}x{width}, {type(self.model).__name__}, {shapes}; camera: {camera})"
 
     @property
     def batch(self) -> int:
@@ -153,7 +143,7 @@ class Scene:
             if size is not None and (type(size) is not int or size < 1):
                 raise QueryError(f"{name} is a whole number of queries from 1; got {size!r}")
         queries = self._check(points)
-        inside = self._to_network(queries.view(self.batch, -1, 2))
+        inside = self._to_network(queries)
         chunk = chunk or CHUNK.get(inside.device.type, CHUNK["cpu"])
         together = group or (chunk if self.model.queries_are_independent else GROUP)
         self.model.warn_untrained(stacklevel=3)  # the caller, past the no_grad wrapper
@@ -164,10 +154,7 @@ class Scene:
     def points_3d(self, points: Any, chunk: int | None = None, group: int | None = None) -> Tensor:
         """3-D points [3], [K, 3] or [B, K, 3] in metres (x right, y down, z forward).
 
-        Args:
-            points: (u, v), [2], [K, 2] or [B, K, 2].
-            chunk: as for `depth_at`.
-            group: as for `depth_at`.
+        Arguments are those of `depth_at`.
 
         Raises:
             QueryError: the scene has no camera, or `depth_at` refuses the points.
@@ -179,27 +166,21 @@ class Scene:
 
     @torch.no_grad()
     def explain(self, points: Any) -> list[Probe]:
-        """What the network's parts read for queries, all asked together (see `spdlib.inspection`).
+        """What the network's parts read for queries, all asked together, in evaluation mode.
 
-        Args:
-            points: as for `depth_at`.
-
-        Returns:
-            What each part tells, in evaluation mode; places are in pixels of the given image. Empty
-            for a network that tells nothing.
+        Sampling locations are in pixels of the given image (see `spdlib.inspection`). The list is
+        empty for a network without probes.
 
         Raises:
             QueryError: `depth_at` refuses the points.
         """
-        queries = self._check(points)
-        inside = self._to_network(queries.view(self.batch, -1, 2))
+        inside = self._to_network(self._check(points))
         probes = self.model.explained(self.maps, inside, self.padded)
-        return [
-            replace(probe, pixels=self._from_network(probe.pixels))
-            if isinstance(probe, Reads)
-            else probe
-            for probe in probes
-        ]
+        for number, probe in enumerate(probes):
+            if isinstance(probe, Reads):
+                pixels = cells_to_pixels(probe.pixels, self.image_size, self.resized)
+                probes[number] = replace(probe, pixels=pixels)
+        return probes
 
     @torch.no_grad()
     def dense(self, stride: int = 1) -> Tensor:
@@ -220,10 +201,12 @@ class Scene:
         self._check_form()
         self.model.warn_untrained(stacklevel=3)
         lattice = self.model.decode_lattice(self.maps)
-        size = (lattice.shape[1], lattice.shape[2])
-        y = _cells(rows.to(lattice), height, self.resized[0], self.padded[0], size[0])
-        x = _cells(columns.to(lattice), width, self.resized[1], self.padded[1], size[1])
-        return _lerp_axis(_lerp_axis(lattice, y, 1), x, 2)
+        for axis, pixels in enumerate((rows, columns)):
+            resized = self.resized[axis] / self.image_size[axis]
+            cells = lattice.shape[axis + 1] / self.padded[axis]
+            index = (pixels.to(lattice) + 0.5) * resized * cells - 0.5
+            lattice = _lerp_axis(lattice, index, axis + 1)
+        return lattice
 
     def _dense_by_queries(self, rows: Tensor, columns: Tensor) -> Tensor:
         count = len(rows) * len(columns)
@@ -241,9 +224,7 @@ class Scene:
                 written.
         """
         record = {
-            "image_size": self.image_size,
-            "resized": self.resized,
-            "padded": self.padded,
+            **{name: getattr(self, name) for name in _SIZES},
             "camera": self.camera.to_dict() if self.camera else None,
             "camera_assumed": self.camera_assumed,
             "execution": self.execution,
@@ -275,12 +256,11 @@ class Scene:
             with safe_open(path, framework="pt") as file:
                 record = json.loads((file.metadata() or {})["scene"])
                 maps = {name: file.get_tensor(name).to(model.device) for name in file.keys()}  # noqa: SIM118
-            encoder, assumed = record["model"], record["camera_assumed"]
-            form = record.get("execution")  # not in files from before it was recorded
-            image_size, resized, padded = (
-                _size(record[name]) for name in ("image_size", "resized", "padded")
-            )
-            camera = Camera.from_dict(record["camera"]) if record["camera"] else None
+            encoder = record["model"]
+            known: dict[str, Any] = {name: tuple(record[name]) for name in _SIZES}
+            known["camera"] = Camera(**record["camera"]) if record["camera"] else None
+            known["camera_assumed"] = record["camera_assumed"]
+            known["execution"] = record.get("execution")  # not in files from before it was recorded
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise QueryError(
                 f"{path} is not a readable scene ({error}); encode the image again"
@@ -291,7 +271,7 @@ class Scene:
                 f"{path} was encoded by another network or other weights "
                 f"({encoder[:12]}, not {own[:12]}); encode the image again"
             )
-        return cls(model, maps, image_size, resized, padded, camera, assumed, form, None, own)
+        return cls(model, maps, **known, fingerprint=own)
 
     def _check_form(self) -> None:
         """QueryError if the network moved, or runs in a form that reads other maps than these."""
@@ -309,43 +289,33 @@ class Scene:
             )
 
     def _check(self, points: Any) -> Tensor:
-        """Points as a tensor like the maps, [K, 2] or [B, K, 2], all finite and inside."""
+        """Points as a tensor like the maps, [2], [K, 2] or [B, K, 2], all finite and inside."""
         self._check_form()
         like = next(iter(self.maps.values()))
         try:
             queries = points if isinstance(points, Tensor) else torch.from_numpy(np.array(points))
         except (TypeError, ValueError, RuntimeError) as error:
             raise QueryError(f"points are numbers [2], [K, 2] or [B, K, 2]; {error}") from None
+        shape = list(queries.shape)
         if queries.numel() == 0:
             raise QueryError("no points were asked; give at least one (u, v)")
-        if queries.dim() not in (1, 2, 3) or queries.shape[-1] != 2:
-            shape = list(queries.shape)
-            raise QueryError(
-                f"points are (u, v) pixels [2], [K, 2] or [B, K, 2]; got shape {shape}"
-            )
+        if len(shape) not in (1, 2, 3) or shape[-1] != 2:
+            raise QueryError(f"points are (u, v), [2], [K, 2] or [B, K, 2]; got shape {shape}")
         if queries.is_complex() or queries.dtype == torch.bool:
             raise QueryError(f"points are pixels (u, v); got {queries.dtype}")
-        images = len(queries) if queries.dim() == 3 else 1
+        images = shape[0] if len(shape) == 3 else 1
         if images != self.batch:
             raise QueryError(
                 f"the scene holds {self.batch} images, the points are for {images}; "
                 f"give points [{self.batch}, K, 2]"
             )
-        queries = queries.to(
-            like.device, like.dtype if like.dtype == torch.float64 else torch.float32
-        )
+        queries = queries.to(like.device, torch.promote_types(like.dtype, torch.float32))
         refuse_outside(queries, self.image_size)
         return queries
 
     def _to_network(self, points: Tensor) -> Tensor:
-        """Pixels of the caller's image -> pixels of the resized (and padded) one."""
-        ratio = [self.resized[1] / self.image_size[1], self.resized[0] / self.image_size[0]]
-        return (points + 0.5) * points.new_tensor(ratio) - 0.5
-
-    def _from_network(self, points: Tensor) -> Tensor:
-        """Inverse of `_to_network`."""
-        ratio = [self.image_size[1] / self.resized[1], self.image_size[0] / self.resized[0]]
-        return (points + 0.5) * points.new_tensor(ratio) - 0.5
+        """Checked points in pixels of the resized (and padded) image, [B, K, 2]."""
+        return pixels_to_cells(points.view(self.batch, -1, 2), self.image_size, self.resized)
 
 
 def refuse_outside(points: Tensor, image_size: Size) -> None:
@@ -366,16 +336,6 @@ def _alike(a: Tensor, b: Tensor) -> bool:
     return a.dtype == b.dtype and torch.allclose(
         a.to(b.device), b, rtol=0, atol=1e-5 * max(1.0, b.abs().max().item())
     )
-
-
-def _size(values: Sequence[int]) -> Size:
-    height, width = values
-    return height, width
-
-
-def _cells(pixels: Tensor, image: int, resized: int, padded: int, cells: int) -> Tensor:
-    """Lattice index along one axis of the caller's pixel centres."""
-    return (pixels + 0.5) * (resized / image) * (cells / padded) - 0.5
 
 
 def _lerp_axis(maps: Tensor, index: Tensor, axis: int) -> Tensor:

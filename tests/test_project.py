@@ -18,8 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from spdlib.faults import FAULTS, recorded_values, table
-from spdlib.models import list_models, network_class, words
-from spdlib.models.encoders import INPUT_NORMS
+from spdlib.models import EncoderConfig, list_models, network_class, words
 from spdlib.study.config import DataConfig, ObjectiveConfig
 from spdlib.view.workbook import notebook_parameters
 
@@ -185,7 +184,7 @@ def test_every_fault_that_is_cited_is_explained() -> None:
 
 
 def test_faults_are_off_by_default_and_switched_on_as_described() -> None:
-    allowed: dict[str, tuple[str, ...]] = {"input_norm": INPUT_NORMS}
+    allowed = {"input_norm": words(EncoderConfig)["input_norm"]}
     for kind in (DataConfig, ObjectiveConfig):
         allowed |= words(kind)
     for name in list_models():

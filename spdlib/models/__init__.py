@@ -7,9 +7,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from spdlib.models.base import DepthModel, Prediction
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import CONVNEXT_V2_TINY, Encoder, EncoderConfig
-from spdlib.models.options import counts, words
+from spdlib.models.options import ModelConfig, counts, words
 from spdlib.models.registry import (
     build,
     create_model,

@@ -9,17 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spdlib.models.encoders import Encoder
 from spdlib.models.layers import FeedForward, full_precision, position_table, start_at_zero
+from spdlib.scene import Maps
 
 
 class Attention(nn.Module):
     """Multi-head attention with biased projections; the caller normalises its inputs.
 
     Args:
-        width: channels of queries and of the result.
-        heads: each has width / heads channels; scores are scaled by the root of that.
-        tokens: channels of the tokens that `forward` projects; None if keys and values always come
-            projected, to `read`.
+        width: channels of queries and of the result; each head has width / heads of them.
+        heads: how many.
+        tokens: channels of the tokens that `key` and `value` project; None if both come projected.
         dropout: on the attention weights, in training.
     """
 
@@ -34,10 +35,6 @@ class Attention(nn.Module):
             self.value = nn.Linear(tokens, width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, tokens: Tensor) -> Tensor:
-        """Queries [..., Q, C] read tokens [..., T, D] -> [..., Q, C]."""
-        return self.read(x, self.key(tokens), self.value(tokens))
-
     def read(self, x: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Queries [..., Q, C] read projected keys and values [..., T, C] -> [..., Q, C]."""
         queries, keys, values = (self._split(t) for t in (self.query(x), keys, values))
@@ -45,20 +42,15 @@ class Attention(nn.Module):
         found = F.scaled_dot_product_attention(queries, keys, values, dropout_p=dropout)
         return self.out(found.transpose(-3, -2).flatten(-2))
 
-    def weights(self, x: Tensor, keys: Tensor) -> Tensor:
-        """Attention weights [..., heads, Q, T] of queries [..., Q, C] on keys [..., T, C].
+    def read_weighted(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """`read`, and its weights [..., heads, Q, T] before dropout, which routing needs.
 
         They are computed in at least float32: routing by bfloat16 weights would meet many ties.
         """
         queries, no_autocast = full_precision(self._split(self.query(x)))
         with no_autocast:
             scores = queries @ self._split(keys).to(queries.dtype).mT
-            scores = scores / math.sqrt(queries.shape[-1])
-            return scores.softmax(-1)
-
-    def read_weighted(self, x: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """`read`, and its weights [..., heads, Q, T] before dropout, which routing needs."""
-        weights = self.weights(x, keys)
+            weights = (scores / math.sqrt(queries.shape[-1])).softmax(-1)
         kept = F.dropout(weights, self.dropout, self.training).to(values.dtype)
         found = kept @ self._split(values)
         return self.out(found.transpose(-3, -2).flatten(-2)), weights
@@ -66,35 +58,21 @@ class Attention(nn.Module):
     def read_own(
         self, x: Tensor, tokens: Sequence[Tensor], norm: nn.LayerNorm, fast: bool
     ) -> tuple[Tensor, Tensor]:
-        """Every query reads tokens of its own, behind a LayerNorm.
+        """Queries [..., C] each read tokens of their own, [..., T_i, D], T in sum.
 
-        Args:
-            x: queries [..., C].
-            tokens: `standardised` [..., T_i, D], T in sum.
-            norm: of the tokens, whose weight and bias are still to be applied.
-            fast: no token is projected; else each, to a key and a value.
+        The tokens are `standardised`; weight and bias of their norm are still to be applied. The
+        reference form projects all tokens. The fast form puts the key projection into the query and
+        the value projection behind the weighted sum: a product with 91 tokens' keys becomes one
+        with the tokens themselves. Nothing would be gained by joining these.
 
         Returns:
             [..., C] and the weights [..., heads, T] before dropout.
         """
-        return (self._read_folded if fast else self._read_projected)(x, tokens, norm)
-
-    def _read_projected(
-        self, x: Tensor, tokens: Sequence[Tensor], norm: nn.LayerNorm
-    ) -> tuple[Tensor, Tensor]:
-        """The reference form: keys and values of all tokens, then `read_weighted`."""
-        joined = torch.cat(list(tokens), -2) * norm.weight + norm.bias
-        found, weights = self.read_weighted(x.unsqueeze(-2), self.key(joined), self.value(joined))
-        return found.squeeze(-2), weights.squeeze(-2)
-
-    def _read_folded(
-        self, x: Tensor, tokens: Sequence[Tensor], norm: nn.LayerNorm
-    ) -> tuple[Tensor, Tensor]:
-        """The fast form: a product with 91 tokens' keys is one with the tokens and a folded query.
-
-        The key projection goes into the query, the value projection behind the weighted sum, and
-        into both the norm's weight and bias. Nothing is gained by joining the tokens.
-        """
+        if not fast:
+            joined = torch.cat(list(tokens), -2) * norm.weight + norm.bias
+            keys, values = self.key(joined), self.value(joined)
+            found, weights = self.read_weighted(x.unsqueeze(-2), keys, values)
+            return found.squeeze(-2), weights.squeeze(-2)
         key, key_bias = self._behind(norm, self.key)
         value, value_bias = self._behind(norm, self.value)
         query = self._per_head(self.query(x))
@@ -126,15 +104,9 @@ class Attention(nn.Module):
 
 
 class CrossLayer(nn.Module):
-    """h += O MHA(LN h, tokens); h += FFN(LN h): what follows the attention.
+    """h += MHA(LN h, tokens); h += FFN(LN h). See `Attention` for the arguments.
 
     370,752 parameters at width 192; 444,864 if it projects tokens of 192 channels.
-
-    Args:
-        width: channels of the queries.
-        heads: of the attention.
-        tokens: channels of the tokens that are projected here, if any.
-        dropout: on the attention weights, in training.
     """
 
     def __init__(self, width: int, heads: int, tokens: int | None, dropout: float) -> None:
@@ -144,36 +116,72 @@ class CrossLayer(nn.Module):
         self.norm_ffn = nn.LayerNorm(width)
         self.ffn = FeedForward(width)
 
+    def read_shared(self, h: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """All queries [B, K, C] read the same tokens, projected once per image to [B, T, C].
+
+        Returns:
+            h [B, K, C] and the weights [B, heads, K, T].
+        """
+        found, weights = self.attention.read_weighted(self.norm(h), keys, values)
+        return self.finish(h, found), weights
+
+    def read_own(
+        self, h: Tensor, tokens: Sequence[Tensor], norm: nn.LayerNorm, fast: bool
+    ) -> tuple[Tensor, Tensor]:
+        """`Attention.read_own` as a layer: h [B, K, C] and the weights [B, K, heads, T]."""
+        found, weights = self.attention.read_own(self.norm(h), tokens, norm, fast)
+        return self.finish(h, found), weights
+
     def finish(self, h: Tensor, found: Tensor) -> Tensor:
         """Queries h [B, K, C] and what the attention found for them -> h."""
         h = h + found
         return h + self.ffn(self.norm_ffn(h))
 
 
-class SharedLayer(CrossLayer):
-    """A layer whose queries all read the same tokens, projected once per image."""
+class SelfAttention(CrossLayer):
+    """A layer in which all cells of a map attend to each other."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__(width, heads, None, dropout)
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__(channels, heads, channels, dropout=0.1)
 
-    def forward(self, h: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries h [B, K, C], keys and values [B, T, C] -> h, and the weights [B, heads, K, T]."""
-        found, weights = self.attention.read_weighted(self.norm(h), keys, values)
-        return self.finish(h, found), weights
+    def forward(self, x: Tensor, positions: Tensor | None) -> Tensor:
+        """Map [B, C, h, w] -> [B, C, h, w]; positions [h w, C] join queries and keys only."""
+        tokens = x.flatten(2).mT
+        inside = self.norm(tokens)
+        placed = inside if positions is None else inside + positions
+        keys, values = self.attention.key(placed), self.attention.value(inside)
+        tokens = self.finish(tokens, self.attention.read(placed, keys, values))
+        return tokens.mT.unflatten(-1, x.shape[-2:])
 
 
-class OwnLayer(CrossLayer):
-    """A layer whose queries read tokens of their own, see `Attention.read_own`."""
+class MapAttention(nn.ModuleList):
+    """Two self-attention layers on one map; with positions they know where a cell lies (F11)."""
 
-    def __init__(self, width: int, heads: int, dropout: float) -> None:
-        super().__init__(width, heads, width, dropout)
+    def __init__(self, channels: int, heads: int, *, positions: bool) -> None:
+        super().__init__(SelfAttention(channels, heads) for _ in range(2))
+        self.positions = positions
 
-    def forward(
-        self, h: Tensor, tokens: Sequence[Tensor], norm: nn.LayerNorm, fast: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Queries h [B, K, C] and `standardised` tokens -> h, and the weights [B, K, heads, T]."""
-        found, weights = self.attention.read_own(self.norm(h), tokens, norm, fast)
-        return self.finish(h, found), weights
+    @classmethod
+    def inserted(cls, encoder: Encoder, start: str, *, positions: bool) -> MapAttention:
+        """Attention on L3, between stages 3 and 4 of an encoder whose channels it keeps.
+
+        With `start` "zero" it adds nothing at first, so that stage 4 keeps its trained input (F13).
+        """
+        channels = encoder.channels[2]
+        layers = cls(channels, head_count(channels), positions=positions)
+        encoder.insert(layers)
+        if start == "zero":
+            for layer in layers:
+                start_at_zero(layer.attention.out, layer.ffn[-1])
+        return layers
+
+    def forward(self, level: Tensor) -> Tensor:
+        """Map [B, C, h, w] -> [B, C, h, w]."""
+        channels, height, width = level.shape[1:]
+        table = position_table((height, width), channels, level) if self.positions else None
+        for layer in self:
+            level = layer(level, table)
+        return level
 
 
 def head_count(channels: int) -> int:
@@ -185,88 +193,29 @@ def head_count(channels: int) -> int:
     return channels // next(width for width in (64, 32, 16, 8, 4, 2, 1) if channels % width == 0)
 
 
-class SelfAttention(nn.Module):
-    """x += attention(LN x); x += FFN(LN x) over all cells of a map.
-
-    Args:
-        channels: of the map.
-        heads: of the attention.
-        dropout: on the attention weights, in training.
-    """
-
-    def __init__(self, channels: int, heads: int, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(channels)
-        self.attention = Attention(channels, heads, tokens=channels, dropout=dropout)
-        self.norm_ffn = nn.LayerNorm(channels)
-        self.ffn = FeedForward(channels)
-
-    def forward(self, x: Tensor, positions: Tensor | None = None) -> Tensor:
-        """Map [B, C, h, w] -> [B, C, h, w]; positions [h w, C] join queries and keys only."""
-        size = x.shape[-2:]
-        tokens = x.flatten(2).mT
-        inside = self.norm(tokens)
-        placed = inside if positions is None else inside + positions
-        keys, values = self.attention.key(placed), self.attention.value(inside)
-        tokens = tokens + self.attention.read(placed, keys, values)
-        tokens = tokens + self.ffn(self.norm_ffn(tokens))
-        return tokens.mT.unflatten(-1, size)
-
-
-class MapAttention(nn.ModuleList):
-    """Self-attention layers on one map.
-
-    Args:
-        channels: of the map.
-        heads: of the attention.
-        positions: cells tell their place to the attention (F11).
-        layers: how many.
-        dropout: see `SelfAttention`.
-    """
-
-    def __init__(
-        self, channels: int, heads: int, *, positions: bool, layers: int = 2, dropout: float = 0.1
-    ) -> None:
-        super().__init__(SelfAttention(channels, heads, dropout) for _ in range(layers))
-        self.positions = positions
-
-    def start_as_identity(self) -> None:
-        """The layers add nothing yet, so that what follows keeps its trained input (F13)."""
-        for layer in self:
-            start_at_zero(layer.attention.out, layer.ffn[-1])
-
-    def forward(self, level: Tensor) -> Tensor:
-        """Map [B, C, h, w] -> [B, C, h, w]."""
-        channels, *size = level.shape[1:]
-        table = position_table((size[0], size[1]), channels, level) if self.positions else None
-        for layer in self:
-            level = layer(level, table)
-        return level
-
-
 class GlobalTokens(nn.Module):
-    """Keys and values of all cells of a map for the layers that read them, once per image.
+    """Keys and values of all cells of a map for the two layers that read them, once per image.
 
-    148,224 parameters for two layers of width 192 from 192 channels, 295,680 from 384.
-
-    Args:
-        channels: of the map.
-        width: of the layers that read it.
-        positions: keys tell the place of their cell (F11).
-        layers: how many read it.
+    With positions keys hold the place of their cell (F11). 148,224 parameters for layers of width
+    192 from 192 channels, 295,680 from 384.
     """
 
-    def __init__(self, channels: int, width: int, *, positions: bool, layers: int = 2) -> None:
+    def __init__(self, channels: int, width: int, *, positions: bool) -> None:
         super().__init__()
         self.positions = positions
-        self.keys = nn.Linear(channels, layers * width)
-        self.values = nn.Linear(channels, layers * width)
+        self.keys = nn.Linear(channels, 2 * width)
+        self.values = nn.Linear(channels, 2 * width)
 
     def forward(self, level: Tensor, name: str) -> dict[str, Tensor]:
-        """Map [B, h, w, C] -> maps "<name>_keys", "<name>_values", the layers' side by side."""
+        """Map [B, h, w, C] -> maps "<name>_keys", "<name>_values", both layers' side by side."""
         placed = level
         if self.positions:
             height, width, channels = level.shape[1:]
-            table = position_table((height, width), channels, level)
-            placed = level + table.view(height, width, channels)
+            placed = level + position_table((height, width), channels, level).view(level.shape[1:])
         return {f"{name}_keys": self.keys(placed), f"{name}_values": self.values(level)}
+
+
+def layer_tokens(maps: Maps, name: str) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values [B, h w, C] of each layer that reads the `GlobalTokens` of this name."""
+    sides = (maps[f"{name}_{kind}"].flatten(1, 2).chunk(2, -1) for kind in ("keys", "values"))
+    return list(zip(*sides, strict=True))

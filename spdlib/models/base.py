@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import warnings
 from abc import ABC, abstractmethod
@@ -20,13 +19,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spdlib.errors import ConfigError, ModelError, QueryError, unknown_name
-from spdlib.geometry import Camera, Size
+from spdlib.geometry import Camera, Size, size_of
 from spdlib.inspection import Probe, Stage
 from spdlib.models.checkpoint import write_network
-from spdlib.models.config import ModelConfig
-from spdlib.models.encoders import Encoder, add_state, padded_size
+from spdlib.models.encoders import Encoder, padded_size, state_hash
 from spdlib.models.images import as_images
-from spdlib.models.options import Options, read_options
+from spdlib.models.options import ModelConfig, Options, read_options
 from spdlib.scene import Answer, Maps, Scene, refuse_outside
 
 EXECUTIONS = ("fast", "reference")
@@ -34,7 +32,6 @@ EXECUTIONS = ("fast", "reference")
 
 MAX_SIDE = 4096
 """Longest side, in pixels, that `encode` resizes an image to before it doubts the camera."""
-
 
 Caption = tuple[str, str]
 """Title of a part and what it does, in a few words."""
@@ -68,10 +65,10 @@ class DepthModel(
         Options: dataclass of the network's own settings.
         idea: the network in one line, for tables.
         has_dense: whether there is a dense path.
-        queries_are_independent: whether a point's depth is the same whatever is asked with it.
+        queries_are_independent: whether a point's depth is the same whatever points share its call.
         has_auxiliary: whether there are `auxiliary` maps.
-        recorded_points: queries a frame that the recorded runs of its kind were scored with.
-        routed_levels: levels of whose cells a query is routed to some.
+        recorded_points: queries per frame that the recorded runs of its kind were scored with.
+        routed_levels: levels to some of whose cells a query is routed.
         maps_depend_on_execution: whether the two forms read different maps.
         order: names of the parts as `components` lists them; empty for the order of their making.
         options: this network's settings, an instance of `Options`.
@@ -117,8 +114,7 @@ class DepthModel(
     def execution(self) -> str:
         """How queries are computed: "fast" (the default) or "reference"; answers are the same.
 
-        It is no part of the network's identity: neither of its configuration nor of its
-        fingerprint. It may change at any time.
+        It may change at any time and is part of neither configuration nor fingerprint.
         """
         return self._execution
 
@@ -141,17 +137,14 @@ class DepthModel(
     def stages(self, image_size: Size | None = None) -> list[Stage]:
         """What runs once per image and what per query, found by watching the parts run.
 
-        Args:
-            image_size: height, width in pixels; None takes the training size.
+        The image has the training size or another one, padded as `encode` would.
         """
-        images = torch.zeros(1, 3, *(image_size or self.config.image_size))
-        images = self.pad(images.to(self.device, self.dtype))
-        size, points = (images.shape[-2], images.shape[-1]), images.new_zeros(1, 1, 2)
+        images = self.blank(image_size)
         with evaluating(self), torch.no_grad():
             with running(self.components()) as once:
                 maps = self.maps(images)
             with running(self.components()) as each:
-                self.decode(maps, points, size)
+                self.decode(maps, images.new_zeros(1, 1, 2), size_of(images))
         captions = self.captions()
         found = []
         for name, part in self.components().items():
@@ -163,10 +156,7 @@ class DepthModel(
         return [*found, Stage("image", "maps", maps=shapes)]
 
     def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
-        """What each part reads for K queries [B, K, 2] in pixels of the padded image.
-
-        A network tells what it can; by default nothing.
-        """
+        """What each part reads for K queries [B, K, 2] in pixels of the padded image, if known."""
         return []
 
     @torch.no_grad()
@@ -192,28 +182,20 @@ class DepthModel(
         raise ModelError(f"{self.config.network} has no dense path; ask its points instead")
 
     def auxiliary(self, maps: Maps) -> dict[str, Tensor]:
-        """Depth maps [B, h, w] in metres by name that training's losses read besides the answers.
-
-        `forward` asks for them in training mode only; most networks have none.
-        """
+        """Depth maps [B, h, w] in metres by name that losses read besides the answers, if any."""
         return {}
 
     def forward(self, images: Tensor, points: Tensor | None = None) -> Prediction:
         """Training's path: encode and decode without a scene.
 
-        Args:
-            images: [B, 3, H, W] in 0..1, H and W multiples of the encoder's (`pad` them).
-            points: [B, K, 2] pixels of these images; None asks the network's dense sites.
-
-        Returns:
-            Prediction with depth [B, K], or [B, h, w] without points, and in training mode the
-            `auxiliary` maps; metres, float32.
+        Images are [B, 3, H, W] in 0..1. The depth is [B, K] at points [B, K, 2] in pixels; without
+        points, [B, h, w] at the network's dense sites. In training mode `auxiliary` maps join it.
 
         Raises:
             ModelError: a size that is not a multiple of the encoder's.
             QueryError: points of another shape, or outside the images.
         """
-        size = (images.shape[-2], images.shape[-1])
+        size = size_of(images)
         if size != padded_size(size, self.encoder.multiple):
             raise ModelError(
                 f"{self.config.network} with {self.config.encoder.name} takes sizes that are "
@@ -232,9 +214,14 @@ class DepthModel(
 
     def pad(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] replicate-padded right and bottom to the encoder's multiple."""
-        height, width = padded_size((images.shape[-2], images.shape[-1]), self.encoder.multiple)
+        height, width = padded_size(size_of(images), self.encoder.multiple)
         padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
         return F.pad(images, padding, mode="replicate") if any(padding) else images
+
+    def blank(self, size: Size | None = None) -> Tensor:
+        """A black image [1, 3, H, W] of a size, or of the training size, padded."""
+        image = torch.zeros(1, 3, *(size or self.config.image_size))
+        return self.pad(image.to(self.device, self.dtype))
 
     @torch.no_grad()
     def encode(self, image: Any, camera: Camera | None = None, *, squash: bool = False) -> Scene:
@@ -258,17 +245,16 @@ class DepthModel(
                 than the encoder's multiple.
         """
         images = as_images(image).to(self.device, self.dtype)
-        size = (images.shape[-2], images.shape[-1])
+        size = size_of(images)
         resized, assumed = self._network_size(size, camera)
         if squash:
             resized, assumed = self.config.image_size, "squashed to the training size, as recorded"
         if resized != size:
             images = F.interpolate(images, size=resized, mode="bilinear", antialias=True)
         padded = self.pad(images).contiguous(memory_format=torch.channels_last)
-        covered = (padded.shape[-2], padded.shape[-1])
         form = self.execution if self.maps_depend_on_execution else None
         maps = self.encoded(padded)
-        return Scene(self, maps, size, resized, covered, camera, assumed, form, padded)
+        return Scene(self, maps, size, resized, size_of(padded), camera, assumed, form, padded)
 
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Maps:
@@ -339,9 +325,7 @@ class DepthModel(
 
     def fingerprint(self) -> str:
         """SHA-256 of the configuration and all weights, in hexadecimal."""
-        digest = hashlib.sha256(json.dumps(self.config.to_dict(), sort_keys=True).encode())
-        add_state(digest, self)
-        return digest.hexdigest()
+        return state_hash(self, json.dumps(self.config.to_dict(), sort_keys=True))
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder, each by rename.
@@ -355,28 +339,13 @@ class DepthModel(
         self.save(save_directory)
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        **_: Any,
-    ) -> Self:
+    def _from_pretrained(cls, *, model_id: str, **given: Any) -> Self:
         """A network from a folder or a repository of the Hub; ModelError: of another class."""
         if not Path(model_id).is_dir():
-            model_id = snapshot_download(
-                model_id,
-                revision=revision,
-                cache_dir=cache_dir,
-                force_download=force_download,
-                local_files_only=local_files_only,
-                token=token,
-                allow_patterns=["config.json", "model.safetensors"],
-            )
+            names = ("revision", "cache_dir", "force_download", "local_files_only", "token")
+            settings = {name: given[name] for name in names}
+            files = ["config.json", "model.safetensors"]
+            model_id = snapshot_download(model_id, allow_patterns=files, **settings)
         # by name, as the registry's networks are made of this class
         model = import_module("spdlib.models.registry").load(model_id)
         if not isinstance(model, cls):

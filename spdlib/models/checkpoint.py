@@ -11,10 +11,12 @@ from torch import nn
 
 from spdlib.disk import write_bytes
 from spdlib.errors import ModelError
-from spdlib.models.config import ModelConfig
+from spdlib.models.encoders import EncoderConfig
+from spdlib.models.options import ModelConfig
+from spdlib.settings import read
 
 UNNOTED = "not noted how"
-"""By what a network was trained, in files from before this was noted."""
+"""By what a network was trained, in files that do not name it."""
 
 
 def write_network(
@@ -22,12 +24,8 @@ def write_network(
 ) -> None:
     """Write `model.safetensors` and `config.json`, each by rename.
 
-    Args:
-        network: whose weights are written.
-        config: of it.
-        trained: by what it was trained; None: it was not. A note for readers, which is no part of
-            the configuration or of the fingerprint: weights are the same whoever made them.
-        folder: where the files go.
+    The second also notes by what the network was trained, None if it was not. This is no part of
+    the configuration or the fingerprint: weights are the same whoever made them.
 
     Raises:
         ModelError: the folder cannot be written; files already there stay as they were.
@@ -78,7 +76,9 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
                 f"{folder} is a run without weights; train it, or take another run's folder"
             )
         trained = values.pop("trained", UNNOTED)
-        return ModelConfig.from_dict(values), trained
+        values["encoder"] = read(EncoderConfig, values["encoder"])
+        values.get("options", {}).pop("sparse", None)  # the form of execution, once an option
+        return read(ModelConfig, values), trained
     except FileNotFoundError:
         raise ModelError(f"no config.json in {folder}; is it a saved model?") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

@@ -12,12 +12,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from spdlib.geometry import Size
+from spdlib.geometry import Size, size_of
 from spdlib.models.base import DepthModel, evaluating
 
 QUERIES = 256
@@ -27,7 +26,7 @@ QUERIES = 256
 def _convolution_backward(
     grad: Sequence[int], x: Sequence[int], weight: Sequence[int], *rest: Any, **_: Any
 ) -> int:
-    """FLOPs of a convolution's gradients by its input and weight, as many each as forward.
+    """FLOPs of a convolution's gradients by its input and weight, each as many as forward.
 
     PyTorch 2.15 counts those by the weight once for each pair of groups.
     """
@@ -69,7 +68,7 @@ class _Gathers(TorchDispatchMode):
         return result
 
 
-def _bytes(x: Tensor) -> int:
+def _bytes(x: torch.Tensor) -> int:
     return x.numel() * x.element_size()
 
 
@@ -81,29 +80,19 @@ def gathered_bytes(run: Callable[[], object]) -> int:
 
 
 def macs_per_image(model: DepthModel, size: Size | None = None) -> int:
-    """MACs of encoding one image.
-
-    Args:
-        model: the network.
-        size: height, width in pixels, padded as `encode` would; None takes the training size.
-    """
-    images = _blank(model, size)
+    """MACs of encoding one image of the training size or another one, padded as `encode` would."""
+    images = model.blank(size)
     with evaluating(model):
         return counted_macs(lambda: model.maps(images))
 
 
 def macs_per_query(model: DepthModel, size: Size | None = None, queries: int = QUERIES) -> int:
     """MACs of one query among `queries` of one image; `size` as for `macs_per_image`."""
-    images = _blank(model, size)
-    covered = (images.shape[-2], images.shape[-1])
-    limits = images.new_tensor([covered[1], covered[0]])
+    images = model.blank(size)
+    covered = size_of(images)
+    limits = images.new_tensor(covered[::-1])
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(1, queries, 2, generator=generator).to(limits) * limits - 0.5
     with evaluating(model), torch.no_grad():
         maps = model.maps(images)
         return counted_macs(lambda: model.decode(maps, points, covered)) // queries
-
-
-def _blank(model: DepthModel, size: Size | None) -> Tensor:
-    shape = (1, 3, *(size or model.config.image_size))
-    return model.pad(torch.zeros(shape, device=model.device, dtype=model.dtype))

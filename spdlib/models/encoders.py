@@ -12,10 +12,10 @@ import hashlib
 import math
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import timm
@@ -29,13 +29,12 @@ from torch.nn import functional as F
 from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import Size
 from spdlib.models.layers import full_precision
-from spdlib.settings import check
+from spdlib.settings import check, require
 
 STRIDES = (4, 8, 16, 32)
 PADDINGS = {"same": 0.5, "symmetric": -0.5, "patch": 0.0}
 """Name of a padding -> displacement of a level in units of its stride less 1."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-INPUT_NORMS = ("weights", "none")
 CONVNEXT_V2_TINY = "convnextv2_tiny.fcmae_ft_in22k_in1k"
 """The encoder of the networks before v15."""
 HUB_SECONDS = 5
@@ -70,7 +69,7 @@ class EncoderConfig:
             takes the usual one of families that are trained with either, such as MobileNet.
             Others are built in one way: theirs may be left out, and is refused if it is wrong.
         taps: blocks a plain ViT is read after (0-based).
-        train_batchnorm: update BatchNorm statistics in training; off unless asked.
+        train_batchnorm: update BatchNorm statistics in training.
         weights_sha256: hash of the file `weights` was read from; filled in when it is loaded.
     """
 
@@ -79,7 +78,7 @@ class EncoderConfig:
     weights: str | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    input_norm: str = "weights"
+    input_norm: Literal["weights", "none"] = "weights"
     padding: str | None = None
     taps: tuple[int, ...] = (2, 5, 8, 11)
     train_batchnorm: bool = False
@@ -87,35 +86,21 @@ class EncoderConfig:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.pretrained and self.weights:
-            raise ConfigError(
-                f"encoder {self.name!r}: pretrained=True and weights={self.weights!r} exclude each "
-                "other; keep one"
-            )
-        if self.input_norm not in INPUT_NORMS:
-            raise ConfigError(f"input_norm {self.input_norm!r} is not one of {INPUT_NORMS}")
-        if self.padding not in (None, *PADDINGS):
-            raise ConfigError(f"encoder padding {self.padding!r} is not one of {tuple(PADDINGS)}")
-        if self.std is not None and min(self.std) <= 0:
-            raise ConfigError(f"encoder std must be positive; got {self.std}")
-        if len(self.taps) != 4 or min(self.taps) < 0:
-            raise ConfigError(f"a ViT is read at four taps, counted from 0; got {self.taps}")
+        require(
+            not (self.pretrained and self.weights),
+            f"encoder {self.name!r}: pretrained=True and weights={self.weights!r} exclude each "
+            "other; keep one",
+        )
+        positive = self.std is None or min(self.std) > 0
+        require(positive, f"encoder std must be positive; got {self.std}")
+        four = len(self.taps) == 4 and min(self.taps) >= 0
+        require(four, f"a ViT is read at four taps, counted from 0; got {self.taps}")
         possible = _paddings(self.name)
-        if self.padding not in (None, *possible):
-            usual = " or ".join(map(repr, possible))
-            raise ConfigError(
-                f"encoder {self.name!r} cannot have padding {self.padding!r}; it takes {usual}"
-            )
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> EncoderConfig:
-        """Inverse of `dataclasses.asdict` after a trip through JSON."""
-        tuples = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-        return cls(**{**values, **tuples})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for JSON."""
-        return asdict(self)
+        require(
+            self.padding in (None, *possible),
+            f"encoder {self.name!r} cannot have padding {self.padding!r}; it takes "
+            + " or ".join(map(repr, possible)),
+        )
 
 
 class Encoder(nn.Module):
@@ -133,12 +118,12 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        file = _read_weights(config) if config.weights else None
-        self.config = _complete(config, file)
+        tensors, known = _read_weights(config) if config.weights else (None, _timms(config.name))
+        self.config = _complete(config, known)
         self.body, self.channels, self.multiple = _build(self.config)
         self.is_vit = isinstance(self.body, VisionTransformer)
-        if file is not None:
-            _load_strictly(self.body, file[0], str(config.weights))
+        if tensors is not None:
+            _load_strictly(self.body, tensors, str(config.weights))
         for name, value in (("mean", self.config.mean), ("std", self.config.std)):
             self.register_buffer(name, torch.tensor(value).view(1, 3, 1, 1), persistent=False)
 
@@ -160,16 +145,7 @@ class Encoder(nn.Module):
         return self
 
     def insert(self, between: Callable[[Tensor], Tensor]) -> None:
-        """Apply a module to level 3, [B, C, h, w], before stage 4 and the neck read it.
-
-        Raises:
-            ModelError: a plain ViT, which has no stages.
-        """
-        if self.is_vit:
-            raise ModelError(
-                f"encoder {self.config.name!r} has no stages to insert attention between; "
-                "choose a hierarchical one"
-            )
+        """Apply a module to level 3, [B, C, h, w], of a hierarchical network, before stage 4."""
         info: Any = self.body.feature_info
         name, known = info.module_name()[2], dict(self.body.named_modules())
         stage = known.get(name) or known[name.replace(".", "_")]  # timm may flatten "stages.2"
@@ -192,16 +168,16 @@ class Encoder(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights, in hexadecimal, wherever they came from."""
-        digest = hashlib.sha256()
-        add_state(digest, self.body)
-        return digest.hexdigest()
+        return state_hash(self.body)
 
 
-def add_state(digest: Any, module: nn.Module) -> None:
-    """Feed names and bytes of all parameters and persistent buffers to a hash of `hashlib`."""
+def state_hash(module: nn.Module, text: str = "") -> str:
+    """SHA-256 of a text, then names and bytes of all parameters and persistent buffers."""
+    digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def _change(
@@ -280,30 +256,28 @@ def _build_vit(config: EncoderConfig) -> tuple[nn.Module, list[int], int]:
 
 def _create(config: EncoderConfig, **options: Any) -> Any:
     """Timm's network; ModelError with the remedy if it or its weights cannot be had."""
+    hub = getattr(timm.get_pretrained_cfg(config.name), "hf_hub_id", None)
     try:
-        if config.pretrained:
-            _require_hub(config.name)
+        if config.pretrained and hub:
+            _require_hub(hub)
         return timm.create_model(config.name, pretrained=config.pretrained, **options)
     except Exception as error:
         if not config.pretrained:
             raise ModelError(f"timm cannot build encoder {config.name!r}: {error}") from error
-        hub = getattr(timm.get_pretrained_cfg(config.name), "hf_hub_id", None) or config.name
         raise ModelError(
             f"the weights of {config.name!r} could not be fetched ({type(error).__name__}). "
-            f"Download 'model.safetensors' of '{hub}' where there is a network, and name the file "
-            "with --weights or in SPD_WEIGHTS, or pass "
+            f"Download 'model.safetensors' of '{hub or config.name}' where there is a network, and "
+            "name the file with --weights or in SPD_WEIGHTS, or pass "
             f"EncoderConfig({config.name!r}, weights='model.safetensors', mean={config.mean}, "
             f"std={config.std}, padding={config.padding!r})"
         ) from error
 
 
-def _require_hub(name: str) -> None:
+def _require_hub(hub: str) -> None:
     """Raise within seconds where the hub cannot be reached; its own client tries for minutes."""
-    hub = getattr(timm.get_pretrained_cfg(name), "hf_hub_id", None)
     files = ("model.safetensors", "pytorch_model.bin")
-    if hub is None or constants.HF_HUB_OFFLINE:
-        return
-    if not any(try_to_load_from_cache(hub, file) for file in files):
+    kept = any(try_to_load_from_cache(hub, file) for file in files)
+    if not kept and not constants.HF_HUB_OFFLINE:
         get_session().head(constants.ENDPOINT, timeout=HUB_SECONDS)
 
 
@@ -317,20 +291,21 @@ def _paddings(name: str) -> tuple[str, ...]:
     return tuple(PADDINGS)
 
 
-def _complete(config: EncoderConfig, file: tuple[Any, dict[str, str]] | None) -> EncoderConfig:
-    """Fill in mean, std and padding: from the config, the file's metadata, or timm's own record."""
-    known: dict[str, Any]
-    if file is None:
-        cfg = timm.get_pretrained_cfg(config.name, allow_unregistered=True)
-        known = {
-            "mean": tuple(cfg.mean) if cfg else IMAGENET_MEAN,
-            "std": tuple(cfg.std) if cfg else IMAGENET_STD,
-        }
-        if config.name.startswith(_PAD_TYPE_FAMILIES):
-            known["padding"] = "same" if config.name.startswith("tf_") else "symmetric"
-    else:
-        known = _said(file[1], str(config.weights))
-        config = replace(config, weights=Path(str(config.weights)).name)  # records hold no paths
+def _timms(name: str) -> dict[str, Any]:
+    """Mean, std and, where it is a choice, padding that timm's weights were trained with."""
+    cfg = timm.get_pretrained_cfg(name)
+    known: dict[str, Any] = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
+    if cfg:
+        known = {"mean": tuple(cfg.mean), "std": tuple(cfg.std)}
+    if name.startswith(_PAD_TYPE_FAMILIES):
+        known["padding"] = "same" if name.startswith("tf_") else "symmetric"
+    return known
+
+
+def _complete(config: EncoderConfig, known: dict[str, Any]) -> EncoderConfig:
+    """Fill in what is known of the weights: mean, std, padding and the file's hash."""
+    if config.weights:
+        config = replace(config, weights=Path(config.weights).name)  # records hold no paths
     if config.name.startswith("vit_"):
         known["padding"] = "patch"
     chosen = config.name.startswith(_PAD_TYPE_FAMILIES)
@@ -341,7 +316,7 @@ def _complete(config: EncoderConfig, file: tuple[Any, dict[str, str]] | None) ->
             f"{config.weights} does not say which {', '.join(missing)} its weights were trained "
             "with; pass them in EncoderConfig (wrong ones load silently and spoil every map)"
         )
-    if file is not None or config.pretrained:
+    if config.weights or config.pretrained:
         for key in ("mean", "std", "padding"):
             if key in known and getattr(config, key) not in (None, known[key]):
                 raise ConfigError(
@@ -351,22 +326,8 @@ def _complete(config: EncoderConfig, file: tuple[Any, dict[str, str]] | None) ->
     return replace(config, **{k: v for k, v in known.items() if getattr(config, k) is None})
 
 
-def _said(metadata: dict[str, str], path: str) -> dict[str, Any]:
-    """What a weights file says of its input: mean, std, padding, each if it does, and its hash."""
-    said: dict[str, Any] = {"weights_sha256": metadata["sha256"]}
-    if "padding" in metadata:
-        said["padding"] = metadata["padding"]
-    for key in ("mean", "std"):
-        if key in metadata:
-            try:
-                said[key] = tuple(float(x) for x in metadata[key].strip("[]() ").split(","))
-            except ValueError:
-                raise ConfigError(f"{path}: {key} {metadata[key]!r} is not three numbers") from None
-    return said
-
-
-def _read_weights(config: EncoderConfig) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors of the weights file, and its metadata with the file's hash added."""
+def _read_weights(config: EncoderConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors of the weights file, its hash, and mean, std and padding as far as it names them."""
     path = Path(str(config.weights))
     if not path.is_file():
         raise ModelError(
@@ -375,14 +336,21 @@ def _read_weights(config: EncoderConfig) -> tuple[dict[str, Tensor], dict[str, s
         )
     try:
         data = path.read_bytes()
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = dict(file.metadata() or {})
+        with safetensors.safe_open(path, framework="pt") as opened:
+            metadata = dict(opened.metadata() or {})
         tensors = safetensors.torch.load(data)
     except (SafetensorError, OSError) as error:
         raise ModelError(
             f"{path} is not a readable safetensors file ({error}); fetch it again"
         ) from None
-    return tensors, {**metadata, "sha256": hashlib.sha256(data).hexdigest()}
+    known: dict[str, Any] = {"weights_sha256": hashlib.sha256(data).hexdigest()}
+    known |= {key: metadata[key] for key in ("mean", "std", "padding") if key in metadata}
+    for key in known.keys() & {"mean", "std"}:
+        try:
+            known[key] = tuple(float(x) for x in metadata[key].strip("[]() ").split(","))
+        except ValueError:
+            raise ConfigError(f"{path}: {key} {metadata[key]!r} is not three numbers") from None
+    return tensors, known
 
 
 def _load_strictly(body: nn.Module, tensors: dict[str, Tensor], path: str) -> None:
@@ -408,12 +376,8 @@ def _load_strictly(body: nn.Module, tensors: dict[str, Tensor], path: str) -> No
 
 def _feature_key(key: str, own: dict[str, Tensor]) -> str:
     """The name `stages_0.x` that timm's feature extractors give to `stages.0.x`; both are taken."""
-    if key in own:
-        return key
-    start, _, rest = key.partition(".")
-    number, _, tail = rest.partition(".")
-    flat = f"{start}_{number}.{tail}"
-    return flat if number.isdigit() and flat in own else key
+    flat = re.sub(r"^([^.]*)\.(\d+)\.", r"\1_\2.", key)
+    return flat if key not in own and flat in own else key
 
 
 def padded_size(size: Size, multiple: int) -> Size:

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from spdlib.errors import QueryError
+from spdlib.geometry import size_of
 
 
 def as_images(image: Any) -> Tensor:
@@ -21,7 +22,11 @@ def as_images(image: Any) -> Tensor:
         QueryError: wrong shape, channels, type or range; the message says what was given.
     """
     if isinstance(image, list | tuple):
-        return _batch([as_images(each) for each in image])
+        images = [as_images(each) for each in image]
+        sizes = [size_of(each) for each in images]
+        if len(set(sizes)) != 1:
+            raise QueryError(f"a list holds images of one size, at least one; got sizes {sizes}")
+        return torch.cat([each.to(images[0].device) for each in images])
     if isinstance(image, str | Path):
         image = _read_picture(Path(image))
     if isinstance(image, Image.Image):
@@ -49,13 +54,6 @@ def as_images(image: Any) -> Tensor:
     if not (low >= 0 and high <= 1):
         raise QueryError(f"float images lie in 0..1; this one spans {low:.3g}..{high:.3g}")
     return tensor
-
-
-def _batch(images: list[Tensor]) -> Tensor:
-    sizes = [tuple(each.shape[-2:]) for each in images]
-    if len(set(sizes)) != 1:
-        raise QueryError(f"a list holds images of one size, at least one; got sizes {sizes}")
-    return torch.cat([each.to(images[0].device) for each in images])
 
 
 def _read_picture(path: Path) -> Image.Image:

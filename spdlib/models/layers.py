@@ -20,9 +20,6 @@ HEAD_BIAS = {"zero": 0.0, "median": math.log(MEDIAN_DEPTH)}
 class ChannelLayerNorm(nn.LayerNorm):
     """LayerNorm over the channels of [B, C, h, w]."""
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-5)
-
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, h, w]."""
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -59,11 +56,7 @@ def start_at_zero(*layers: nn.Module) -> None:
 class NumberHead(nn.Sequential):
     """Linear(C -> 2 C), GELU, Linear(2 C -> 1): the number a query ends in (74,497 at 192).
 
-    It is computed in at least float32, outside autocast.
-
-    Args:
-        channels: of the queries.
-        low: round the number to bfloat16, as recorded (F7).
+    It is computed in at least float32, outside autocast; `low` rounds it to bfloat16 (F7).
     """
 
     def __init__(self, channels: int, low: bool) -> None:
@@ -88,9 +81,7 @@ def standardised(x: Tensor) -> Tensor:
 def fourier_code(x: Tensor, bands: int) -> Tensor:
     """Code [..., 4 bands] of positions [..., 2]: sin 2 pi 2^l x, cos, then the same of y.
 
-    Args:
-        x: (x, y), best within 0..1: whole numbers all have one code (F10).
-        bands: l runs from 0 to bands - 1.
+    l runs from 0 to bands - 1. Positions lie best within 0..1: whole numbers share one code (F10).
     """
     rates = 2 * math.pi * 2.0 ** torch.arange(bands, device=x.device, dtype=x.dtype)
     angles = x.unsqueeze(-1) * rates  # [..., 2, bands]
@@ -100,9 +91,8 @@ def fourier_code(x: Tensor, bands: int) -> Tensor:
 def position_table(size: Size, channels: int, like: Tensor) -> Tensor:
     """Fixed code [h w, C] of a map's cells, row by row: sines and cosines of their row and column.
 
-    Half of the channels tell the column, half the row, with wavelengths from 2 pi to 10,000 * 2 pi
-    cells (Vaswani et al. 2017, section 3.5, once per axis); up to three that are left over tell
-    nothing. It has no parameters.
+    Half of the channels hold the column, half the row, with wavelengths from 2 pi to 10,000 * 2 pi
+    cells (Vaswani et al. 2017, section 3.5, once per axis); up to three that are left over are 0.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)  # bfloat16 cannot count past 256 cells
     rates = 10_000 ** -torch.linspace(0, 1, channels // 4, device=like.device, dtype=dtype)
@@ -111,6 +101,11 @@ def position_table(size: Size, channels: int, like: Tensor) -> Tensor:
     columns = torch.cat([x.sin(), x.cos()], -1)[None].expand(size[0], -1, -1)
     code = torch.cat([columns, rows], -1).flatten(0, 1)
     return F.pad(code, (0, channels % 4)).to(like.dtype)
+
+
+def channels_last(level: Tensor) -> Tensor:
+    """[B, C, h, w] -> contiguous [B, h, w, C]."""
+    return level.permute(0, 2, 3, 1).contiguous()
 
 
 def resize(x: Tensor, size: Size) -> Tensor:

@@ -19,9 +19,7 @@ def project(in_channels: int, width: int) -> nn.Sequential:
 class PyramidNeck(nn.Module):
     """Neck of hierarchical encoders: Conv1x1 + LN per level (v15.0; 92,928 for ConvNeXt V2-T).
 
-    Args:
-        channels: of the encoder's levels.
-        width: of all levels behind the neck, or of each.
+    Its width is that of all levels behind it, or one for each.
     """
 
     def __init__(self, channels: Sequence[int], width: int | Sequence[int] = 64) -> None:
@@ -63,24 +61,16 @@ class PlanNeck(nn.Module):
     to one), so it runs before, on a sixteenth of L1's cells. L4 averages the patches under each of
     its cells, 2x2 of an even grid; of an odd one, as 37x37, 2 or 3 a side that may overlap, so that
     its cells stay centred on what they cover.
-
-    Args:
-        channels: of the taps.
-        widths: of the levels behind the neck.
     """
 
     def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
         super().__init__()
-        pairs = list(zip(channels, widths, strict=True))
+        pairs = zip(channels, widths, strict=True)
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in pairs)
         self.norm = nn.ModuleList(ChannelLayerNorm(width) for width in widths)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
-        """Four taps [B, C, h, w] -> [B, 64, 4h, 4w], [128, 2h, 2w], [192, h, w], [384, h/2, w/2].
-
-        Raises:
-            ModelError: fewer than 2x2 patches.
-        """
+        """Taps [B, C, h, w] -> [B, 64, 4h, 4w], [128, 2h, 2w], [192, h, w] and [384, h/2, w/2]."""
         height, width = taps[0].shape[-2:]
         if min(height, width) < 2:
             raise ModelError(

@@ -1,18 +1,53 @@
-"""A network's options: a frozen dataclass of words and counts, checked by its annotations."""
+"""What a network is made from: its configuration, and options that its annotations check."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field
 
 from spdlib.errors import ConfigError, unknown_name
+from spdlib.geometry import Size
+from spdlib.models.encoders import EncoderConfig
 from spdlib.settings import Settings, read
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number from 1."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Everything needed to build a network again.
+
+    Attributes:
+        network: registered name, for instance "v15_2".
+        encoder: the encoder and its input.
+        image_size: height, width in pixels of the images it is trained on.
+        focal: focal length in pixels of those images; None until it is known.
+        options: the network's own settings, for instance {"init": "recorded"}.
+    """
+
+    network: str
+    encoder: EncoderConfig
+    image_size: Size
+    focal: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        size: Any = self.image_size
+        whole = isinstance(size, tuple | list) and all(type(side) is int for side in size)
+        if not whole or len(size) != 2 or min(size) < 1:
+            raise ConfigError(
+                f"image_size must be height and width in whole pixels, both positive; got {size!r}"
+            )
+        if self.focal is not None and not self.focal > 0:
+            raise ConfigError(f"focal must be a positive length in pixels; got {self.focal}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain dictionary for JSON."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -29,7 +64,7 @@ def read_options(kind: type[Kind], given: Mapping[str, Any], network: str) -> Ki
     Raises:
         ConfigError: an option or value the network does not have; the message lists those it has.
     """
-    known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
+    known = [each.name for each in fields(kind)]  # type: ignore[arg-type]
     for name in given.keys() - set(known):
         raise ConfigError(unknown_name(f"option of {network}", name, known))
     try:
@@ -46,4 +81,4 @@ def words(kind: type) -> dict[str, tuple[str, ...]]:
 
 def counts(kind: Any) -> dict[str, int]:
     """The default of every option that is a whole number."""
-    return {field.name: field.default for field in fields(kind) if type(field.default) is int}
+    return {each.name: each.default for each in fields(kind) if type(each.default) is int}

@@ -12,9 +12,8 @@ from spdlib.errors import ConfigError, ModelError, unknown_name
 from spdlib.geometry import Size
 from spdlib.models.base import DepthModel
 from spdlib.models.checkpoint import load_weights, read_config
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import EncoderConfig
-from spdlib.models.options import read_options
+from spdlib.models.options import ModelConfig, read_options
 from spdlib.plugins import import_plugins
 
 
@@ -30,12 +29,9 @@ Network = TypeVar("Network", bound=type[DepthModel])
 
 
 def register(name: str, *, encoder: str, image_size: Size) -> Callable[[Network], Network]:
-    """Class decorator that makes a network known by name.
+    """Class decorator that makes a network known to `create_model` by name.
 
-    Args:
-        name: what `create_model` takes.
-        encoder: timm name of its default encoder.
-        image_size: default height, width in pixels of its training images.
+    Its default encoder is a timm name, its default image size height, width in pixels.
 
     Raises:
         ModelError: another class has this name.
@@ -89,8 +85,8 @@ def create_model(
     Args:
         name: one of `list_models()`.
         encoder: timm name or configuration; None takes the network's own.
-        pretrained_encoder: load timm's weights of the encoder, and only of the encoder; nothing
-            is fetched otherwise. The same as `EncoderConfig(..., pretrained=True)`.
+        pretrained_encoder: load timm's weights of the encoder, and only of the encoder; otherwise
+            nothing is fetched. The same as `EncoderConfig(..., pretrained=True)`.
         image_size: height, width of training images; None takes the network's own.
         focal: focal length in pixels of training images.
         options: the network's own settings.
@@ -117,8 +113,7 @@ def build(config: ModelConfig) -> DepthModel:
 def load(folder: str | Path) -> DepthModel:
     """A saved network, in evaluation mode; nothing is fetched and no encoder file is needed.
 
-    Args:
-        folder: of a saved network, or of a run, whose best weights are taken.
+    Of a run's folder the best weights are taken.
 
     Raises:
         ModelError: a missing or damaged file, or weights of another network.

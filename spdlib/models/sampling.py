@@ -1,8 +1,8 @@
 """Reading maps at points: bilinear points, neighbourhoods, 6x6 blocks, deformable reads.
 
-Maps are channels-last, [B, h, w, C], so that one cell is one contiguous
-row of C numbers. Reads outside a map return its border unless they are asked to return zero. Every
-gather is an `index_select` on rows or a `weighted_rows`, whose backward is deterministic.
+Maps are channels-last, [B, h, w, C], so that one cell is one contiguous row of C numbers. Reads
+outside a map return its border, or zero with `zeros`, as recorded (F9). Every gather is an
+`index_select` on rows or a `weighted_rows`, whose backward is deterministic.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from spdlib.geometry import GridRule, Size, pixels_to_cells
+from spdlib.geometry import GridRule, Size, grid_size, pixels_to_cells
 
 
 def gather_rows(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
@@ -45,7 +45,7 @@ class Places:
 
     @classmethod
     def of(cls, cells: Tensor, size: Size, zeros: bool = False) -> Places:
-        """Places of reads at fractional cells [B, ..., 2] (x, y) of maps of height, width."""
+        """Places of reads at fractional cells [B, ..., 2] (x, y) of maps of a size."""
         if zeros:
             cells, size = cells + 1, (size[0] + 2, size[1] + 2)
         index, shares = corners(cells.flatten(1, -2), size)
@@ -54,27 +54,23 @@ class Places:
 
     def read(self, maps: Tensor) -> Tensor:
         """Values [B, ..., C] of a map [B, h, w, C]; corners are summed on the way, not stored."""
-        level = _bordered(maps) if self.zeros else maps
-        rows = level.reshape(-1, maps.shape[-1])
+        rows = self.rows(maps, maps.shape[-1])
         return weighted_rows(rows, self.index, self.shares).view(*self.shape, -1)
+
+    def rows(self, maps: Tensor, width: int) -> Tensor:
+        """A map [B, h, w, C], with a border of zeros where it takes one, as rows of a width."""
+        level = F.pad(maps, (0, 0, 1, 1, 1, 1)) if self.zeros else maps
+        return level.reshape(-1, width)
 
 
 def bilinear_cells(maps: Tensor, cells: Tensor, zeros: bool = False) -> Tensor:
-    """Bilinear values [B, ..., C] of a map [B, h, w, C] at fractional cells [B, ..., 2] (x, y).
-
-    Cells outside the map repeat its border, or with `zeros` count as zero, as recorded (F9).
-    """
-    return Places.of(cells, (maps.shape[1], maps.shape[2]), zeros).read(maps)
-
-
-def _bordered(maps: Tensor) -> Tensor:
-    """A map [B, h, w, C] with a border of zeros, [B, h + 2, w + 2, C]."""
-    return F.pad(maps, (0, 0, 1, 1, 1, 1))
+    """Bilinear values [B, ..., C] of a map [B, h, w, C] at fractional cells [B, ..., 2] (x, y)."""
+    return Places.of(cells, grid_size(maps), zeros).read(maps)
 
 
 def grid_sampled(maps: Tensor, cells: Tensor, zeros: bool = False) -> Tensor:
     """`bilinear_cells` by PyTorch's `grid_sample`: its reference form, in the type of the cells."""
-    size = cells.new_tensor([maps.shape[2], maps.shape[1]])
+    size = cells.new_tensor(grid_size(maps)[::-1])
     grid = ((2 * cells + 1) / size - 1).reshape(len(maps), 1, -1, 2)
     level, padding = maps.permute(0, 3, 1, 2).to(cells.dtype), "zeros" if zeros else "border"
     read = F.grid_sample(level, grid, padding_mode=padding, align_corners=False)
@@ -84,24 +80,17 @@ def grid_sampled(maps: Tensor, cells: Tensor, zeros: bool = False) -> Tensor:
 def bilinear_points(
     maps: Tensor, points: Tensor, image_size: Size, rule: GridRule = GridRule.HALF_PIXEL
 ) -> Tensor:
-    """Bilinear values [B, K, C] of a map [B, h, w, C] at pixel points [B, K, 2].
-
-    With `GridRule.RECORDED` cells outside the map count as zero, as recorded (F9).
-    """
-    cells = pixels_to_cells(points, image_size, (maps.shape[1], maps.shape[2]), rule)
-    return bilinear_cells(maps, cells, zeros=rule is GridRule.RECORDED)
+    """Bilinear values [B, K, C] of a map [B, h, w, C] at pixel points [B, K, 2]."""
+    cells = pixels_to_cells(points, image_size, grid_size(maps), rule)
+    return bilinear_cells(maps, cells, rule.zeros)
 
 
 def neighbourhood(maps: Tensor, points: Tensor, image_size: Size, size: int = 5) -> Tensor:
     """Bilinear size x size neighbourhoods [B, K, size**2, C], one cell apart, row by row.
 
-    Args:
-        maps: [B, h, w, C].
-        points: [B, K, 2] pixels; the neighbourhood's centre.
-        image_size: height, width of the image the points live in.
-        size: odd number of cells a side.
+    They are read on a map [B, h, w, C] around points [B, K, 2] in pixels; `size` is odd.
     """
-    cells = pixels_to_cells(points, image_size, (maps.shape[1], maps.shape[2]))
+    cells = pixels_to_cells(points, image_size, grid_size(maps))
     return bilinear_cells(maps, cells.unsqueeze(2) + square(size, cells))
 
 
@@ -121,7 +110,7 @@ def block(maps: Tensor, points: Tensor, image_size: Size, size: int = 5) -> tupl
     Returns:
         rows [B, K, (size + 1)**2, C] and fractions [B, K, 2] (x, y).
     """
-    cells = pixels_to_cells(points, image_size, (maps.shape[1], maps.shape[2]))
+    cells = pixels_to_cells(points, image_size, grid_size(maps))
     corner = cells.floor()
     x, y = (corner.long() - size // 2)[..., None, None].unbind(2)  # [B, K, 1, 1]
     steps = torch.arange(size + 1, device=maps.device)
@@ -141,7 +130,7 @@ def interpolate_block(values: Tensor, fractions: Tensor) -> Tensor:
     return torch.lerp(values[..., :-1, :, :], values[..., 1:, :, :], fy)
 
 
-def spread_block(weights: Tensor, fractions: Tensor) -> Tensor:
+def scatter_block(weights: Tensor, fractions: Tensor) -> Tensor:
     """Adjoint of `interpolate_block`: weights [B, K, H, n - 1, n - 1, S] -> [.., n, n, S].
 
     A cell gathers from its two neighbours what it gave them: the mirrored interpolation of the
@@ -151,14 +140,10 @@ def spread_block(weights: Tensor, fractions: Tensor) -> Tensor:
 
 
 def corners(cells: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-    """The four cells under each bilinear read, and the shares they have in it.
-
-    Args:
-        cells: fractional cells (x, y) of the reads, [..., 2]; outside, the border is repeated.
-        size: height, width of the map.
+    """The four cells under each bilinear read at cells [..., 2] (x, y), and their shares in it.
 
     Returns:
-        Cell numbers y w + x and shares, both [..., 4].
+        Cell numbers y w + x and shares, both [..., 4]; outside the map its border is repeated.
     """
     height, width = size
     (x, fx), (y, fy) = map(_interval, cells.unbind(-1), (width, height))
@@ -170,7 +155,7 @@ def corners(cells: Tensor, size: Size) -> tuple[Tensor, Tensor]:
 
 
 def _interval(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The whole number before each fractional index among `count`, and the way behind it.
+    """The whole number before each fractional index among `count`, and the fraction behind it.
 
     The last one ends the interval before it, so that corners are always one step apart. NaN reads
     the first interval, for an index must exist, and stays NaN in its shares.
@@ -221,51 +206,39 @@ def _gathered_back(grad: Tensor, index: Tensor, weights: Tensor, count: int) -> 
     """Gradient [N, C] of the rows: each gathers the sums [M, C] that read it, by their weights."""
     order = index.flatten().int().argsort(stable=True)
     readers = torch.bincount(index.flatten(), minlength=count)
-    return F.embedding_bag(
-        order // index.shape[1], grad, readers.cumsum(0) - readers, mode="sum",
-        per_sample_weights=weights.flatten().index_select(0, order),
-    )  # fmt: skip
+    sums, starts = order // index.shape[1], readers.cumsum(0) - readers
+    shares = weights.flatten().index_select(0, order)
+    return F.embedding_bag(sums, grad, starts, mode="sum", per_sample_weights=shares)
 
 
 def weighted_rows(rows: Tensor, index: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of rows, without a copy of the rows that are read.
+    """Weighted sums [M, C] of rows [N, C], without a copy of the rows that are read.
 
-    Args:
-        rows: [N, C].
-        index: rows of each sum, [M, P].
-        weights: theirs, [M, P]; taken in the type of the rows.
-
-    Returns:
-        [M, C].
+    Each sum takes P rows by their index [M, P] and weights [M, P], in the type of the rows.
     """
     return _WeightedRows.apply(rows, index, weights.to(rows.dtype))
 
 
 def deformable_read(level: Tensor, cells: Tensor, weights: Tensor, zeros: bool = False) -> Tensor:
-    """Weighted sums of bilinear reads where every head reads its own channels only.
+    """Weighted sums [B, K, C] of bilinear reads where every head reads its own channels only.
 
-    Bilinear and attention weights are merged, and a head fetches C / H numbers a corner instead of
-    C.
+    Bilinear and attention weights are merged, and a head fetches C / H numbers per corner instead
+    of C.
 
     Args:
         level: map [B, h, w, C].
-        cells: where each head reads, [B, K, H, P, 2] fractional cells (x, y).
+        cells: sampling locations of each head, [B, K, H, P, 2] fractional cells (x, y).
         weights: of the reads [B, K, H, P].
-        zeros: cells outside the map count as zero, as recorded (F9); else its border is repeated.
-
-    Returns:
-        [B, K, C], heads side by side.
+        zeros: cells outside the map count as zero; else its border is repeated.
     """
-    if zeros:
-        level, cells = _bordered(level), cells + 1
-    batch, height, width, channels = level.shape
-    heads = cells.shape[2]
-    index, shares = corners(cells, (height, width))  # [B, K, H, P, 4]
-    image = torch.arange(batch, device=level.device).view(-1, 1, 1, 1, 1) * (height * width)
-    index = (image + index) * heads + torch.arange(heads, device=level.device).view(-1, 1, 1)
-    merged = shares * weights.unsqueeze(-1)
-    rows = level.reshape(-1, channels // heads)
-    read = weighted_rows(rows, *(x.flatten(0, 2).flatten(1) for x in (index, merged)))
+    places = Places.of(cells, grid_size(level), zeros)
+    batch, _, heads, reads = weights.shape
+    channels = level.shape[-1]
+    head = torch.arange(heads, device=level.device).view(-1, 1, 1)
+    index = places.index.view(-1, heads, reads, 4) * heads + head
+    merged = places.shares.view(*weights.shape, 4) * weights.unsqueeze(-1)
+    rows = places.rows(level, channels // heads)
+    read = weighted_rows(rows, index.view(-1, 4 * reads), merged.reshape(-1, 4 * reads))
     return read.view(batch, -1, channels)
 
 

@@ -18,22 +18,21 @@ form of execution that encoded it. The blocks themselves are in `v13_blocks`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
 from spdlib.errors import ModelError
-from spdlib.geometry import GridRule, Size
+from spdlib.geometry import GridRule, Size, size_of
 from spdlib.inspection import Probe, Reads, Shares
 from spdlib.models.attention import MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import CONVNEXT_V2_TINY, padded_size
-from spdlib.models.layers import HEAD_BIAS, NumberHead, standardised
+from spdlib.models.layers import HEAD_BIAS, NumberHead, channels_last, standardised
 from spdlib.models.necks import PlanNeck, PyramidNeck
-from spdlib.models.options import Count, Options, counts
+from spdlib.models.options import Count, ModelConfig, Options, counts
 from spdlib.models.registry import register
 from spdlib.models.v13_blocks import (
     B1,
@@ -50,7 +49,6 @@ from spdlib.models.v13_blocks import (
     Calibration,
     Precompute,
     Queries,
-    value_maps,
 )
 from spdlib.scene import Answer, Maps
 
@@ -77,22 +75,14 @@ class V13Options(Options):
 
 @dataclass(frozen=True)
 class V13PlanOptions(V13Options):
-    """Options of v13_plan: those of `V13Options`, and one.
-
-    Attributes:
-        routed_l4: cells of L4 that a query is routed to.
-    """
+    """Options of v13_plan: also to how many cells of L4 a query is routed."""
 
     routed_l4: Count = 32
 
 
 @dataclass(frozen=True)
 class V13LogDepthOptions(V13PlanOptions):
-    """Options of v13_log_depth: those of `V13PlanOptions`, and one.
-
-    Attributes:
-        head_bias: the head starts at the "median" depth of NYU, or at "zero", 1 m (F17c).
-    """
+    """Options of v13_log_depth: its head also starts at NYU's "median" depth or at 1 m (F17c)."""
 
     head_bias: Literal["median", "zero"] = "median"
 
@@ -100,10 +90,14 @@ class V13LogDepthOptions(V13PlanOptions):
 class V13(DepthModel):
     """What the v13 networks share, v13.1 included: levels, B1, B2 and the head.
 
+    Attributes:
+        calibrated: the head answers an inverse depth that is calibrated by the image, no log-depth.
+        dropout: on the decoder's attention weights, in training.
+        first_block: B1's class.
+
     Raises:
-        ConfigError: an option or value it does not have.
-        ModelError: an encoder it cannot read, or a level with fewer cells than a query is routed
-            to.
+        ModelError: an encoder it cannot read, or images of which a level has fewer cells than a
+            query is routed to.
     """
 
     Options = V13Options
@@ -113,8 +107,10 @@ class V13(DepthModel):
         "encoder", "level3_attention", "neck", "level4_attention", "precompute", "b1", "b2", "b3",
         "b3a", "b3b", "b4", "b5", "head",
     )  # fmt: skip
+    calibrated: ClassVar[bool] = False
     dropout: ClassVar[float] = 0.0
     first_block: ClassVar[type[B1]] = B1
+    precompute: Any
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -127,15 +123,14 @@ class V13(DepthModel):
         self.head = NumberHead(WIDTH, low=options.head_dtype == "bfloat16")
 
     def maps(self, images: Tensor) -> Maps:
-        """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text).
-
-        Raises:
-            ModelError: a level has fewer cells than a query is routed to.
-        """
-        rows = [level.permute(0, 2, 3, 1).contiguous() for level in self.levels(images)]
-        self._check_routing((images.shape[-2], images.shape[-1]))
+        """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text)."""
+        rows = map(channels_last, self.levels(images))
+        self._check_routing(size_of(images))
         levels = dict(zip(LEVELS, rows, strict=True))
-        return {**self.b1.maps(levels, self.fast), **self.projected(levels)}
+        maps = {**self.b1.maps(levels, self.fast), **self.projected(levels)}
+        if self.calibrated:
+            maps["calibration"] = self.precompute.calibration(levels["L4"])
+        return maps
 
     def levels(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] -> the neck's levels [B, 64/128/192/384, h_l, w_l].
@@ -147,7 +142,7 @@ class V13(DepthModel):
 
     @abstractmethod
     def projected(self, levels: Maps) -> dict[str, Tensor]:
-        """What is projected of the neck's levels [B, h, w, C_l] once per image, but for B1."""
+        """What is projected of the neck's levels [B, h, w, C_l] once per image, but not for B1."""
 
     @abstractmethod
     def run(self, queries: Queries) -> Tensor:
@@ -163,21 +158,17 @@ class V13(DepthModel):
         return Answer(self.run(self.queries(maps, points, image_size)))
 
     def queries(self, maps: Maps, points: Tensor, image_size: Size) -> Queries:
-        """The points [B, K, 2] with all that the blocks know of them."""
+        """The points [B, K, 2] with all that the blocks need to read maps there."""
         return Queries(maps, points, image_size, GridRule(self.options.grid_rule), self.fast)
 
     def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
-        """What each block reads for K queries, in the order of the blocks.
-
-        B2 on the tokens around a query, every B3 on the cells of its level, B4 around routed cells,
-        B5 on its tokens by source. Weights are those of a block's last layer, mean of its heads.
-        """
+        """What each block reads for K queries; weights of its last layer, mean of the heads."""
         found: list[Probe] = []
         self.run(self.queries(maps, points, image_size)._replace(probes=found))
         return found
 
     def captions(self) -> dict[str, Caption]:
-        """What a diagram says of the blocks."""
+        """Titles and details of the blocks, for diagrams."""
         routed = getattr(self.options, "routed_l4", None)
         return super().captions() | {
             "precompute": ("projected for all", "keys and values, maps to read"),
@@ -186,7 +177,7 @@ class V13(DepthModel):
             "b3": ("B3: read all of L4", f"route to {routed} cells" if routed else "2 layers"),
             "b4": ("B4: read around them", "6 heads, 3 maps, 4 places"),
             "b5": ("B5: read everything", "3 layers"),
-            "head": ("head", "log-depth"),
+            "head": ("head", "inverse depth, calibrated" if self.calibrated else "log-depth"),
         }
 
     def _add_neck(self) -> None:
@@ -201,13 +192,13 @@ class V13(DepthModel):
         tokens = [standardised(part) for part in tokens]
         h, weights = self.b2(h, tokens, queries.fast)
         levels = [level for level, count in TOKENS.items() for _ in range(count)]
-        queries.tell(
+        queries.record(
             lambda: Reads("B2", "tokens around", pixels, weights.mean(2), levels, close=True)
         )
         return h, tokens
 
     def _fuse(
-        self, h: Tensor, tokens: Sequence[Tensor], sources: Mapping[str, int], queries: Queries
+        self, h: Tensor, tokens: Sequence[Tensor], sources: dict[str, int], queries: Queries
     ) -> Tensor:
         """B5 over tokens [B, K, T_i, 192], of which each source has so many, in this order."""
         h, weights = self.b5(h, tokens, queries.fast)
@@ -217,8 +208,15 @@ class V13(DepthModel):
             sums = (part.sum(-1) for part in parts)
             return Shares("B5", dict(zip(sources, sums, strict=True)), sources)
 
-        queries.tell(shares)
+        queries.record(shares)
         return h
+
+    def _depth(self, h: Tensor, queries: Queries) -> Tensor:
+        """The head's numbers of finished queries [B, K, 192] as depth [B, K] in metres."""
+        number = self.head(h).squeeze(-1)
+        if self.calibrated:
+            return Calibration.depth(number, queries.maps["calibration"])
+        return number.exp()
 
     def _check_routing(self, image_size: Size) -> None:
         """ModelError if a level of such images has fewer cells than a query is routed to."""
@@ -247,6 +245,7 @@ class V13Calibrated(V13):
     """
 
     idea = "a query attends to 91 tokens around it, then to all of L4; calibrated inverse depth"
+    calibrated = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -255,21 +254,16 @@ class V13Calibrated(V13):
         self.precompute.values.requires_grad_(False)
         self.b3 = B3("b3", self.dropout)
 
-    def captions(self) -> dict[str, Caption]:
-        """What a diagram says of the blocks."""
-        return super().captions() | {"head": ("head", "inverse depth, calibrated")}
-
     def projected(self, levels: Maps) -> dict[str, Tensor]:
-        """B3's keys and values, and the calibration."""
-        tokens = self.precompute.b3_tokens(levels["L4"], "b3")
-        return {**tokens, "calibration": self.precompute.calibration(levels["L4"])}
+        """B3's keys and values."""
+        return self.precompute.b3_tokens(levels["L4"], "b3")
 
     def run(self, queries: Queries) -> Tensor:
-        """B1, B2, B3, and the head's number calibrated."""
+        """B1, B2, B3 and the head."""
         h, _ = self._local(queries)
         h, weights = self.b3(h, queries.maps)
-        queries.tell_attention("B3", "L4", weights, None)
-        return Calibration.depth(self.head(h).squeeze(-1), queries.maps["calibration"])
+        queries.record_attention("B3", "L4", weights, None)
+        return self._depth(h, queries)
 
 
 @register("v13_log_depth", encoder=CONVNEXT_V2_TINY, image_size=(256, 320))
@@ -283,10 +277,10 @@ class V13LogDepth(V13):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        self.precompute = Precompute(self.coded, calibrated=self.planned)
+        self.precompute = Precompute(self.coded, self.calibrated)
         self.b3 = B3("b3", self.dropout)
         self.b4 = B4(bounded=not self.planned)
-        self.b5 = B5(1 if self.planned else 3, self.dropout)
+        self.b5 = B5(3, 1 if self.planned else 3, self.dropout)
         if not self.planned:
             nn.init.constant_(self.head[-1].bias, HEAD_BIAS[self.options.head_bias])
 
@@ -296,28 +290,25 @@ class V13LogDepth(V13):
         return {
             **once.b3_tokens(levels["L4"], "b3"),
             **self.b4.maps(once.anchors(levels["L4"]), self.fast),
-            **value_maps(once.values, levels),
+            **once.values(levels),
         }
 
     def run(self, queries: Queries) -> Tensor:
-        """B1 to B5, and the head's number as depth."""
+        """B1 to B5 and the head."""
         h, local = self._local(queries)
         h, weights = self.b3(h, queries.maps)
         routed = weights.topk(self.options.routed_l4).indices
-        queries.tell_attention("B3", "L4", weights, routed)
+        queries.record_attention("B3", "L4", weights, routed)
         tokens = self.b4(h, routed, queries)
-        tokens = self.pass_through(tokens, weights.gather(-1, routed)) + self.b4.type_code
-        sources = {**TOKENS, "routed L4": routed.shape[-1]}
-        h = self._fuse(h, [*local, standardised(tokens)], sources, queries)
-        return self.depth(self.head(h).squeeze(-1), queries.maps)
-
-    def pass_through(self, tokens: Tensor, chosen: Tensor) -> Tensor:
-        """Tokens [B, K, R, 192] of routed cells, looked at by weights [B, K, R]; as they are."""
-        return tokens
-
-    def depth(self, number: Tensor, maps: Maps) -> Tensor:
-        """Depth [B, K] in metres of the head's numbers [B, K]."""
-        return number.exp()
+        if self.planned:
+            # Choosing the largest weights has no gradient, so B3 would not learn where to send a
+            # query: the tokens' gradient goes straight through to the weights.
+            chosen = weights.gather(-1, routed)
+            tokens = tokens * (chosen - chosen.detach() + 1).unsqueeze(-1)
+        tokens = standardised(tokens + self.b4.type_code)
+        sources = {**TOKENS, "routed L4": self.options.routed_l4}
+        h = self._fuse(h, [*local, tokens], sources, queries)
+        return self._depth(h, queries)
 
 
 @register("v13_plan", encoder="vit_small_patch14_dinov2", image_size=(518, 518))
@@ -331,36 +322,15 @@ class V13Plan(V13LogDepth):
     Options = V13PlanOptions
     idea = "v13_log_depth as designed: behind a frozen ViT, calibrated inverse depth"
     dropout = 0.1
-    planned = True
+    planned = calibrated = True
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.encoder.requires_grad_(False)
 
-    def captions(self) -> dict[str, Caption]:
-        """What a diagram says of the blocks."""
-        return super().captions() | {"head": ("head", "inverse depth, calibrated")}
-
     def levels(self, images: Tensor) -> list[Tensor]:
         """Images [B, 3, H, W] -> the neck's levels [B, 64/128/192/384, h_l, w_l]."""
-        levels: list[Tensor] = self.neck(self.encoder(images))
-        return levels
-
-    def projected(self, levels: Maps) -> dict[str, Tensor]:
-        """B3's keys and values, the anchors and the value maps of B4, and the calibration."""
-        calibration = self.precompute.calibration(levels["L4"])
-        return {**super().projected(levels), "calibration": calibration}
-
-    def pass_through(self, tokens: Tensor, chosen: Tensor) -> Tensor:
-        """Tokens as they are; their gradient goes straight through to the weights.
-
-        Choosing the largest weights has no gradient, so B3 would not learn where to send a query.
-        """
-        return tokens * (chosen - chosen.detach() + 1).unsqueeze(-1)
-
-    def depth(self, number: Tensor, maps: Maps) -> Tensor:
-        """Depth [B, K] in metres of the head's numbers [B, K]."""
-        return Calibration.depth(number, maps["calibration"])
+        return self.neck(self.encoder(images))
 
     def _add_neck(self) -> None:
         if not self.encoder.is_vit:

@@ -20,22 +20,21 @@ from torch import Tensor, nn
 
 from spdlib.geometry import GridRule
 from spdlib.models import v13_blocks
-from spdlib.models.attention import GlobalTokens, MapAttention, head_count
+from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import CONVNEXT_V2_TINY
 from spdlib.models.layers import HEAD_BIAS, standardised
-from spdlib.models.options import Count
+from spdlib.models.options import Count, ModelConfig
 from spdlib.models.registry import register
 from spdlib.models.sampling import gather_rows
 from spdlib.models.v13 import V13, V13Options
-from spdlib.models.v13_blocks import B3, CHANNELS, SPREADS, WIDTH, Queries, value_layers, value_maps
+from spdlib.models.v13_blocks import B3, CHANNELS, VALUE_REACH, WIDTH, Queries, ValueMaps
 from spdlib.scene import Maps
 
 
 @dataclass(frozen=True)
 class V131Options(V13Options):
-    """Options of v13.1: those of `V13Options`, and these.
+    """Options of v13.1: those of all v13 networks, and these.
 
     Attributes:
         inserted_attention: the attention on L3 starts as the identity ("zero"), so that stage 4
@@ -51,11 +50,7 @@ class V131Options(V13Options):
 
 
 class Precompute(nn.Module):
-    """What is projected once per image but for B1 (690,624).
-
-    Args:
-        coded: keys tell the place of their cell (F11).
-    """
+    """What is projected once per image, but not for B1 (690,624); `coded` as in v13."""
 
     def __init__(self, coded: bool) -> None:
         super().__init__()
@@ -63,7 +58,7 @@ class Precompute(nn.Module):
         self.b3b_tokens = GlobalTokens(CHANNELS[3], WIDTH, positions=coded)
         self.g3 = nn.Linear(CHANNELS[2], WIDTH)
         self.g4 = nn.Linear(CHANNELS[3], WIDTH)
-        self.values = value_layers()
+        self.values = ValueMaps()
 
     def forward(self, levels: Maps) -> dict[str, Tensor]:
         """The neck's levels [B, h, w, C_l] -> maps by name."""
@@ -72,7 +67,7 @@ class Precompute(nn.Module):
             **self.b3b_tokens(levels["L4"], "b3b"),
             "g3": self.g3(levels["L3"]),
             "g4": self.g4(levels["L4"]),
-            **value_maps(self.values, levels),
+            **self.values(levels),
         }
 
 
@@ -81,13 +76,13 @@ class B1(v13_blocks.B1):
 
     def __init__(self, unit: int) -> None:
         super().__init__(unit)
-        self.central_code = nn.Parameter(torch.zeros(len(SPREADS), WIDTH))
+        self.central_code = nn.Parameter(torch.zeros(len(VALUE_REACH), WIDTH))
 
     def central(self, queries: Queries) -> dict[str, Tensor]:
         """Tokens [B, K, 1, 192] of L2, L3 and L4 at the query."""
         return {
             f"L{name[1]}": queries.read(name, self._place(queries, name).unsqueeze(2)) + code
-            for name, code in zip(SPREADS, self.central_code, strict=True)
+            for name, code in zip(VALUE_REACH, self.central_code, strict=True)
         }
 
     @staticmethod
@@ -106,7 +101,7 @@ class B5(v13_blocks.B5):
     """v13's B5 over the 33 tokens, and the type codes of routed cells (1,336,128)."""
 
     def __init__(self) -> None:
-        super().__init__(norms=3, dropout=0.0)
+        super().__init__(layers=3, norms=3, dropout=0.0)
         self.routed_code = nn.Parameter(torch.zeros(2, WIDTH))
 
 
@@ -122,30 +117,26 @@ class V131(V13):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        channels = self.encoder.channels[2]
-        self.level3_attention = MapAttention(channels, head_count(channels), positions=self.coded)
-        self.encoder.insert(self.level3_attention)
+        start = self.options.inserted_attention
+        self.level3_attention = MapAttention.inserted(self.encoder, start, positions=self.coded)
         self.precompute = Precompute(self.coded)
         self.b3a, self.b3b = B3("b3a", self.dropout), B3("b3b", self.dropout)
         self.b5 = B5()
-        if self.options.inserted_attention == "zero":
-            self.level3_attention.start_as_identity()
         nn.init.constant_(self.head[-1].bias, HEAD_BIAS[self.options.head_bias])
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """Keys and values of B3a and B3b, and the maps of B5's tokens."""
-        projected: dict[str, Tensor] = self.precompute(levels)
-        return projected
+        return self.precompute(levels)
 
     def run(self, queries: Queries) -> Tensor:
-        """B1, B2, B3a, B3b, B5, and the head's number as depth."""
+        """B1, B2, B3a, B3b, B5 and the head."""
         h, _ = self._local(queries)
         h, weights = self.b3a(h, queries.maps)
         routed3 = weights.topk(self.options.routed_l3).indices
-        queries.tell_attention("B3a", "L3", weights, routed3)
+        queries.record_attention("B3a", "L3", weights, routed3)
         h, weights = self.b3b(h, queries.maps)
         routed4 = weights.topk(self.options.routed_l4).indices
-        queries.tell_attention("B3b", "L4", weights, routed4)
+        queries.record_attention("B3b", "L4", weights, routed4)
         code3, code4 = self.b5.routed_code
         tokens = {
             **self.b1.central(queries),
@@ -155,10 +146,10 @@ class V131(V13):
         sources = {name: part.shape[2] for name, part in tokens.items()}
         joined = standardised(torch.cat(list(tokens.values()), 2))
         h = self._fuse(h, [joined], sources, queries)
-        return self.head(h).squeeze(-1).exp()
+        return self._depth(h, queries)
 
     def captions(self) -> dict[str, Caption]:
-        """What a diagram says of the blocks."""
+        """Titles and details of the blocks, for diagrams."""
         three, four = self.options.routed_l3, self.options.routed_l4
         return super().captions() | {
             "b3a": ("B3a: read all of L3", f"route to {three} cells"),

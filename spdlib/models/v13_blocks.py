@@ -7,15 +7,15 @@ The fast form projects maps before they are read, or nothing at all (see `Attent
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spdlib.geometry import GridRule, Size, cells_to_pixels, pixels_to_cells
+from spdlib.geometry import GridRule, Size, cells_to_pixels, grid_size, pixels_to_cells
 from spdlib.inspection import CellAttention, Probe, Reads
-from spdlib.models.attention import GlobalTokens, OwnLayer, SharedLayer
+from spdlib.models.attention import CrossLayer, GlobalTokens, layer_tokens
 from spdlib.models.layers import fourier_code, full_precision
 from spdlib.models.sampling import (
     bilinear_cells,
@@ -38,12 +38,11 @@ LEARNED, REACH = 8, 6
 CODE_UNIT = 16
 """Cells of L1 that an offset's code takes for one turn. Offsets span 2 x 6 cells: in units of fewer
 than 12, some that differ would have one code (+3 and -3, +6 and -6 in units of 6)."""
-
 LOCAL_BANDS, PLACE_BANDS = 4, 8
 READS = 4
 TOKENS = {"L1": SIDE**2 - 1 + LEARNED, "L2": SIDE**2, "L3": SIDE**2, "L4": 9}
 """B1's tokens by level, in order."""
-SPREADS = {"V2": 4.0, "V3": 2.0, "V4": 1.0}
+VALUE_REACH = {"V2": 4.0, "V3": 2.0, "V4": 1.0}
 """How many of its cells B4's offsets reach on each value map."""
 
 
@@ -56,7 +55,7 @@ class Queries(NamedTuple):
         image_size: height, width of that image.
         rule: how pixels find cells.
         fast: the form of execution.
-        probes: where blocks tell what they do, if anybody looks.
+        probes: what the blocks did, if it is wanted.
     """
 
     maps: Maps
@@ -66,28 +65,29 @@ class Queries(NamedTuple):
     fast: bool
     probes: list[Probe] | None = None
 
-    def tell(self, probe: Callable[[], Probe]) -> None:
-        """Keep what a block did, if anybody looks; else it is not even computed."""
+    def record(self, probe: Callable[[], Probe]) -> None:
+        """Keep what a block did if it is wanted; else it is not even computed."""
         if self.probes is not None:
             self.probes.append(probe())
 
-    def tell_attention(self, part: str, level: str, weights: Tensor, routed: Tensor | None) -> None:
+    def record_attention(
+        self, part: str, level: str, weights: Tensor, routed: Tensor | None
+    ) -> None:
         """A B3's weights [B, K, cells] on a level, and the cells [B, K, R] it routes to."""
         size = self.size(level)
-        self.tell(lambda: CellAttention(part, level, weights.unflatten(-1, size), routed))
+        self.record(lambda: CellAttention(part, level, weights.unflatten(-1, size), routed))
 
     def size(self, name: str) -> Size:
         """Height, width of a map."""
-        return self.maps[name].shape[1], self.maps[name].shape[2]
+        return grid_size(self.maps[name])
 
     def extent(self) -> Tensor:
         """Width, height of the image [2]."""
-        return self.points.new_tensor([self.image_size[1], self.image_size[0]])
+        return self.points.new_tensor(self.image_size[::-1])
 
     def stride(self, name: str) -> Tensor:
         """Pixels from one cell of a map to the next [2]."""
-        height, width = self.size(name)
-        return self.extent() / self.points.new_tensor([width, height])
+        return self.extent() / self.points.new_tensor(self.size(name)[::-1])
 
     def code(self, pixels: Tensor) -> Tensor:
         """Fourier code [..., 32] of pixels [..., 2] in units of the image."""
@@ -96,36 +96,28 @@ class Queries(NamedTuple):
     def read(self, name: str, pixels: Tensor) -> Tensor:
         """Bilinear values [B, K, n, C] of a map at pixels [B, K, n, 2]."""
         read = bilinear_cells if self.fast else grid_sampled
-        return read(self.maps[name], *self._cells(name, pixels))
+        return read(self.maps[name], self._cells(name, pixels), self.rule.zeros)
 
     def read_heads(self, name: str, pixels: Tensor, weights: Tensor) -> Tensor:
-        """Weighted reads [B, N, C] of a map, every head of its own channels.
+        """Sums [B, N, C] of a map's values at sampling locations [B, N, heads, n, 2] in pixels.
 
-        Args:
-            name: of the map.
-            pixels: sampling locations [B, N, heads, n, 2].
-            weights: of the reads, [B, N, heads, n].
+        Every head reads its own channels, weighted by [B, N, heads, n].
         """
         read = deformable_read if self.fast else reference_deformable_read
-        cells, zeros = self._cells(name, pixels)
-        return read(self.maps[name], cells, weights, zeros)
+        return read(self.maps[name], self._cells(name, pixels), weights, self.rule.zeros)
 
-    def _cells(self, name: str, pixels: Tensor) -> tuple[Tensor, bool]:
-        """Cells [..., 2] of a map at pixels [..., 2], and whether those outside count as zero."""
-        cells = pixels_to_cells(pixels, self.image_size, self.size(name), self.rule)
-        return cells, self.rule is GridRule.RECORDED
+    def _cells(self, name: str, pixels: Tensor) -> Tensor:
+        return pixels_to_cells(pixels, self.image_size, self.size(name), self.rule)
 
 
 class B1(nn.Module):
     """B1: a query's seed and the 91 tokens around it (139,472).
 
     32 tokens of L1: a 5x5 neighbourhood without its centre, and 8 learned offsets. 25 of L2, 25 of
-    L3, 9 of L4. A token says what it holds, from which level and where. The fast form projects L2
-    and L4 as maps, without bias: the recorded rule has zeros outside the map before it is added.
-
-    Args:
-        unit: cells of L1 that an offset's code takes for one turn. With 1 all whole cells have one
-            code (F10).
+    L3, 9 of L4. A token holds what is there, of which level it is and where it lies. The fast form
+    projects L2 and L4 as maps, without bias: the recorded rule has zeros outside the map before it
+    is added. An offset's code takes `unit` cells of L1 for one turn: with 1 all whole cells have
+    one code (F10).
     """
 
     def __init__(self, unit: int) -> None:
@@ -191,63 +183,50 @@ class B1(nn.Module):
 class B2(nn.Module):
     """B2, and B5: layers that read a query's own tokens (890,112; 1,335,744).
 
-    Args:
-        layers: how many.
-        norms: LayerNorms of the tokens, one a layer; the last one serves all layers that remain.
-        dropout: on the attention weights, in training.
+    The tokens have a LayerNorm for each layer, or fewer: the last serves all that remain.
     """
 
     def __init__(self, layers: int, norms: int, dropout: float) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(norms))
-        self.layers = nn.ModuleList(OwnLayer(WIDTH, HEADS, dropout) for _ in range(layers))
+        own = (CrossLayer(WIDTH, HEADS, WIDTH, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(own)
 
     def forward(self, h: Tensor, tokens: Sequence[Tensor], fast: bool) -> tuple[Tensor, Tensor]:
-        """Queries h [B, K, C] read their tokens, layer after layer.
+        """Queries h [B, K, C] read their tokens [B, K, T_i, C], T in sum, layer after layer.
 
-        Args:
-            h: queries.
-            tokens: `standardised` [B, K, T_i, C], T in sum: with this all norms begin.
-            fast: the form of execution.
+        The tokens are `standardised`, for with this all norms begin.
 
         Returns:
             h, and the last layer's weights [B, K, heads, T].
         """
+        layer: Any
         for number, layer in enumerate(self.layers):
             norm = self.norms[min(number, len(self.norms) - 1)]
-            h, weights = layer(h, tokens, norm, fast)
+            h, weights = layer.read_own(h, tokens, norm, fast)
         return h, weights
 
 
 class B3(nn.Module):
-    """B3: two layers that read all cells of a level (741,504).
-
-    Args:
-        name: of their `GlobalTokens` in the maps.
-        dropout: on the attention weights, in training.
-    """
+    """B3: two layers that read all cells of a level, its `GlobalTokens` by name (741,504)."""
 
     def __init__(self, name: str, dropout: float) -> None:
         super().__init__()
         self.name = name
-        self.layers = nn.ModuleList(SharedLayer(WIDTH, HEADS, dropout) for _ in range(2))
+        self.layers = nn.ModuleList(CrossLayer(WIDTH, HEADS, None, dropout) for _ in range(2))
 
     def forward(self, h: Tensor, maps: Maps) -> tuple[Tensor, Tensor]:
         """Queries h [B, K, 192] -> h, and the last weights [B, K, cells], mean of heads."""
-        keys, values = (
-            maps[f"{self.name}_{kind}"].flatten(1, 2).split(WIDTH, -1)
-            for kind in ("keys", "values")
-        )
-        for layer, key, value in zip(self.layers, keys, values, strict=True):
-            h, weights = layer(h, key, value)
+        layer: Any
+        for layer, tokens in zip(self.layers, layer_tokens(maps, self.name), strict=True):
+            h, weights = layer.read_shared(h, *tokens)
         return h, weights.mean(1)
 
 
 class B4(nn.Module):
     """B4: what L2, L3 and L4 hold around the routed cells, the anchors: 72 reads each (159,384).
 
-    Args:
-        bounded: offsets reach `SPREADS` cells at most; the plan's have no bound.
+    Bounded offsets reach `VALUE_REACH` cells at most; the plan's have no bound.
     """
 
     def __init__(self, bounded: bool) -> None:
@@ -255,8 +234,8 @@ class B4(nn.Module):
         self.bounded = bounded
         self.condition = nn.Linear(2 * WIDTH + 4 * PLACE_BANDS, WIDTH)
         self.norm = nn.LayerNorm(WIDTH)
-        self.offsets = nn.Linear(WIDTH, HEADS * len(SPREADS) * READS * 2)
-        self.weights = nn.Linear(WIDTH, HEADS * len(SPREADS) * READS)
+        self.offsets = nn.Linear(WIDTH, HEADS * len(VALUE_REACH) * READS * 2)
+        self.weights = nn.Linear(WIDTH, HEADS * len(VALUE_REACH) * READS)
         self.out = nn.Linear(WIDTH, WIDTH)
         self.type_code = nn.Parameter(torch.zeros(WIDTH))
 
@@ -265,22 +244,18 @@ class B4(nn.Module):
         return {"anchors": F.linear(anchors, self._parts()[1]) if fast else anchors}
 
     def forward(self, h: Tensor, routed: Tensor, queries: Queries) -> Tensor:
-        """Queries h [B, K, 192] read around their routed cells [B, K, R].
-
-        Returns:
-            tokens [B, K, R, 192] without their type code.
-        """
+        """Queries h [B, K, 192] and their routed cells [B, K, R] -> tokens [B, K, R, 192]."""
         width = queries.size("anchors")[1]
         cells = torch.stack([routed % width, routed // width], -1)
         anchors = self._centres(cells, queries)
         u = self._conditioned(h, cells, anchors, queries)
         pixels = anchors[..., None, None, None, :] + self._offsets(u, queries)
         weights = self.weights(u).unflatten(-1, (HEADS, -1)).softmax(-1)
-        weights = weights.unflatten(-1, (len(SPREADS), READS))
+        weights = weights.unflatten(-1, (len(VALUE_REACH), READS))
         where, shares = (x.flatten(1, 2).unbind(3) for x in (pixels, weights))
-        found = [queries.read_heads(*x) for x in zip(SPREADS, where, shares, strict=True)]
+        found = [queries.read_heads(*x) for x in zip(VALUE_REACH, where, shares, strict=True)]
         tokens = self.out(torch.stack(found).sum(0)).unflatten(1, routed.shape[1:])
-        queries.tell(lambda: _around(pixels, weights))
+        queries.record(lambda: _around(pixels, weights))
         return tokens
 
     def _centres(self, cells: Tensor, queries: Queries) -> Tensor:
@@ -308,46 +283,33 @@ class B4(nn.Module):
 
     def _offsets(self, u: Tensor, queries: Queries) -> Tensor:
         """Offsets [B, K, R, 6, 3, 4, 2] in pixels."""
-        cells = self.offsets(u).unflatten(-1, (HEADS, len(SPREADS), READS, 2))
+        cells = self.offsets(u).unflatten(-1, (HEADS, len(VALUE_REACH), READS, 2))
         cells = cells.to(queries.points.dtype)
         if self.bounded:
-            cells = torch.tanh(cells) * cells.new_tensor(list(SPREADS.values())).view(-1, 1, 1)
-        return cells * torch.stack([queries.stride(name) for name in SPREADS]).unsqueeze(1)
+            cells = torch.tanh(cells) * cells.new_tensor(list(VALUE_REACH.values())).view(-1, 1, 1)
+        return cells * torch.stack([queries.stride(name) for name in VALUE_REACH]).unsqueeze(1)
 
 
 def _around(pixels: Tensor, weights: Tensor) -> Reads:
     """B4's reads [B, K, R, 6, 3, 4, 2] as one list."""
     cells = weights.shape[2]
-    levels = [f"L{name[1]}" for name in SPREADS for _ in range(READS)] * (cells * HEADS)
+    levels = [f"L{name[1]}" for name in VALUE_REACH for _ in range(READS)] * (cells * HEADS)
     shares = weights.flatten(2) / (cells * HEADS)
     return Reads("B4", f"reads around {cells} cells", pixels.flatten(2, 5), shares, levels)
 
 
 class B5(B2):
-    """B5: three layers over B1's tokens and B4's; built as B2.
-
-    Args:
-        norms: LayerNorms of the tokens, see `B2`.
-        dropout: on the attention weights, in training.
-    """
-
-    def __init__(self, norms: int, dropout: float) -> None:
-        super().__init__(3, norms, dropout)
+    """B5: layers over B1's tokens and B4's, built as those of B2."""
 
 
 class Precompute(nn.Module):
-    """What is projected once per image but for B1 (505,344; 506,114 with calibration).
-
-    Args:
-        coded: B3's keys tell the place of their cell (F11).
-        calibrated: whether there is a `Calibration`.
-    """
+    """What is projected once per image, but not for B1 (505,344; 506,114 with calibration)."""
 
     def __init__(self, coded: bool, calibrated: bool) -> None:
         super().__init__()
         self.b3_tokens = GlobalTokens(CHANNELS[3], WIDTH, positions=coded)
         self.anchors = nn.Linear(CHANNELS[3], WIDTH)
-        self.values = value_layers()
+        self.values = ValueMaps()
         if calibrated:
             self.calibration = Calibration()
 
@@ -374,13 +336,13 @@ class Calibration(nn.Module):
         return 1 / (F.softplus(number * scale + shift) + 1e-6)
 
 
-def value_layers() -> nn.ModuleDict:
-    """The layers behind "V2", "V3" and "V4" (135,744)."""
-    return nn.ModuleDict(
-        {name: nn.Linear(c, WIDTH) for name, c in zip(SPREADS, CHANNELS[1:], strict=True)}
-    )
+class ValueMaps(nn.ModuleDict):
+    """L2 to L4 projected to 192 channels: "V2", "V3" and "V4" (135,744)."""
 
+    def __init__(self) -> None:
+        pairs = zip(VALUE_REACH, CHANNELS[1:], strict=True)
+        super().__init__({name: nn.Linear(channels, WIDTH) for name, channels in pairs})
 
-def value_maps(layers: nn.ModuleDict, levels: Maps) -> dict[str, Tensor]:
-    """L2 to L4 [B, h, w, C_l] -> "V2", "V3" and "V4" [B, h, w, 192]."""
-    return {name: layer(levels[f"L{name[1]}"]) for name, layer in layers.items()}
+    def forward(self, levels: Maps) -> dict[str, Tensor]:
+        """The neck's levels [B, h, w, C_l] -> value maps [B, h, w, 192] by name."""
+        return {name: layer(levels[f"L{name[1]}"]) for name, layer in self.items()}

@@ -32,15 +32,14 @@ import torch
 from torch import Tensor, nn
 
 from spdlib.errors import ModelError
-from spdlib.geometry import GridRule, Size
+from spdlib.geometry import GridRule, Size, grid_size, size_of
 from spdlib.inspection import Number, Probe
-from spdlib.models.attention import GlobalTokens, MapAttention, head_count
+from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
-from spdlib.models.config import ModelConfig
 from spdlib.models.encoders import CONVNEXT_V2_TINY, STRIDES, padded_size
-from spdlib.models.layers import HEAD_BIAS, fourier_code, full_precision
+from spdlib.models.layers import HEAD_BIAS, channels_last, fourier_code, full_precision
 from spdlib.models.necks import project
-from spdlib.models.options import Options
+from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
 from spdlib.models.sampling import Places
 from spdlib.models.v14_layers import (
@@ -50,9 +49,7 @@ from spdlib.models.v14_layers import (
     READS,
     WIDTH,
     Canvas,
-    Canvases,
     CanvasRead,
-    CanvasWrites,
     DeformableRead,
     DepthHead,
     GlobalRead,
@@ -91,7 +88,7 @@ class V14Options(Options):
 
 @dataclass(frozen=True)
 class V14PlanOptions(V14Options):
-    """Options of v14_plan: those of `V14Options`, and two.
+    """Options of v14_plan: those of all v14 networks, and two.
 
     Attributes:
         inserted_attention: the attention on L3 starts as the identity ("zero"), so that stage 4
@@ -108,8 +105,14 @@ class V14PlanOptions(V14Options):
 class V14(DepthModel):
     """What the three networks share.
 
+    Attributes:
+        widths: channels of the neck's levels.
+        kernels: canvas levels, and the size of the convolutions that smooth them.
+        canvas_step: what a layer does with its canvases.
+        per_level: see `Grid`.
+        value_maps: maps that deformable reads see of the four levels.
+
     Raises:
-        ConfigError: an option or value it does not have.
         ModelError: a plain ViT, or images with fewer than 2x2 cells on L4.
     """
 
@@ -118,13 +121,10 @@ class V14(DepthModel):
     has_auxiliary = True
     recorded_points = 256
     widths: ClassVar[tuple[int, int, int, int]] = (WIDTH,) * 4
-    """Channels of the neck."""
     kernels: ClassVar[Mapping[str, int]]
-    """Canvas levels, and the size of the convolutions that smooth them."""
+    canvas_step: ClassVar[type[nn.Module]] = Canvas
     per_level: ClassVar[bool] = False
-    """See `Grid`."""
     value_maps: ClassVar[Sequence[str]] = LEVELS
-    """Maps that deformable reads see of the four levels."""
     order = (
         "encoder", "level3_attention", "neck", "level4_attention", "values", "b3a_tokens",
         "b3b_tokens", "seed", "msda", "b3a", "b3b", "canvas", "head", "neck_depth",
@@ -136,6 +136,7 @@ class V14(DepthModel):
         self._level_sizes(config.image_size)  # refuses images that are too small
         options = self.options
         self.grid = Grid(GridRule(options.grid_rule), self.per_level)
+        self.canvas: SharedCanvas | None = None  # what the plan's layers share
         self.neck = nn.ModuleList(
             project(channels, width)
             for channels, width in zip(self.encoder.channels, self.widths, strict=True)
@@ -155,16 +156,11 @@ class V14(DepthModel):
             nn.init.constant_(last.bias, HEAD_BIAS[options.head_bias])
 
     def maps(self, images: Tensor) -> Maps:
-        """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text).
-
-        Raises:
-            ModelError: fewer than 2x2 cells on L4.
-        """
-        self._level_sizes((images.shape[-2], images.shape[-1]))
+        """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text)."""
+        self._level_sizes(size_of(images))
         levels = [layer(x) for layer, x in zip(self.neck, self.encoder(images), strict=True)]
         levels[3] = self.level4_attention(levels[3])
-        rows = [level.permute(0, 2, 3, 1).contiguous() for level in levels]
-        maps = dict(zip(LEVELS, rows, strict=True))
+        maps = dict(zip(LEVELS, map(channels_last, levels), strict=True))
         return {**maps, **self.projected(maps)}
 
     def projected(self, maps: Maps) -> dict[str, Tensor]:
@@ -182,22 +178,20 @@ class V14(DepthModel):
     def _run(
         self, maps: Maps, points: Tensor, image_size: Size, probes: list[Probe] | None = None
     ) -> Tensor:
-        """Depth [B, K]; layers tell `probes` what they do, if there is such a list."""
+        """Depth [B, K]; with a list of probes the layers add what they do."""
         h, queries = self.seeded(maps, points, image_size)
         # what the layers add up stays in float32 under autocast
         canvases = {level: full_precision(maps[level])[0] for level in self.kernels}
         for number, layer in enumerate(self.layers(), 1):
             watched = replace(queries, layer=f"layer {number}", probes=probes)
             h, canvases = layer(h, canvases, watched)
-        return self.head(self.finish(h, canvases, queries))
+        if self.canvas:  # the plan's final canvas joins the queries once more
+            h = h + self.canvas.final(queries.read("L3", canvases["L3"]))
+        return self.head(h)
 
     def layers(self) -> list[nn.Module]:
         """The decoder layers in order."""
         return [*self.msda, *self.b3b]
-
-    def finish(self, h: Tensor, canvases: Canvases, queries: Queries) -> Tensor:
-        """What happens to the queries [B, K, C] between the last layer and the head."""
-        return h
 
     def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
         """Reads of every deformable layer, gates and canvases of every layer, the head's scale."""
@@ -210,7 +204,7 @@ class V14(DepthModel):
         return {"canvas": self.without_canvas}
 
     def captions(self) -> dict[str, Caption]:
-        """What a diagram says of the layers."""
+        """Titles and details of the layers, for diagrams."""
         each = f"each: read, canvas of {', '.join(self.kernels)},\nQ2Q, FFN"
         return super().captions() | {
             "values": ("value maps", "of L1, L2 and L4"),
@@ -225,23 +219,17 @@ class V14(DepthModel):
         }
 
     def _layer(self, cross: nn.Module) -> Layer:
-        return Layer(cross, Canvas(self.kernels))
-
-    def _shared_write(self) -> CanvasWrites | None:
-        """The canvas write that all layers share, if they do."""
-        return None
+        return Layer(cross, self.canvas_step(self.kernels))
 
     def seeded(self, maps: Maps, points: Tensor, image_size: Size) -> tuple[Tensor, Queries]:
         """Seeds [B, K, C] of the queries, and what the layers know of them."""
-        sizes = {level: (maps[level].shape[1], maps[level].shape[2]) for level in LEVELS}
-        grid = self.grid
+        sizes = {level: grid_size(maps[level]) for level in LEVELS}
+        grid, zeros = self.grid, self.grid.rule.zeros
         reference = {n: grid.reference(points, image_size, sizes[n]) for n in LEVELS}
-        places = {
-            n: Places.of(grid.cells(reference[n], sizes[n]), sizes[n], grid.zeros) for n in LEVELS
-        }
+        places = {n: Places.of(grid.cells(reference[n], sizes[n]), sizes[n], zeros) for n in LEVELS}
         cells = {n: grid.written(points, image_size, sizes[n]) for n in self.kernels}
         shares = {n: self._shares(cells[n], maps[n]) for n in cells}
-        code = fourier_code(points / points.new_tensor([image_size[1], image_size[0]]), BANDS)
+        code = fourier_code(points / points.new_tensor(image_size[::-1]), BANDS)
         code = code.to(maps["L1"].dtype)
         queries = Queries(
             maps=maps,
@@ -253,7 +241,7 @@ class V14(DepthModel):
             positions=self.seed.position(code),
             image_size=image_size,
             fast=self.execution == "fast",
-            write=self._shared_write(),
+            write=self.canvas.write if self.canvas else None,
         )
         found = torch.cat([queries.read(level, maps[level]) for level in LEVELS], -1)
         return self.seed(found, code), queries
@@ -315,21 +303,20 @@ class V14Plan(V14):
     idea = "v14_dual as designed: one canvas on L3, read, then written; attention to L3 too"
     widths = (64, 128, 192, 384)
     kernels: ClassVar[Mapping[str, int]] = {"L3": 3}
+    canvas_step = PlanCanvas
     per_level = True
     value_maps = ("V1", "V2", "L3", "V4")
+    canvas: SharedCanvas
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        channels = self.encoder.channels[2]
-        self.level3_attention = MapAttention(channels, head_count(channels), positions=self.coded)
-        self.encoder.insert(self.level3_attention)
+        start = self.options.inserted_attention
+        self.level3_attention = MapAttention.inserted(self.encoder, start, positions=self.coded)
         widths = dict(zip(LEVELS, self.widths, strict=True))
         self.values = nn.ModuleDict({n: nn.Linear(widths[n], WIDTH) for n in ("L1", "L2", "L4")})
         self.b3a_tokens = GlobalTokens(widths["L3"], WIDTH, positions=self.coded)
         self.b3a = nn.ModuleList(self._layer(GlobalRead("b3a", n)) for n in range(2))
         self.canvas = SharedCanvas(self.kernels)
-        if self.options.inserted_attention == "zero":
-            self.level3_attention.start_as_identity()
         if self.options.smooth_init == "zero":
             self.canvas.write.start_as_identity()
 
@@ -341,16 +328,6 @@ class V14Plan(V14):
     def layers(self) -> list[nn.Module]:
         """The decoder layers in order."""
         return [*self.msda, *self.b3a, *self.b3b]
-
-    def finish(self, h: Tensor, canvases: Canvases, queries: Queries) -> Tensor:
-        """The final canvas joins the queries once more."""
-        return h + self.canvas.final(queries.read("L3", canvases["L3"]))
-
-    def _layer(self, cross: nn.Module) -> Layer:
-        return Layer(cross, PlanCanvas(self.kernels))
-
-    def _shared_write(self) -> CanvasWrites | None:
-        return self.canvas.write
 
 
 @register("v14_dual", encoder=CONVNEXT_V2_TINY, image_size=(256, 320))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from spdlib.geometry import GridRule, Size, nearest_cell, pixels_to_cells
+from spdlib.geometry import GridRule, Size, grid_size, nearest_cell
 from spdlib.inspection import CanvasStep, Gate, Probe, Reads
-from spdlib.models.attention import Attention
+from spdlib.models.attention import Attention, layer_tokens
 from spdlib.models.layers import FeedForward, NumberHead, full_precision, start_at_zero
 from spdlib.models.sampling import Places, deformable_read, reference_deformable_read
 from spdlib.scene import Maps
@@ -40,49 +40,43 @@ class Grid:
     per_level: bool
 
     @property
-    def zeros(self) -> bool:
-        """Whether cells outside a map count as zero; else its border is repeated."""
-        return self.rule is GridRule.RECORDED
+    def shift(self) -> float:
+        """Pixels or cells from the edge, where map units begin, to the first centre."""
+        return 0.0 if self.rule is GridRule.RECORDED else 0.5
 
     def reference(self, points: Tensor, image_size: Size, map_size: Size) -> Tensor:
         """Points [..., 2] in pixels -> map units [..., 2]."""
-        size = points.new_tensor([image_size[1], image_size[0]])
-        if self.rule is GridRule.HALF_PIXEL:
-            return 2 * (points + 0.5) / size - 1
-        if self.per_level:
-            cells = pixels_to_cells(points, image_size, map_size, self.rule)
-            return cells / self.cells_per_unit(cells, map_size) - 1
-        return 2 * points / (size - 1) - 1
+        return (points + self.shift) / self._pixels_per_unit(points, image_size, map_size) - 1
+
+    def pixels(self, units: Tensor, image_size: Size, map_size: Size) -> Tensor:
+        """Map units [..., 2] -> pixels [..., 2]: the inverse of `reference`."""
+        return (units + 1) * self._pixels_per_unit(units, image_size, map_size) - self.shift
 
     def cells(self, units: Tensor, map_size: Size) -> Tensor:
         """Map units [..., 2] -> fractional cells [..., 2]."""
-        cells = (units + 1) * self.cells_per_unit(units, map_size)
-        return cells if self.rule is GridRule.RECORDED else cells - 0.5
+        return (units + 1) * self.cells_per_unit(units, map_size) - self.shift
+
+    def cells_per_unit(self, like: Tensor, map_size: Size) -> Tensor:
+        """Cells [2] (x, y) in one map unit: half a map, which spans two units."""
+        cells = like.new_tensor(map_size[::-1])
+        return (cells - 1) / 2 if self.rule is GridRule.RECORDED else cells / 2
+
+    def _pixels_per_unit(self, like: Tensor, image_size: Size, map_size: Size) -> Tensor:
+        image = like.new_tensor(image_size[::-1])
+        if self.rule is GridRule.HALF_PIXEL:
+            return image / 2
+        if self.per_level:
+            return image / like.new_tensor(map_size[::-1]) * self.cells_per_unit(like, map_size)
+        return (image - 1) / 2
 
     def written(self, points: Tensor, image_size: Size, map_size: Size) -> Tensor:
         """Row [B K] of a map [B h w, C] that points [B, K, 2] in pixels write to.
 
-        Under the recorded rule that is floor(u / stride).
+        The recorded rule takes the cell floor(u / stride).
         """
-        shift = 0.5 if self.rule is GridRule.RECORDED else 0.0
-        x, y = nearest_cell(points - shift, image_size, map_size).unbind(-1)
+        x, y = nearest_cell(points + (self.shift - 0.5), image_size, map_size).unbind(-1)
         image = torch.arange(len(points), device=points.device).unsqueeze(-1)
         return ((image * map_size[0] + y) * map_size[1] + x).flatten()
-
-    def pixels(self, units: Tensor, image_size: Size, map_size: Size) -> Tensor:
-        """Map units [..., 2] -> pixels [..., 2]: the inverse of `reference`."""
-        size = units.new_tensor([image_size[1], image_size[0]])
-        if self.rule is GridRule.HALF_PIXEL:
-            return (units + 1) / 2 * size - 0.5
-        if self.per_level:
-            stride = size / size.new_tensor([map_size[1], map_size[0]])
-            return self.cells(units, map_size) * stride
-        return (units + 1) / 2 * (size - 1)
-
-    def cells_per_unit(self, like: Tensor, map_size: Size) -> Tensor:
-        """Cells [2] (x, y) in one map unit: half a map, which spans two units."""
-        cells = like.new_tensor([map_size[1], map_size[0]])
-        return (cells - 1) / 2 if self.rule is GridRule.RECORDED else cells / 2
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class Queries:
         fast: the form of execution.
         write: the canvas write that all layers share; None where each has its own.
         layer: name of the layer at work.
-        probes: where layers tell what they do, if anybody looks.
+        probes: what the layers did, if it is wanted.
     """
 
     maps: Maps
@@ -117,8 +111,8 @@ class Queries:
     layer: str = ""
     probes: list[Probe] | None = None
 
-    def tell(self, probe: Callable[[], Probe]) -> None:
-        """Keep what a layer did, if anybody looks; else it is not even computed."""
+    def record(self, probe: Callable[[], Probe]) -> None:
+        """Keep what a layer did if it is wanted; else it is not even computed."""
         if self.probes is not None:
             self.probes.append(probe())
 
@@ -146,10 +140,7 @@ class DeformableRead(nn.Module):
     """Multi-scale deformable attention: each head reads 4 points of 4 levels (93,024).
 
     Offsets are in map units and unbounded, alike on all levels. Head k reads channels 32 k to
-    32 k + 31 and weighs its 16 reads by one softmax.
-
-    Args:
-        levels: names of the four value maps.
+    32 k + 31 of the four value maps and weighs its 16 reads by one softmax.
     """
 
     def __init__(self, levels: Sequence[str]) -> None:
@@ -169,14 +160,13 @@ class DeformableRead(nn.Module):
     def forward(self, h: Tensor, queries: Queries) -> Tensor:
         """Queries [B, K, C] -> [B, K, C]."""
         offsets, weights = self.choose(h)
-        queries.tell(lambda: _chosen(queries, offsets, weights))
+        queries.record(lambda: _chosen(queries, offsets, weights))
         read = deformable_read if queries.fast else reference_deformable_read
         found = []
         for n, (level, name) in enumerate(zip(LEVELS, self.levels, strict=True)):
             values, places = queries.maps[name], queries.reference[level][:, :, None, None]
-            size = (values.shape[1], values.shape[2])
-            cells = queries.grid.cells(places + offsets[:, :, :, n], size)
-            found.append(read(values, cells, weights[:, :, :, n], queries.grid.zeros))
+            cells = queries.grid.cells(places + offsets[:, :, :, n], grid_size(values))
+            found.append(read(values, cells, weights[:, :, :, n], queries.grid.rule.zeros))
         return h + self.out(torch.stack(found).sum(0))
 
     def choose(self, h: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,7 +181,7 @@ def _chosen(queries: Queries, offsets: Tensor, weights: Tensor) -> Reads:
     """A layer's reads [B, K, 6, 4 levels, 4] as one list."""
     units, pixels = [], []
     for level, offset in zip(LEVELS, offsets.unbind(3), strict=True):
-        size = (queries.maps[level].shape[1], queries.maps[level].shape[2])
+        size = grid_size(queries.maps[level])
         units.append(queries.reference[level][:, :, None, None] + offset)
         pixels.append(queries.grid.pixels(units[-1], queries.image_size, size))
     return Reads(
@@ -206,11 +196,9 @@ def _chosen(queries: Queries, offsets: Tensor, weights: Tensor) -> Reads:
 
 
 class GlobalRead(nn.Module):
-    """B3a and B3b: attention over all tokens of one level, projected once per image (74,496).
+    """A layer of B3a or B3b: attention over all `GlobalTokens` of one level (74,496).
 
-    Args:
-        group: "b3a" or "b3b", whose keys and values it reads.
-        number: of the layer in its group.
+    It reads the keys and values of its group, "b3a" or "b3b", by its number there.
     """
 
     def __init__(self, group: str, number: int) -> None:
@@ -221,64 +209,51 @@ class GlobalRead(nn.Module):
 
     def forward(self, h: Tensor, queries: Queries) -> Tensor:
         """Queries [B, K, C] -> [B, K, C]."""
-        keys, values = (
-            queries.maps[f"{self.group}_{kind}"].flatten(1, 2).split(WIDTH, -1)[self.number]
-            for kind in ("keys", "values")
-        )
-        return h + self.attention.read(self.norm(h), keys, values)
+        tokens = layer_tokens(queries.maps, self.group)[self.number]
+        return h + self.attention.read(self.norm(h), *tokens)
 
 
 class CanvasWrite(nn.Module):
     """Queries add to the cells they lie in, then the canvas smooths itself.
 
     37,056 for the write; 3,840 or 9,984 for two depth-wise convolutions of size 3 or 5.
-
-    Args:
-        level: of the canvas.
-        kernel: size of the convolutions.
     """
 
     def __init__(self, level: str, kernel: int) -> None:
         super().__init__()
         self.level = level
         self.write = nn.Linear(WIDTH, WIDTH)
-        self.smooth = nn.Sequential(_depth_wise(kernel), nn.GELU(), _depth_wise(kernel))
+        first, last = (
+            nn.Conv2d(WIDTH, WIDTH, kernel, padding=kernel // 2, groups=WIDTH) for _ in range(2)
+        )
+        self.smooth = nn.Sequential(first, nn.GELU(), last)
 
     def forward(self, canvas: Tensor, h: Tensor, queries: Queries) -> Tensor:
         """Canvas [B, h, w, C] and queries [B, K, C] -> a new canvas [B, h, w, C]."""
         written = self.written(canvas, h, queries)
         changed = written + self.smooth(written.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        queries.tell(lambda: self._step(canvas, written, changed, queries))
-        return changed
 
-    def _step(
-        self, canvas: Tensor, written: Tensor, changed: Tensor, queries: Queries
-    ) -> CanvasStep:
-        parts = (written - canvas, changed - canvas, canvas)
-        write, change, before = (x.flatten(1).norm(dim=1) for x in parts)
-        return CanvasStep(queries.layer, self.level, write / before, change / before)
+        def step() -> CanvasStep:
+            parts = (written - canvas, changed - canvas, canvas)
+            write, change, before = (x.flatten(1).norm(dim=1) for x in parts)
+            return CanvasStep(queries.layer, self.level, write / before, change / before)
+
+        queries.record(step)
+        return changed
 
     def written(self, canvas: Tensor, h: Tensor, queries: Queries) -> Tensor:
         """The canvas after the write alone; the given one stays as it is (F17b)."""
         change = self.write(h).flatten(0, 1) * queries.shares[self.level]
-        cells = canvas.flatten(0, 2)
-        return cells.index_add(0, queries.cells[self.level], change.to(canvas.dtype)).view_as(
-            canvas
-        )
+        cells, change = canvas.flatten(0, 2), change.to(canvas.dtype)
+        return cells.index_add(0, queries.cells[self.level], change).view_as(canvas)
 
 
 class CanvasWrites(nn.Module):
-    """The write and smoothing of several canvases.
-
-    Args:
-        kernels: size of the depth-wise convolutions by canvas level.
-    """
+    """A `CanvasWrite` for each canvas; `kernels` by level."""
 
     def __init__(self, kernels: Mapping[str, int]) -> None:
         super().__init__()
-        self.levels = nn.ModuleDict(
-            {level: CanvasWrite(level, kernel) for level, kernel in kernels.items()}
-        )
+        self.levels = nn.ModuleDict({level: CanvasWrite(level, n) for level, n in kernels.items()})
 
     def start_as_identity(self) -> None:
         """Fresh canvases are not smoothed yet."""
@@ -303,7 +278,7 @@ class CanvasRead(nn.Module):
         """Queries [B, K, C] -> [B, K, C]."""
         found = [queries.read(level, canvas) for level, canvas in canvases.items()]
         opening = self.gate(self.norm(h)).sigmoid()
-        queries.tell(lambda: Gate(queries.layer, opening.squeeze(-1)))
+        queries.record(lambda: Gate(queries.layer, opening.squeeze(-1)))
         return h + opening * self.read(torch.cat(found, -1))
 
 
@@ -360,12 +335,7 @@ class QueryAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """A decoder layer: cross-read, canvas, Q2Q, FFN.
-
-    Args:
-        cross: `DeformableRead` or `GlobalRead`.
-        canvas: `Canvas` or `PlanCanvas`.
-    """
+    """A decoder layer: a cross-read (deformable or global), canvas step, Q2Q, FFN."""
 
     def __init__(self, cross: nn.Module, canvas: nn.Module) -> None:
         super().__init__()
@@ -384,11 +354,7 @@ class Layer(nn.Module):
 
 
 class DepthHead(nn.Module):
-    """depth = exp(e^s Linear(384 -> 1) GELU Linear(192 -> 384) h), s learnt from 0 (74,498).
-
-    Args:
-        low: round ln depth to bfloat16, as recorded (F7); else float32 outside autocast.
-    """
+    """depth = exp(e^s Linear(384 -> 1) GELU Linear(192 -> 384) h), s learnt from 0 (74,498)."""
 
     def __init__(self, low: bool) -> None:
         super().__init__()
@@ -416,7 +382,3 @@ class NeckDepth(nn.Module):
             with no_autocast:
                 depth[level] = head(wide).squeeze(-1).exp()
         return depth
-
-
-def _depth_wise(kernel: int) -> nn.Conv2d:
-    return nn.Conv2d(WIDTH, WIDTH, kernel, padding=kernel // 2, groups=WIDTH)

@@ -22,21 +22,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spdlib.errors import ModelError
-from spdlib.geometry import Size, cells_to_pixels, pixels_to_cells
+from spdlib.geometry import Size, cells_to_pixels, grid_size, pixels_to_cells, size_of
 from spdlib.inspection import Probe, Reads, Stage
 from spdlib.models.base import Caption, DepthModel
 from spdlib.models.base import count_parameters as count
-from spdlib.models.config import ModelConfig
-from spdlib.models.layers import MEDIAN_DEPTH, FeedForward, ResidualConvUnit, full_precision, resize
+from spdlib.models.layers import (
+    MEDIAN_DEPTH,
+    FeedForward,
+    ResidualConvUnit,
+    channels_last,
+    full_precision,
+    resize,
+)
 from spdlib.models.necks import PyramidNeck, ViTNeck
-from spdlib.models.options import Options
+from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
 from spdlib.models.sampling import (
     bilinear_points,
     block,
     interpolate_block,
     neighbourhood,
-    spread_block,
+    scatter_block,
     square,
 )
 from spdlib.scene import Answer, Maps
@@ -61,22 +67,21 @@ class GlobalPath(nn.Module):
 
     def forward(self, level2: Tensor, level3: Tensor, level4: Tensor) -> Tensor:
         """Levels [B, C, h, w] -> s8 [B, C, h2, w2]."""
-        r4 = resize(self.out4(self.rcu4(level4)), _size(level3))
+        r4 = resize(self.out4(self.rcu4(level4)), size_of(level3))
         merged = self.rcu3_merge(self.rcu3(level3) + r4)
-        return resize(self.out3(merged), _size(level2))
+        return resize(self.out3(merged), size_of(level2))
 
 
 class CrossAttention(nn.Module):
     """x += MHA(LN x, keys); x += FFN(LN x): 4 heads of 16, keys not normalised (49,984).
 
-    `plain`, `folded` and `lattice` are one attention in three execution forms. Scores are scaled
-    by 1/sqrt(16). A stage's S source maps lie side by side in the channels; its tokens are the 25
-    cells, and in each cell the sources: 25 S tokens, with one embedding ("code") each.
+    `plain`, `folded` and `lattice` are one attention in three execution forms. A stage's S source
+    maps lie side by side in the channels; its tokens are the 25 cells, and in each cell the
+    sources: 25 S tokens, with one embedding ("code") each.
     """
 
-    def __init__(self, width: int = WIDTH, heads: int = HEADS) -> None:
+    def __init__(self, width: int = WIDTH) -> None:
         super().__init__()
-        self.heads = heads
         self.norm_q = nn.LayerNorm(width)
         self.query = nn.Linear(width, width)
         self.key = nn.Linear(width, width)
@@ -86,26 +91,16 @@ class CrossAttention(nn.Module):
         self.ffn = FeedForward(width)
 
     def plain(self, x: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Queries x [B, K, C] read tokens [B, K, T, C], codes included.
-
-        Returns:
-            x, and the attention weights [B, K, heads, T].
-        """
+        """Queries x [B, K, C], tokens [B, K, T, C] with codes -> x, weights [B, K, heads, T]."""
         keys, values = self._split(self.key(tokens)), self._split(self.value(tokens))
         weights = torch.einsum("bkhd,bkthd->bkht", self._query(x), keys).softmax(-1)
         return self._finish(x, torch.einsum("bkht,bkthd->bkhd", weights, values)), weights
 
     def folded(self, x: Tensor, rows: Tensor, fractions: Tensor, codes: Tensor) -> Tensor:
-        """Queries read blocks of unprojected cells.
+        """Queries x [B, K, C] read blocks of unprojected cells: rows [B, K, 36, S C], see `block`.
 
         The key projection goes into the query, the value projection behind the weighted sum; codes
-        and biases are the same for all queries and are projected once.
-
-        Args:
-            x: queries [B, K, C].
-            rows: 6x6 blocks of the sources [B, K, 36, S C].
-            fractions: of the blocks [B, K, 2].
-            codes: [25 S, C].
+        [25 S, C] and biases are the same for all queries and are projected once.
         """
         cells = rows.unflatten(-1, (-1, x.shape[-1])).flatten(2, 3)  # [B, K, 36 S, C]
         query = self._query(x)
@@ -114,30 +109,25 @@ class CrossAttention(nn.Module):
         scores = interpolate_block(on_cells, fractions).flatten(3)
         scores = scores + torch.einsum("bkhd,thd->bkht", query, self._split(self.key(codes)))
         weights = scores.softmax(-1)  # [B, K, heads, 25 S]
-        spread = spread_block(weights.unflatten(-1, (SIDE, SIDE, -1)), fractions).flatten(3)
-        attended = torch.einsum("bkhc,hdc->bkhd", spread @ cells, self._per_head(self.value))
+        shares = scatter_block(weights.unflatten(-1, (SIDE, SIDE, -1)), fractions).flatten(3)
+        attended = torch.einsum("bkhc,hdc->bkhd", shares @ cells, self._per_head(self.value))
         constant = torch.einsum("bkht,thd->bkhd", weights, self._split(self.value(codes)))
         return self._finish(x, attended + constant)
 
-    def lattice(self, x: Tensor, maps: Tensor, ratio: int, codes: Tensor) -> Tensor:
-        """All lattice sites read the maps at once.
+    def lattice(self, x: Tensor, maps: Tensor, codes: Tensor) -> Tensor:
+        """Queries x [B, h, w, C] at all lattice sites read maps of this or half the size at once.
 
         Keys and values are projected at the maps' own size, then upsampled; neighbours are shifted
         views, taken one at a time, so that no map is copied 25 times, in training neither.
-
-        Args:
-            x: queries [B, h, w, C] at all sites.
-            maps: the sources [B, h / ratio, w / ratio, S C].
-            ratio: lattice sites per cell, 1 or 2.
-            codes: [25 S, C].
         """
+        ratio = x.shape[1] // maps.shape[1]
         query = self._query(x)
         offsets = torch.einsum("byxhd,thd->bthyx", query, self._split(self.key(codes)))
         query = query.permute(0, 3, 4, 1, 2).contiguous()  # [B, heads, 16, h, w]
-        scores = [(query * key).sum(2) for key in _shifts(maps, self.key.weight, ratio, self.heads)]
+        scores = [(query * key).sum(2) for key in _shifts(maps, self.key.weight, ratio)]
         weights = (torch.stack(scores, 1) + offsets).softmax(1)  # [B, tokens, heads, h, w]
         attended = torch.zeros_like(query)
-        values = _shifts(maps, self.value.weight, ratio, self.heads)
+        values = _shifts(maps, self.value.weight, ratio)
         for value, weight in zip(values, weights.unbind(1), strict=True):
             attended = attended + weight.unsqueeze(2) * value
         constant = torch.einsum("bthyx,thd->byxhd", weights, self._split(self.value(codes)))
@@ -155,11 +145,11 @@ class CrossAttention(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """[..., C] -> [..., heads, 16]."""
-        return x.unflatten(-1, (self.heads, -1))
+        return x.unflatten(-1, (HEADS, -1))
 
     def _per_head(self, layer: nn.Linear) -> Tensor:
         """Weight [heads, 16, C] of a projection, without its bias."""
-        return layer.weight.unflatten(0, (self.heads, -1))
+        return layer.weight.unflatten(0, (HEADS, -1))
 
 
 class LocalPath(nn.Module):
@@ -168,8 +158,7 @@ class LocalPath(nn.Module):
     It reads two maps: "s8_L2", [B, h2, w2, 2 C], s8 and L2 side by side, so that one read fetches
     both, and "L1", [B, 2 h2, 2 w2, C].
 
-    Fresh embeddings are N(0, 1) and the head has PyTorch's bias, as in the code on record; see
-    `start_near`.
+    Fresh embeddings are N(0, 1) and the head has PyTorch's bias, as recorded; see `start_near`.
     """
 
     def __init__(self, width: int = WIDTH) -> None:
@@ -185,7 +174,7 @@ class LocalPath(nn.Module):
 
     @torch.no_grad()
     def start_near(self, depth: float) -> None:
-        """Fresh embeddings shrink to N(0, 0.02^2), so that tokens tell more than their places do.
+        """Fresh embeddings shrink to N(0, 0.02^2), so that what tokens hold outweighs their places.
 
         The head then starts at `depth` metres.
         """
@@ -207,7 +196,7 @@ class LocalPath(nn.Module):
     def plain(
         self, maps: Maps, points: Tensor, image_size: Size, probes: list[Probe] | None = None
     ) -> Tensor:
-        """Depth [B, K] at points [B, K, 2]: the reference form, which may tell what it reads."""
+        """Depth [B, K] at points [B, K, 2]: the reference form, which may add to `probes`."""
         coarse_codes, fine_codes = self.codes()
         x = bilinear_points(_s8(maps), points, image_size)
         coarse = neighbourhood(maps["s8_L2"], points, image_size, SIDE)
@@ -237,9 +226,9 @@ class LocalPath(nn.Module):
     def lattice(self, maps: Maps) -> Tensor:
         """Depth [B, h1, w1] at all sites of L1's grid."""
         coarse_codes, fine_codes = self.codes()
-        x = _upsample(_s8(maps).permute(0, 3, 1, 2), 2).permute(0, 2, 3, 1)
-        x = self.coarse.lattice(x, maps["s8_L2"], 2, coarse_codes)
-        return self.depth(self.fine.lattice(x, maps["L1"], 1, fine_codes))
+        x = resize(_s8(maps).permute(0, 3, 1, 2), grid_size(maps["L1"])).permute(0, 2, 3, 1)
+        x = self.coarse.lattice(x, maps["s8_L2"], coarse_codes)
+        return self.depth(self.fine.lattice(x, maps["L1"], fine_codes))
 
 
 @dataclass(frozen=True)
@@ -247,8 +236,7 @@ class V152Options(Options):
     """Options of v15.2.
 
     Attributes:
-        init: how the local path starts: near 2.5 m with small embeddings, or as in the code on
-            record, see `LocalPath.start_near`.
+        init: the local path starts near 2.5 m with small embeddings, or as "recorded".
     """
 
     init: Literal["default", "recorded"] = "default"
@@ -275,16 +263,16 @@ class V152(DepthModel):
         """Padded images [B, 3, H, W] -> "s8_L2" and "L1", channels-last (see `LocalPath`).
 
         Raises:
-            ModelError: L1 is not exactly twice L2, as the dense path needs; `pad` makes it so.
+            ModelError: L1 is not twice L2, as the dense path needs; `pad` makes it so.
         """
         level1, level2, level3, level4 = self.neck(self.encoder(images))
-        if _size(level1) != (2 * level2.shape[-2], 2 * level2.shape[-1]):
+        if size_of(level1) != (2 * level2.shape[-2], 2 * level2.shape[-1]):
             raise ModelError(
-                f"v15_2 needs L1 = 2 L2; an image of {tuple(images.shape[-2:])} gives "
-                f"{_size(level1)} and {_size(level2)}. Use `pad` or `encode`"
+                f"v15_2 needs L1 = 2 L2; an image of {size_of(images)} gives "
+                f"{size_of(level1)} and {size_of(level2)}. Use `pad` or `encode`"
             )
         s8 = self.global_path(level2, level3, level4)
-        return {"s8_L2": _channels_last(torch.cat([s8, level2], 1)), "L1": _channels_last(level1)}
+        return {"s8_L2": channels_last(torch.cat([s8, level2], 1)), "L1": channels_last(level1)}
 
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
@@ -319,20 +307,11 @@ class V152(DepthModel):
         return self.local_path.lattice(maps)
 
 
-def _size(level: Tensor) -> Size:
-    return level.shape[-2], level.shape[-1]
-
-
 def _around(level: Tensor, points: Tensor, image_size: Size) -> Tensor:
     """Pixels [B, K, 25, 2] of the places that `neighbourhood` reads on a map [B, h, w, C]."""
-    size = (level.shape[1], level.shape[2])
+    size = grid_size(level)
     cells = pixels_to_cells(points, image_size, size).unsqueeze(2)
     return cells_to_pixels(cells + square(SIDE, cells), image_size, size)
-
-
-def _channels_last(level: Tensor) -> Tensor:
-    """[B, C, h, w] -> contiguous [B, h, w, C]."""
-    return level.permute(0, 2, 3, 1).contiguous()
 
 
 def _s8(maps: Maps) -> Tensor:
@@ -340,26 +319,21 @@ def _s8(maps: Maps) -> Tensor:
     return maps["s8_L2"].chunk(2, -1)[0]
 
 
-def _upsample(level: Tensor, ratio: int) -> Tensor:
-    """[B, C, h, w] -> [B, C, ratio h, ratio w], bilinear, half-pixel rule."""
-    if ratio == 1:
-        return level
-    return resize(level, (ratio * level.shape[-2], ratio * level.shape[-1]))
-
-
-def _shifts(maps: Tensor, weight: Tensor, ratio: int, heads: int) -> Iterator[Tensor]:
+def _shifts(maps: Tensor, weight: Tensor, ratio: int) -> Iterator[Tensor]:
     """Projected tokens of every lattice site, one at a time: views [B, heads, 16, h, w].
 
-    Maps [B, h / ratio, w / ratio, S C] at half the lattice's resolution are upsampled, and their
-    neighbours are `ratio` sites apart: one cell of the map itself. Borders are replicated. Channels
-    come first here: shifted rows then stay contiguous, which is 2 to 3 times faster on a CPU.
+    Maps [B, h / ratio, w / ratio, S C] are upsampled, so that their neighbours are `ratio` sites
+    apart: one cell of the map itself. Borders are replicated. Channels come first here: shifted
+    rows then stay contiguous, which is 2 to 3 times faster on a CPU.
     """
     projected = F.linear(maps.unflatten(-1, (-1, weight.shape[1])), weight)  # [B, h, w, S, C]
-    level = _upsample(projected.flatten(-2).permute(0, 3, 1, 2).contiguous(), ratio)
-    height, width = level.shape[-2:]
+    level = projected.flatten(-2).permute(0, 3, 1, 2).contiguous()
+    height, width = ratio * level.shape[-2], ratio * level.shape[-1]
+    if ratio > 1:
+        level = resize(level, (height, width))
     reach = ratio * (SIDE // 2)
     padded = F.pad(level, (reach,) * 4, mode="replicate")
-    sources = padded.unflatten(1, (projected.shape[-2], heads, -1)).unbind(1)
+    sources = padded.unflatten(1, (projected.shape[-2], HEADS, -1)).unbind(1)
     for y in range(0, ratio * SIDE, ratio):
         for x in range(0, ratio * SIDE, ratio):
             for source in sources:

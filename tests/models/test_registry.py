@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def test_loading_needs_no_encoder_file(tmp_path: Path) -> None:
     config = EncoderConfig(TINY, mean=(0.5,) * 3, std=(0.5,) * 3, padding="symmetric")
     file = tmp_path / "encoder.safetensors"
     safetensors.torch.save_file(create_model("v15_2", config).encoder.body.state_dict(), file)
-    model = create_model("v15_2", EncoderConfig(**{**config.to_dict(), "weights": str(file)}))
+    model = create_model("v15_2", replace(config, weights=str(file)))
     model.save(tmp_path / "run")
     file.unlink()
     again = load(tmp_path / "run")

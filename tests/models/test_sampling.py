@@ -15,7 +15,7 @@ from spdlib.models.sampling import (
     gather_rows,
     interpolate_block,
     neighbourhood,
-    spread_block,
+    scatter_block,
 )
 
 IMAGE = (54, 70)
@@ -86,15 +86,15 @@ def test_interpolated_block_is_the_neighbourhood(maps: Tensor, points: Tensor, s
     assert (found - neighbourhood(maps, points, IMAGE, size)).abs().max() < 1e-12
 
 
-def test_spread_is_the_adjoint_of_interpolation() -> None:
+def test_scattered_weights_are_the_adjoint_of_interpolation() -> None:
     values = torch.randn(2, 7, 3, 6, 6, 2, dtype=torch.float64)
     weights = torch.randn(2, 7, 3, 5, 5, 2, dtype=torch.float64)
     fractions = torch.rand(2, 7, 2, dtype=torch.float64)
     fractions[0, 0], fractions[0, 1] = 0.0, torch.tensor([0.0, 0.75])
-    spread = spread_block(weights, fractions)
+    scattered = scatter_block(weights, fractions)
     one_way = (interpolate_block(values, fractions) * weights).sum((-1, -2, -3))
-    assert (one_way - (values * spread).sum((-1, -2, -3))).abs().max() < 1e-12
-    assert (spread.sum((-2, -3)) - weights.sum((-2, -3))).abs().max() < 1e-12
+    assert (one_way - (values * scattered).sum((-1, -2, -3))).abs().max() < 1e-12
+    assert (scattered.sum((-2, -3)) - weights.sum((-2, -3))).abs().max() < 1e-12
 
 
 def test_low_precision_values_are_interpolated_in_float32() -> None:
