@@ -74,8 +74,7 @@ class SamplingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.supervision not in TRUTH_KINDS:
-            raise ConfigError(unknown_name("supervision", self.supervision, TRUTH_KINDS))
+        TRUTH_KINDS.find(self.supervision)
         require(
             self.at_points == (self.points > 0),
             f"supervision={self.supervision!r} contradicts points={self.points}: give points > 0 "
@@ -108,8 +107,7 @@ class ObjectiveConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in OBJECTIVES:
-            raise ConfigError(unknown_name("objective", self.loss, OBJECTIVES))
+        OBJECTIVES.find(self.loss)
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,21 @@ def per_bin_table(bins: pd.DataFrame, score: str = "abs_rel") -> pd.DataFrame:
     return table[order].rename_axis(columns=None)
 
 
+def wide_scores(metrics: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """One row per protocol, sites and model in the table's order, one column per metric.
+
+    Args:
+        metrics: metrics.csv of a run.
+        names: which metrics, in the order of the columns.
+    """
+    rows = metrics[metrics["metric"].isin(names)]
+    keys = ["protocol", "sites", "model"]
+    # pivot_table would sort or drop rows whose scores are all NaN
+    wide = rows.pivot(index=keys, columns="metric", values="value")
+    wide = wide.reindex(pd.MultiIndex.from_frame(rows[keys].drop_duplicates()))
+    return wide[[name for name in names if name in wide]].rename_axis(columns=None).reset_index()
+
+
 def _require(table: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
     missing = [column for column in columns if column not in table]
     if missing:

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
 
 from spdlib import disk
 from spdlib.data.frames import Frames
@@ -25,6 +28,9 @@ from spdlib.study.config import RunConfig
 
 FIGURES_OF_FRAMES = ("frames", "error_maps", "query")
 """Figures that show images of the data, which may not be redistributed."""
+
+Arrays = Mapping[str, Mapping[str, np.ndarray]]
+"""Id of a frame -> name -> array."""
 
 
 def hash_of(value: Any) -> str:
@@ -101,6 +107,16 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return value
 
 
+class _Table:
+    """An attribute of a run that reads the table of its name."""
+
+    def __set_name__(self, owner: type[Run], name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> pd.DataFrame:
+        return run.table(self.name)
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder of one run.
@@ -109,10 +125,28 @@ class Run:
         folder: contains config.json, record.json, history.csv, preflight.csv, gradients.csv,
             `best/` (weights of the best evaluation), `last/` (weights and resumable state of the
             last checkpoint) and, after an evaluation, metrics.csv, bins.csv, frames.csv,
-            k_sweep.csv and inside.csv.
+            k_sweep.csv, inside.csv, examples.safetensors and answers.safetensors. The last two
+            show frames of data that may not be redistributed, and are never published.
     """
 
     folder: Path
+
+    history = _Table()
+    """One row an evaluation: losses, rates, selection scores, ranges, times."""
+    preflight = _Table()
+    """Checks made before the first step."""
+    gradients = _Table()
+    """Which parameters the last evaluated step's gradient reached, by component."""
+    metrics = _Table()
+    """model, protocol, sites, metric, value, frames."""
+    bins = _Table()
+    """model, protocol, sites, bin, abs_rel, delta1, count."""
+    frames = _Table()
+    """Scores of every frame, for paired comparisons."""
+    k_sweep = _Table()
+    """Accuracy of the same points asked in groups of k."""
+    inside = _Table()
+    """What the network does within: diagnostic, part, value, verdict."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -210,45 +244,36 @@ class Run:
         """Write the table `name`.csv of this run by rename."""
         write_table(self.folder / f"{name}.csv", table)
 
-    @property
-    def history(self) -> pd.DataFrame:
-        """One row an evaluation: losses, rates, selection scores, ranges, times."""
-        return self.table("history")
+    def arrays(self, name: str) -> dict[str, dict[str, np.ndarray]]:
+        """Read arrays of frames from `name`.safetensors, by frame id and the arrays' names.
 
-    @property
-    def preflight(self) -> pd.DataFrame:
-        """Checks made before the first step."""
-        return self.table("preflight")
+        Raises:
+            RunError: the run was not evaluated, or the file is damaged.
+        """
+        path = self.folder / f"{name}.safetensors"
+        if not path.is_file():
+            raise RunError(f"{self.folder} has no {path.name}; evaluate the run first")
+        try:
+            with safe_open(path, framework="np") as file:
+                ids = json.loads((file.metadata() or {})["ids"])
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError) as error:
+            raise RunError(f"{path} is damaged ({error}); evaluate the run again") from error
+        frames: dict[str, dict[str, np.ndarray]] = {frame_id: {} for frame_id in ids}
+        for key, array in arrays.items():
+            number, field = key.split(".", 1)
+            frames[ids[int(number)]][field] = array
+        return frames
 
-    @property
-    def metrics(self) -> pd.DataFrame:
-        """model, protocol, sites, metric, value, frames."""
-        return self.table("metrics")
-
-    @property
-    def bins(self) -> pd.DataFrame:
-        """model, protocol, sites, bin, abs_rel, delta1, count."""
-        return self.table("bins")
-
-    @property
-    def frames(self) -> pd.DataFrame:
-        """Scores of every frame, for paired comparisons."""
-        return self.table("frames")
-
-    @property
-    def k_sweep(self) -> pd.DataFrame:
-        """Accuracy of the same points asked in groups of k."""
-        return self.table("k_sweep")
-
-    @property
-    def inside(self) -> pd.DataFrame:
-        """What the network does within: diagnostic, part, value, verdict."""
-        return self.table("inside")
-
-    @property
-    def gradients(self) -> pd.DataFrame:
-        """Which parameters the last evaluated step's gradient reached, by component."""
-        return self.table("gradients")
+    def write_arrays(self, name: str, arrays: Arrays) -> None:
+        """Write arrays of frames to `name`.safetensors by rename."""
+        tensors = {
+            f"{number}.{field}": np.ascontiguousarray(array)
+            for number, of_frame in enumerate(arrays.values())
+            for field, array in of_frame.items()
+        }
+        data = safetensors.numpy.save(tensors, {"ids": json.dumps(list(arrays))})
+        write_bytes(self.folder / f"{name}.safetensors", data)
 
 
 def publish(run: Run, target: str | Path) -> list[str]:

@@ -43,7 +43,8 @@ def test_head_spread_verdicts(log_std: float, verdict: str) -> None:
 
 def scores(prediction: torch.Tensor, truth: torch.Tensor) -> dict[str, float]:
     total = RecordedMetrics()
-    total.update(prediction, truth, truth > 0, range(len(truth)))
+    for frame, (p, g) in enumerate(zip(prediction, truth, strict=True)):
+        total.update(p, g, g > 0, frame)
     return total.compute()
 
 

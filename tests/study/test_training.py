@@ -27,7 +27,7 @@ from spdlib.study import objectives
 from spdlib.study.config import RunConfig
 from spdlib.study.datasets import InMemory
 from spdlib.study.evaluation import evaluate, selection_scores
-from spdlib.study.losses import LossValue, silog
+from spdlib.study.objectives import LossValue, silog
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model, effective_focal, fit, loop, state

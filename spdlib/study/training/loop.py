@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import textwrap
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,8 @@ from spdlib.study.diagnostics import gradient_coverage
 from spdlib.study.evaluation import selection_scores
 from spdlib.study.runs import Run, store_of, write_json
 from spdlib.study.training import setup
-from spdlib.study.training.preflight import PreflightError, check
-from spdlib.study.training.report import Clock, Report, leave_signals_to_parent, stop_requests
+from spdlib.study.training.preflight import check
+from spdlib.study.training.report import Report, leave_signals_to_parent, stop_requests
 from spdlib.study.training.state import State, Window
 
 
@@ -134,13 +136,15 @@ class Loop:
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
         self.network = accelerator.prepare_model(model)
         self.batches = self._batches_from(0)
-        self.clock = Clock()
+        self.since, self.saved = time.perf_counter(), 0
 
     def begin(self, how: dict[str, Any]) -> None:
         """Check a new run, and write down all that is known before the next step."""
         step, main = self.state.counters.step, self.accelerator.is_main_process
+        self.saved = step
         if step == 0:
-            self._check()
+            keep = partial(self.run.write_table, "preflight") if main else None
+            check(self.state.model, *self.sets.values(), self.config, self.objective, keep)
             record = {**setup.describe(self.config, self.state.model, self.sets), **how}
             if self.init_from is not None:
                 record["init_from_sha256"] = setup.best_weights(self.init_from)[1]
@@ -162,18 +166,6 @@ class Loop:
             text = textwrap.fill(text + ", ".join(fields), 100, subsequent_indent="  ")
             self.report.line(text)
 
-    def _check(self) -> None:
-        """The pre-flight table goes to the run's folder whether it stops the run or not."""
-        try:
-            model, sets = self.state.model, self.sets
-            table = check(model, sets["train"], sets["selection"], self.config, self.objective)
-        except PreflightError as error:
-            if self.accelerator.is_main_process:
-                self.run.write_table("preflight", error.table)
-            raise
-        if self.accelerator.is_main_process:
-            self.run.write_table("preflight", table)
-
     # -- the loop -----------------------------------------------------------------------------
 
     def train(self, workers: int, checkpoint_every: int, tensorboard: bool) -> None:
@@ -181,7 +173,6 @@ class Loop:
         state, counters = self.state, self.state.counters
         wanted = tensorboard and self.accelerator.is_main_process
         logs = self.run.folder / "tensorboard" if wanted else None
-        saved = counters.step
         with (
             self.report.tensorboard(logs, counters.step),
             stop_requests() as stop,
@@ -193,14 +184,12 @@ class Loop:
                 bar.update()
                 if self.due(counters.step):
                     self.evaluate()
-                    saved = counters.step
                 elif checkpoint_every and counters.step % checkpoint_every == 0:
                     self.save()
-                    saved = counters.step
                 if counters.stopped_early or counters.step >= self.config.schedule.steps:
                     break
                 if self.anyone(stop.is_set()):
-                    if saved != counters.step:
+                    if self.saved != counters.step:
                         self.save()
                     self.interrupt()
         if self.accelerator.is_main_process:
@@ -211,13 +200,13 @@ class Loop:
     def timed_batches(self, workers: int) -> Iterator[dict[str, Tensor]]:
         """Batches on the device; the time spent waiting for them goes to the window."""
         batches = iter(self._loader(workers))
-        self.clock = Clock()
+        self.since = time.perf_counter()
         while True:
-            waiting = Clock()
+            began = time.perf_counter()
             batch = next(batches, None)
             if batch is None:
                 return
-            self.state.window.waited += waiting.lap()
+            self.state.window.waited += time.perf_counter() - began
             moved = setup.prepared(batch, self.state.model, self.objective)
             yield {**moved, "index": batch["index"]}
 
@@ -282,7 +271,8 @@ class Loop:
 
     def tick(self) -> float:
         """Add the time since the last tick to the run's, and return it."""
-        passed = self.clock.lap()
+        now = time.perf_counter()
+        passed, self.since = now - self.since, now
         self.state.counters.seconds += passed
         return passed
 
@@ -297,6 +287,7 @@ class Loop:
         """Write the state."""
         if self.accelerator.is_main_process:
             self.state.save(self.run)
+        self.saved = self.state.counters.step
         self.accelerator.wait_for_everyone()
 
     def interrupt(self) -> None:
@@ -359,15 +350,15 @@ class Loop:
 
     def _row(self, scores: dict[str, float]) -> dict[str, Any]:
         config, counters = self.config, self.state.counters
+        encoder_lr, decoder_lr = (
+            setup.learning_rate(config, counters.step - 1, peak)
+            for peak in (config.optimizer.encoder_lr, config.optimizer.decoder_lr)
+        )
         return {
             "step": counters.step,
             "epoch": round(counters.step / self.batches.steps_per_epoch, 3),
-            "lr_encoder": setup.learning_rate(
-                config, counters.step - 1, config.optimizer.encoder_lr
-            ),
-            "lr_decoder": setup.learning_rate(
-                config, counters.step - 1, config.optimizer.decoder_lr
-            ),
+            "lr_encoder": encoder_lr,
+            "lr_decoder": decoder_lr,
             "seconds": counters.seconds,
             **self.state.window.means(),
             **scores,

@@ -150,11 +150,15 @@ class State:
     def save(self, run: Run) -> None:
         """Write the state; one rename makes it the run's."""
         self.scored.save(run.last)
+        state = self.optimizer.state_dict()["state"]
+        moments = {
+            f"{i}.{name}": value for i, each in state.items() for name, value in each.items()
+        }
         tensors = {
             **_prefixed("model", self.model.state_dict()),
             **(_prefixed("averaged", self.averaged.state_dict()) if self.averaged else {}),
             **_prefixed("objective", dict(self.objective.learned())),
-            **_prefixed("optimizer", _optimizer_tensors(self.optimizer)),
+            **_prefixed("optimizer", moments),
         }
         meta = {"counters": asdict(self.counters), "window": asdict(self.window)}
         write_bytes(run.state_path, safetensors.torch.save(tensors, {"state": json.dumps(meta)}))
@@ -206,11 +210,6 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(f"{prefix}.")
     }
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
