@@ -203,8 +203,7 @@ class RunConfig(Settings):
     def of(cls, settings: Mapping[str, Any]) -> RunConfig:
         """A config from settings by their own names, such as steps=500, whatever their part.
 
-        Raises:
-            ConfigError: a setting is unknown, missing, wrong or contradicts another.
+        ConfigError: a setting is unknown, missing, wrong or contradicts another.
         """
         nested: dict[str, Any] = {}
         for name, value in settings.items():
@@ -221,8 +220,7 @@ class RunConfig(Settings):
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Inverse of `to_dict`; also reads the flat form of the first published runs.
 
-        Raises:
-            ConfigError: a field is unknown, missing or contradicts another.
+        ConfigError: a field is unknown, missing or contradicts another.
         """
         return read(cls, values) if "model" in values else cls.of(_today(values))
 

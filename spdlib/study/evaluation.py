@@ -86,20 +86,16 @@ class Evaluation:
     points: Arrays
 
     def value(self, model: str, protocol: str, metric: str, sites: str = "points") -> float:
-        """One score.
-
-        Raises:
-            RunError: there is no such score.
-        """
+        """One score. RunError: there is no such score."""
         row = {"model": model, "protocol": protocol, "sites": sites, "metric": metric}
         chosen = self.metrics[(self.metrics[list(row)] == pd.Series(row)).all(axis=1)]
         if len(chosen) != 1:
             raise RunError(f"no score {metric!r} of {model!r} under {protocol!r} at {sites!r}")
         return float(chosen["value"].iloc[0])
 
-    def summary(self, metrics: Sequence[str] = SUMMARY) -> pd.DataFrame:
-        """One row per protocol, sites and model; one column per metric."""
-        return wide_scores(self.metrics, metrics)
+    def summary(self) -> pd.DataFrame:
+        """One row per protocol, sites and model; one column for each of `SUMMARY`."""
+        return wide_scores(self.metrics, SUMMARY)
 
     def answers(self, truth: str | None = None) -> pd.DataFrame:
         """The network's answers at the eigen points of every frame, beside the truth.
@@ -155,7 +151,6 @@ def evaluate(
     model: DepthModel,
     frames: Frames,
     *,
-    name: str | None = None,
     baselines: Baselines | None = None,
     protocols: Sequence[str] = ("eigen", "recorded"),
     truths: Sequence[str] | None = None,
@@ -174,7 +169,6 @@ def evaluate(
     Args:
         model: the network, on the device that shall compute.
         frames: test frames.
-        name: of the network in the tables; default its registered name.
         baselines: of `fit_image_free` on training frames; in the tables of each truth stand those
             that were fitted to it.
         protocols: registered names, in the order of the tables.
@@ -203,8 +197,7 @@ def evaluate(
     settings = model.config.image_size, crop, model.recorded_points
     chosen = [PROTOCOLS.find(each)(*settings) for each in protocols]
     given = _of_each_truth(baselines, kinds)
-    label = name or model.config.network
-    board = _Board(label, chosen, kinds, given, dense and model.has_dense)
+    board = _Board(model.config.network, chosen, kinds, given, dense and model.has_dense)
     independent = model.queries_are_independent
     swept = INDEPENDENT_SWEEP_FRAMES if independent else SWEEP_FRAMES
     sweep = KSweep(spread(len(frames), swept if k_sweep else 0), kinds[0])

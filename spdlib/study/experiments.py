@@ -269,8 +269,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType({each.name: each for ea
 def find_experiment(name: str) -> Experiment:
     """An experiment by its name; a network that no experiment trains stands for itself.
 
-    Raises:
-        ConfigError: there is none of this name; the message suggests one.
+    ConfigError: there is none of this name; the message suggests one.
     """
     if name in EXPERIMENTS:
         return EXPERIMENTS[name]

@@ -142,51 +142,43 @@ def equal_terms(
 
 
 def compare_frames(
-    frames: pd.DataFrame,
-    first: str,
-    second: str,
-    protocol: str,
-    metric: str = "abs_rel",
-    sites: str = "points",
+    frames: pd.DataFrame, first: str, second: str, protocol: str, sites: str = "points"
 ) -> Comparison:
-    """Paired bootstrap of two models in a table of frames, over the frames that both have.
+    """AbsRel of two models in a table of frames, paired by frame; see `paired_bootstrap`.
 
     Frames whose score is NaN for both had nothing to score and are left out.
 
     Raises:
-        RunError: the table lacks one of them, or the metric of single frames.
+        RunError: the table lacks one of them, or frames that both have.
         DataError: the score of a frame is NaN for one of them.
     """
     chosen = frames[(frames["protocol"] == protocol) & (frames["sites"] == sites)]
-    tables = [chosen[chosen["model"] == model] for model in (first, second)]
-    pair = [table.set_index("frame")[metric] for table in tables]
-    if not len(pair[0]) or not len(pair[1]):
-        have = sorted(set(chosen["model"]))
+    have = sorted(set(chosen["model"]))
+    if not {first, second} <= set(have):
         raise RunError(f"{protocol}/{sites} has frames of {have}, not of both {first}, {second}")
+    pair = [
+        chosen[chosen["model"] == model].set_index("frame")["abs_rel"] for model in (first, second)
+    ]
     both = pd.concat(pair, axis=1, keys=["first", "second"], join="inner").dropna(how="all")
     if both.empty:
-        raise RunError(f"{protocol}/{sites} has no {metric} of frames that both models share")
-    higher = metric.startswith("delta")
-    return paired_bootstrap(both["first"].to_numpy(), both["second"].to_numpy(), higher)
+        raise RunError(f"{protocol}/{sites} has no AbsRel of frames that both models share")
+    return paired_bootstrap(both["first"].to_numpy(), both["second"].to_numpy())
 
 
 def paired_bootstrap(
-    first: Sequence[float] | np.ndarray,
-    second: Sequence[float] | np.ndarray,
-    higher_is_better: bool = False,
+    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray
 ) -> Comparison:
-    """Compare two networks on the same frames, by 10,000 samples of the frames.
+    """Compare two networks' errors on the same frames, by `SAMPLES` samples of the frames.
 
     Args:
-        first: one score per frame.
-        second: the other network's scores, in the same order.
-        higher_is_better: as for delta1; False for errors.
+        first: one error per frame.
+        second: the other network's errors, in the same order.
 
     Returns:
         Difference, its 2.5th and 97.5th percentile and "better", "worse" or "tie" (0 lies inside).
 
     Raises:
-        DataError: the scores differ in number, are not finite or are missing.
+        DataError: the errors differ in number, are not finite or are missing.
     """
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape or a.ndim != 1 or not a.size:
@@ -202,9 +194,7 @@ def paired_bootstrap(
         for done in range(0, SAMPLES, block)
     ]
     low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
-    verdict = "tie"
-    if low > 0 or high < 0:
-        verdict = "better" if (low > 0) == higher_is_better else "worse"
+    verdict = "better" if high < 0 else "worse" if low > 0 else "tie"
     return Comparison(float(difference.mean()), float(low), float(high), verdict)
 
 

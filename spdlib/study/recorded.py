@@ -43,8 +43,7 @@ def table_path() -> Path:
 def recorded_table() -> pd.DataFrame:
     """All of recorded.csv; epochs are whole numbers or missing, values NaN where a text stands.
 
-    Raises:
-        DataError: the file is missing or lacks a column.
+    DataError: the file is missing or lacks a column.
     """
     path = table_path()
     try:
@@ -86,8 +85,7 @@ def on_record(experiment: str) -> bool:
 def recorded_facts(experiment: str) -> dict[str, float | str]:
     """An experiment's settings and other facts: numbers, or words where the log has no number.
 
-    Raises:
-        ConfigError: the experiment is not on record.
+    ConfigError: the experiment is not on record.
     """
     rows = _rows_of(experiment)
     facts = rows[~rows["metric"].isin(SCORES)]

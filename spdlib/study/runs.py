@@ -73,8 +73,7 @@ def _source(frames: Any) -> Any:
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a run's file by rename.
 
-    Raises:
-        RunError: the file cannot be written; the previous one, if any, is untouched.
+    RunError: the file cannot be written; the previous one, if any, is untouched.
     """
     disk.write_bytes(path, data, RunError)
 
@@ -90,11 +89,7 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        RunError: the file is missing or is no JSON object.
-    """
+    """Read a JSON object. RunError: the file is missing or is no JSON object."""
     path = Path(path)
     try:
         value = json.loads(path.read_text())
@@ -105,6 +100,16 @@ def read_json(path: str | Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunError(f"{path} holds a {type(value).__name__}, not a JSON object")
     return value
+
+
+class _Place:
+    """An attribute of a run that is the path of a file or folder in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.folder / self.name
 
 
 class _Table:
@@ -121,15 +126,24 @@ class _Table:
 class Run:
     """The folder of one run.
 
-    Attributes:
-        folder: contains config.json, record.json, history.csv, preflight.csv, gradients.csv,
-            `best/` (weights of the best evaluation), `last/` (weights and resumable state of the
-            last checkpoint) and, after an evaluation, metrics.csv, bins.csv, frames.csv,
-            k_sweep.csv, inside.csv, examples.safetensors and answers.safetensors. The last two
-            show frames of data that may not be redistributed, and are never published.
+    After an evaluation it also holds metrics.csv and the tables below it, examples.safetensors and
+    answers.safetensors; these two show frames that may not be redistributed and are never
+    published.
     """
 
     folder: Path
+
+    config_path = _Place("config.json")
+    """The resolved config."""
+    record_path = _Place("record.json")
+    """Hashes, code version, machine, data provenance, deviations, times and status."""
+    best = _Place("best")
+    """Weights of the best evaluation, for `spdlib.load`."""
+    last = _Place("last")
+    """Weights of the last checkpoint, for `spdlib.load`, and the resumable state."""
+    state_path = _Place("last/state.safetensors")
+    _local_path = _Place("local.json")
+    """Places on this machine: no part of the record, and never published."""
 
     history = _Table()
     """One row an evaluation: losses, rates, selection scores, ranges, times."""
@@ -150,11 +164,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """Open an existing run.
-
-        Raises:
-            RunError: the folder holds no run.
-        """
+        """Open an existing run. RunError: the folder holds no run."""
         run = cls(Path(folder))
         if not run.exists:
             raise RunError(
@@ -169,38 +179,13 @@ class Run:
         return self.config_path.is_file()
 
     @property
-    def config_path(self) -> Path:
-        """Path of the resolved config."""
-        return self.folder / "config.json"
-
-    @property
-    def record_path(self) -> Path:
-        """Path of the record."""
-        return self.folder / "record.json"
-
-    @property
-    def best(self) -> Path:
-        """Folder of the best weights, for `spdlib.load`."""
-        return self.folder / "best"
-
-    @property
-    def last(self) -> Path:
-        """Folder of the last weights, for `spdlib.load`, and of the resumable state."""
-        return self.folder / "last"
-
-    @property
-    def state_path(self) -> Path:
-        """Path of the resumable state."""
-        return self.last / "state.safetensors"
-
-    @property
     def config(self) -> RunConfig:
         """The resolved config."""
         return RunConfig.from_dict(read_json(self.config_path))
 
     @property
     def record(self) -> dict[str, Any]:
-        """Hashes, code version, machine, data provenance, deviations, times and status."""
+        """The record as it is now."""
         return read_json(self.record_path)
 
     @property
@@ -208,11 +193,6 @@ class Run:
         """The packed store that was learned from, where it still lies there on this machine."""
         known = read_json(self._local_path).get("store") if self._local_path.is_file() else None
         return Path(known) if known and Path(known).is_file() else None
-
-    @property
-    def _local_path(self) -> Path:
-        """Places on this machine: no part of the record, and never published."""
-        return self.folder / "local.json"
 
     def remember_store(self, path: Path | None) -> None:
         """Note where the packed store lies, for an evaluation on this machine."""
@@ -229,11 +209,7 @@ class Run:
         write_json(self.record_path, {**known, **changes})
 
     def table(self, name: str) -> pd.DataFrame:
-        """Read the table `name`.csv of this run.
-
-        Raises:
-            RunError: the run has no such table.
-        """
+        """Read the table `name`.csv of this run. RunError: the run has no such table."""
         path = self.folder / f"{name}.csv"
         if not path.is_file():
             have = sorted(found.stem for found in self.folder.glob("*.csv"))
@@ -247,8 +223,7 @@ class Run:
     def arrays(self, name: str) -> dict[str, dict[str, np.ndarray]]:
         """Read arrays of frames from `name`.safetensors, by frame id and the arrays' names.
 
-        Raises:
-            RunError: the run was not evaluated, or the file is damaged.
+        RunError: the run was not evaluated, or the file is damaged.
         """
         path = self.folder / f"{name}.safetensors"
         if not path.is_file():

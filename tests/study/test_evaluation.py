@@ -176,8 +176,8 @@ def test_comparison_refuses_a_score_that_only_one_lacks(result: Evaluation) -> N
         compare_frames(table, *pair)
     table.loc[table["frame"] == table["frame"][0], "abs_rel"] = np.nan  # nothing to score
     assert np.isfinite(compare_frames(table, *pair).difference)
-    with pytest.raises(RunError, match="recorded/exact/points has no rmse of frames"):
-        compare_frames(table, "v15_2", "constant", "recorded/exact", "rmse")
+    with pytest.raises(RunError, match="eigen/exact/points has no AbsRel of frames"):
+        compare_frames(table.assign(abs_rel=np.nan), *pair)
 
 
 def test_recorded_scores_of_frames_average_to_the_pooled_score(result: Evaluation) -> None:

@@ -222,7 +222,7 @@ def test_change_of_machine_is_told(
     older = {**machine["libraries"], "torch": "1.0"}
     copied.update_record({"status": "interrupted", "machine": {**machine, "libraries": older}})
     run_fit(small, copied.folder, progress=True)
-    assert "not bit for bit as begun: torch 1.0 -> " in capsys.readouterr().out
+    assert "not bit for bit as begun: torch: '1.0' -> " in capsys.readouterr().out
     (continued,) = copied.record["continued_at"]
     assert set(continued) == {"step", "code", "machine"}
     assert continued["machine"] == machine

@@ -49,7 +49,6 @@ def fit(
     resume: bool = True,
     init_from: str | Path | None = None,
     device: str | None = None,
-    deterministic: bool = True,
     workers: int | None = None,
     checkpoint_every: int = 0,
     tensorboard: bool = False,
@@ -65,8 +64,8 @@ def fit(
             unfinished one is continued; either only with the frames and encoder weights it had.
         resume: False refuses a folder that already holds a run.
         init_from: folder of a run whose best weights a new run of the same network starts from.
-        device: "cpu" or "cuda"; default a GPU if there is one.
-        deterministic: on a CPU, use deterministic algorithms only.
+        device: "cpu", where only deterministic algorithms are used, or "cuda"; default a GPU if
+            there is one.
         workers: processes that prepare samples; default one less than the usable cores.
         checkpoint_every: steps between checkpoints besides those at every evaluation.
         tensorboard: also log to `folder`/tensorboard.
@@ -95,10 +94,10 @@ def fit(
     how = {
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,
-        "deterministic": deterministic and on_cpu,
+        "deterministic": on_cpu,
         "workers": setup.worker_count(workers),
     }
-    with setup.deterministic_algorithms(deterministic and on_cpu):
+    with setup.deterministic_algorithms(on_cpu):
         loop = Loop(config, sets, run, accelerator, progress, init_from)
         if found == "unfinished":
             loop.state.restore(run)
@@ -135,13 +134,19 @@ class Loop:
         idle = model.has_auxiliary and not self.objective.auxiliary  # heads without a loss
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
         self.network = accelerator.prepare_model(model)
-        self.batches = self._batches_from(0)
-        self.since, self.saved = time.perf_counter(), 0
+        self.batches = EpochBatches(
+            len(sets["train"]),
+            config.schedule.batch_size,
+            config.seed,
+            steps=config.schedule.steps,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        self.since = time.perf_counter()
 
     def begin(self, how: dict[str, Any]) -> None:
         """Check a new run, and write down all that is known before the next step."""
         step, main = self.state.counters.step, self.accelerator.is_main_process
-        self.saved = step
         if step == 0:
             keep = partial(self.run.write_table, "preflight") if main else None
             check(self.state.model, *self.sets.values(), self.config, self.objective, keep)
@@ -189,8 +194,7 @@ class Loop:
                 if counters.stopped_early or counters.step >= self.config.schedule.steps:
                     break
                 if self.anyone(stop.is_set()):
-                    if self.saved != counters.step:
-                        self.save()
+                    self.save()
                     self.interrupt()
         if self.accelerator.is_main_process:
             ended = {"status": "finished", "finished": setup.time_now()}
@@ -211,7 +215,7 @@ class Loop:
             yield {**moved, "index": batch["index"]}
 
     def _loader(self, workers: int) -> DataLoader[dict[str, Tensor]]:
-        self.batches = self._batches_from(self.state.counters.step)
+        self.batches.start_step = self.state.counters.step
         return DataLoader(
             TrainingSamples(self.sets["train"], self.config.sample_config()),
             batch_sampler=self.batches,
@@ -221,17 +225,6 @@ class Loop:
             prefetch_factor=4 if workers else None,
             # Without its own generator the loader would draw its seed from torch's.
             generator=torch.Generator().manual_seed(self.config.seed),
-        )
-
-    def _batches_from(self, step: int) -> EpochBatches:
-        return EpochBatches(
-            len(self.sets["train"]),
-            self.config.schedule.batch_size,
-            self.config.seed,
-            start_step=step,
-            steps=self.config.schedule.steps,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
         )
 
     def step(self, batch: dict[str, Tensor]) -> None:
@@ -287,7 +280,6 @@ class Loop:
         """Write the state."""
         if self.accelerator.is_main_process:
             self.state.save(self.run)
-        self.saved = self.state.counters.step
         self.accelerator.wait_for_everyone()
 
     def interrupt(self) -> None:
@@ -327,7 +319,16 @@ class Loop:
             squash=self.config.data.validation == "squash",
         )
         self._require_score(scores["sel_abs_rel"])
-        row = self._row(scores)
+        encoder, decoder, *_ = state.optimizer.param_groups
+        row = {
+            "step": state.counters.step,
+            "epoch": round(state.counters.step / self.batches.steps_per_epoch, 3),
+            "lr_encoder": encoder["lr"],
+            "lr_decoder": decoder["lr"],
+            "seconds": state.counters.seconds,
+            **state.window.means(),
+            **scores,
+        }
         state.history.append(row)
         state.window = Window()
         better = state.counters.judge(row["sel_abs_rel"], self.config.evaluation.patience)
@@ -347,19 +348,3 @@ class Loop:
                 "have no valid pixel inside the eigen crop (check them with `data verify`). The "
                 f"run's last checkpoint in {self.run.last} is untouched"
             )
-
-    def _row(self, scores: dict[str, float]) -> dict[str, Any]:
-        config, counters = self.config, self.state.counters
-        encoder_lr, decoder_lr = (
-            setup.learning_rate(config, counters.step - 1, peak)
-            for peak in (config.optimizer.encoder_lr, config.optimizer.decoder_lr)
-        )
-        return {
-            "step": counters.step,
-            "epoch": round(counters.step / self.batches.steps_per_epoch, 3),
-            "lr_encoder": encoder_lr,
-            "lr_decoder": decoder_lr,
-            "seconds": counters.seconds,
-            **self.state.window.means(),
-            **scores,
-        }

@@ -37,8 +37,7 @@ class Report:
     def tensorboard(self, folder: Path | None, step: int) -> Iterator[None]:
         """Log evaluations to a folder for the length of a block; None logs nothing.
 
-        Raises:
-            RunError: TensorBoard is not installed.
+        RunError: TensorBoard is not installed.
         """
         if folder is None:
             yield

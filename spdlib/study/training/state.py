@@ -166,8 +166,7 @@ class State:
     def restore(self, run: Run) -> None:
         """Continue from a run's state.
 
-        Raises:
-            RunError: the state cannot be read or belongs to another network.
+        RunError: the state cannot be read or belongs to another network.
         """
         path = run.state_path
         try:
