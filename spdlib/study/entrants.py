@@ -117,7 +117,7 @@ class ModelPredictor:
         scene = self.model.encode(view.image, view.camera, squash=self.squash)
         mirrored = None
         if self.flip or view.mirrored:
-            image = view.image
+            image: Any = view.image
             array = isinstance(image, np.ndarray)
             flipped = np.ascontiguousarray(image[:, ::-1]) if array else image.flip(-1)
             mirrored = self.model.encode(flipped, view.camera.flipped(), squash=self.squash)

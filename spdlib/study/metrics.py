@@ -244,7 +244,7 @@ class RecordedMetrics(Accumulator):
         images = self._table()
         sums = images[list(MOMENTS)].sum(skipna=False)
         points = float(sums["count"])
-        means = (sums / points).to_dict()
+        means = {str(name): float(mean) for name, mean in (sums / points).items()}
         return {
             **self._errors(means),
             **self._distributions(images, means),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,10 +92,11 @@ def test_the_map_answers_points_and_dense_under_the_half_pixel_rule() -> None:
 
 
 def test_other_sizes_read_the_nearest_pixel() -> None:
-    frames = Stack(np.ones((2, 2, 4)))
     larger = np.full((4, 8), 3, np.float32)
     larger[:, :4] = 1
-    frames.depths["exact"] = [np.zeros((2, 4), np.float32), larger]
+    frames = Stack(np.ones((2, 2, 4)))
+    depths: Any = [np.zeros((2, 4), np.float32), larger]
+    frames.depths["exact"] = depths
     fitted = fit_image_free(frames)["exact"]
     assert fitted["pixel_map"].depth.tolist() == [[1.0, 1.0, 3.0, 3.0]] * 2
 

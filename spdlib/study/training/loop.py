@@ -149,7 +149,8 @@ class Loop:
         step, main = self.state.counters.step, self.accelerator.is_main_process
         if step == 0:
             keep = partial(self.run.write_table, "preflight") if main else None
-            check(self.state.model, *self.sets.values(), self.config, self.objective, keep)
+            train, selection = self.sets["train"], self.sets["selection"]
+            check(self.state.model, train, selection, self.config, self.objective, keep)
             record = {**setup.describe(self.config, self.state.model, self.sets), **how}
             if self.init_from is not None:
                 record["init_from_sha256"] = setup.best_weights(self.init_from)[1]

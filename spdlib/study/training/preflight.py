@@ -193,8 +193,8 @@ def _valid_points(depth: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def _rank_correlation(prediction: Tensor, truth: Tensor) -> float:
     valid = truth > 0
-    pair = (pd.Series(x[valid].double().numpy()) for x in (prediction, truth))
-    return float(pd.concat(pair, axis=1).rank().corr().iloc[0, 1])
+    ranks = [pd.Series(x[valid].double().numpy()).rank() for x in (prediction, truth)]
+    return float(ranks[0].corr(ranks[1])) if len(ranks[0]) > 1 else math.nan
 
 
 def _displacement_row(model: DepthModel) -> Row:
