@@ -356,8 +356,6 @@ class _Board:
         for key, scores in merge_processes(self.scores, processes).items():
             values = scores.compute()
             count = int(values.pop("frames"))
-            if not count:
-                continue
             metrics += [(*key, name, value, count) for name, value in values.items()]
             bins.append(_keyed(scores.bin_table(), key))
             frames.append(_keyed(scores.frame_table(ids), key))
