@@ -32,15 +32,14 @@ SAME, LAST, BEST = "final, same epoch", "final, last epoch on record", "final, b
 run's weights or, where the record lacks that, with its last, and with its best, which the log
 quotes."""
 HISTORY = {
-    "train_loss": "train_loss", "abs_rel": "sel_abs_rel", "rmse": "sel_rmse",
-    "delta1": "sel_delta1", "s_star": "sel_s_star", "pred_min": "pred_min", "pred_max": "pred_max",
-    "gt_min": "gt_min", "gt_max": "gt_max", "unique_l3": "sel_unique_l3",
-}  # fmt: skip
+    **{name: name for name in ("train_loss", "pred_min", "pred_max", "gt_min", "gt_max")},
+    **{name: f"sel_{name}" for name in ("abs_rel", "rmse", "delta1", "s_star", "unique_l3")},
+}
 """Scores that a run's history has, and their columns."""
 ESSENTIAL = (
-    "network", "data", "train_images", "image_size", "val_frames", "val_view", "val_points",
-    "chosen_on",
-)  # fmt: skip
+    *("network", "data", "train_images", "image_size"),
+    *("val_frames", "val_view", "val_points", "chosen_on"),
+)
 """Facts of the record without which no comparison is fair."""
 NOT_STATED = "not stated"
 VIEWS = {"squash": "squashed", "native": "unscaled crop", "fit": "scaled to fit"}

@@ -23,11 +23,11 @@ TABLE = "recorded.csv"
 COLUMNS = ("experiment", "epoch", "metric", "value", "text", "source")
 DTYPES: Mapping[str, Any] = {"epoch": "Int64", "value": float, "text": str}
 SCORES = (
-    "train_loss", "train_loss_end", "abs_rel", "dense_abs_rel", "sq_rel", "rmse", "rmse_log",
-    "silog", "delta1", "delta2", "delta3", "s_star", "scaled_abs_rel", "scale_gap", "pred_mean",
-    "pred_std", "pred_min", "pred_max", "gt_mean", "gt_std", "gt_min", "gt_max", "log_std",
-    "abs_rel_0_2m", "abs_rel_2_5m", "abs_rel_5_10m", "unique_l3",
-)  # fmt: skip
+    *("train_loss", "train_loss_end", "abs_rel", "dense_abs_rel", "sq_rel", "rmse", "rmse_log"),
+    *("silog", "delta1", "delta2", "delta3", "s_star", "scaled_abs_rel", "scale_gap", "pred_mean"),
+    *("pred_std", "pred_min", "pred_max", "gt_mean", "gt_std", "gt_min", "gt_max", "log_std"),
+    *("abs_rel_0_2m", "abs_rel_2_5m", "abs_rel_5_10m", "unique_l3"),
+)
 """Scores under the recorded protocol and training losses, in the order of tables. All are means or
 pooled over an epoch but `train_loss_end`, the loss that an epoch ends with."""
 CORRECTED = "_corrected"

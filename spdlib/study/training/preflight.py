@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.utils.data import default_collate
 
 from spdlib.data.frames import Frame, Frames, spread
-from spdlib.data.queries import eigen_mask
+from spdlib.data.queries import eigen_mask, lattice_truth
 from spdlib.data.samples import TrainingSamples
 from spdlib.errors import RunError
+from spdlib.geometry import lattice_points
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.study.config import RunConfig
@@ -163,7 +164,10 @@ def _ratio_row(name: str, ratio: float, config: RunConfig) -> Row:
 def _prediction_rows(
     model: DepthModel, samples: dict[str, Tensor], config: RunConfig, objective: Objective
 ) -> list[Row]:
-    truth, points = _valid_points(samples["depth"], config.sampling.points or POINTS)
+    depth, side = samples["depth"], math.isqrt(config.sampling.points or POINTS)
+    truth = lattice_truth(depth, (side, side)).flatten(1)
+    grid = lattice_points((side, side), (depth.shape[-2], depth.shape[-1]))
+    points = (grid + 0.5).floor().expand(len(depth), -1, -1)  # the pixels of these depths
     images = model.pad(samples["image"].to(model.device, model.dtype))
     with evaluating(model):
         first = model(images, points.to(images)).depth.cpu()
@@ -180,15 +184,6 @@ def _prediction_rows(
         ("loss before training", f"{start:.4f}", "", None),
         ("order (rank correlation)", f"{order:+.3f}", "about 0 before training", None),
     ]
-
-
-def _valid_points(depth: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Truth [B, K] and integer points [B, K, 2] on a regular grid, at most `count`."""
-    side = math.isqrt(count)
-    rows, columns = (((torch.arange(side) + 0.5) * n / side).long() for n in depth.shape[-2:])
-    v, u = torch.meshgrid(rows, columns, indexing="ij")
-    points = torch.stack([u, v], -1).reshape(1, -1, 2).float().expand(len(depth), -1, -1)
-    return depth[:, v, u].flatten(1), points
 
 
 def _rank_correlation(prediction: Tensor, truth: Tensor) -> float:

@@ -188,13 +188,9 @@ class State:
                 f"{path} is not a usable state of this run ({str(error).splitlines()[0]}); "
                 f"delete {run.last} to start the run again"
             ) from error
-        self._restore_history(run)
-
-    def _restore_history(self, run: Run) -> None:
-        """Keep the rows that the state has seen; later ones will be written again."""
         if self.counters.step and (run.folder / "history.csv").is_file():
-            rows = run.history
-            rows = rows[rows["step"] <= self.counters.step]
+            # later rows than the state has seen will be written again
+            rows = run.history[run.history["step"] <= self.counters.step]
             self.history = [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
 
 
