@@ -10,12 +10,46 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
-from spdlib.errors import ConfigError
+from spdlib.errors import ConfigError, unknown_name
 
 VARIABLE = "SPD_PLUGINS"
 _imported: set[Path] = set()
+
+Kind = TypeVar("Kind")
+Entry = TypeVar("Entry", bound=Any)
+
+
+class Registry(dict[str, Kind]):
+    """Classes by the name that they were registered under.
+
+    Args:
+        what: what a name stands for, in error messages.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def register(self, name: str) -> Callable[[Entry], Entry]:
+        """Class decorator that makes a class known by a name, its attribute `name`."""
+
+        def enter(cls: Entry) -> Entry:
+            cls.name = name
+            self[name] = cls
+            return cls
+
+        return enter
+
+    def find(self, name: str) -> Kind:
+        """What was registered under a name, also by a plugin. ConfigError: nothing was."""
+        import_plugins()
+        if name not in self:
+            raise ConfigError(unknown_name(self.what, name, self))
+        return self[name]
 
 
 def import_plugins() -> None:

@@ -67,6 +67,13 @@ def result(trained: DepthModel, data: DataSets) -> Evaluation:
     return evaluate(trained, data.test, progress=False)
 
 
+def test_on_paper_it_has_its_own_encoder_and_image_size() -> None:
+    model = create_model("toy").config
+    config = resolve("toy", "paper").model
+    assert (config.encoder.name, config.image_size) == (model.encoder.name, model.image_size)
+    assert config.encoder.pretrained and config.encoder.mean is None
+
+
 def test_it_is_counted_and_drawn(trained: DepthModel) -> None:
     table = trained.parameter_table().set_index("component")["parameters"]
     channels = trained.encoder.channels[1]

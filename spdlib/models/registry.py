@@ -61,6 +61,12 @@ def network_class(name: str) -> type[DepthModel]:
     return _entry(name).network
 
 
+def network_defaults(name: str) -> tuple[str, Size]:
+    """A network's own encoder and image size. ModelError: there is no network of this name."""
+    entry = _entry(name)
+    return entry.encoder, entry.image_size
+
+
 def network_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A network's own settings: those that are given, and the default of every other.
 

@@ -11,9 +11,9 @@ from typing import Any
 from spdlib.errors import ConfigError
 from spdlib.models import load
 from spdlib.study.datasets import open_data, open_data_of
+from spdlib.study.entrants import fit_image_free
 from spdlib.study.evaluation import Evaluation, evaluate_run
 from spdlib.study.experiments import EXPERIMENTS
-from spdlib.study.image_free import fit_image_free
 from spdlib.study.profiles import PROFILES, resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, publish
 from spdlib.study.training import fit, make_accelerator

@@ -2,8 +2,8 @@
 
 A run's history gives its scores epoch by epoch, at the eigen points of its selection frames: here
 test frames choose nothing. Its evaluation gives those of the kept weights on the test frames under
-the recorded protocol. No verdict is written down anywhere: what
-recorded.csv says of an experiment is held against the run's config and record.
+the recorded protocol. What recorded.csv says of an experiment is held against the run's config and
+record; no verdict is written down anywhere.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ SAME, LAST, BEST = "final, same epoch", "final, last epoch on record", "final, b
 run's weights or, where the record lacks that, with its last, and with its best, which the log
 quotes."""
 HISTORY = {
-    "train_loss": "train_loss", "abs_rel": "sel_abs_rel", "rmse": "sel_rmse",
-    "delta1": "sel_delta1", "s_star": "sel_s_star", "pred_min": "pred_min", "pred_max": "pred_max",
-    "gt_min": "gt_min", "gt_max": "gt_max", "unique_l3": "sel_unique_l3",
-}  # fmt: skip
+    **{name: name for name in ("train_loss", "pred_min", "pred_max", "gt_min", "gt_max")},
+    **{name: f"sel_{name}" for name in ("abs_rel", "rmse", "delta1", "s_star", "unique_l3")},
+}
 """Scores that a run's history has, and their columns."""
 ESSENTIAL = (
-    "network", "data", "train_images", "image_size", "val_frames", "val_view", "val_points",
-    "chosen_on",
-)  # fmt: skip
+    *("network", "data", "train_images", "image_size"),
+    *("val_frames", "val_view", "val_points", "chosen_on"),
+)
 """Facts of the record without which no comparison is fair."""
 NOT_STATED = "not stated"
 VIEWS = {"squash": "squashed", "native": "unscaled crop", "fit": "scaled to fit"}
@@ -62,29 +61,25 @@ class Measured(NamedTuple):
 
 
 class _Series(NamedTuple):
-    """One side of a comparison: scores by epoch, and how they came about.
-
-    Attributes:
-        network: its name.
-        data: the frames it learned from.
-        protocol: "recorded" or "eigen".
-        truth: the depth that counts, behind a slash; "" where that is not on record.
-        points: how many of each frame, in words.
-        frames: those that were scored.
-        view: how they are brought to the network's size.
-        chosen_on: the split that chooses the epoch to quote.
-        epochs: scores of each epoch; None is an epoch that is not on record.
-    """
+    """One side of a comparison: scores by epoch, and how they came about."""
 
     network: str
     data: str
+    """The frames it learned from."""
     protocol: str
+    """"recorded" or "eigen"."""
     truth: str
+    """The depth that counts, behind a slash; "" where that is not on record."""
     points: str
+    """How many of each frame, in words."""
     frames: str
+    """Those that were scored."""
     view: str
+    """How they are brought to the network's size."""
     chosen_on: str
+    """The split that chooses the epoch to quote."""
     epochs: dict[float | None, Scores]
+    """Scores of each epoch; None is an epoch that is not on record."""
 
     def protocol_of(self, metric: str, truth: str = "") -> str:
         """Protocol and sites of one metric."""
@@ -110,7 +105,6 @@ class _Pair(NamedTuple):
     """An epoch of the record beside one of a run; either side may lack its own."""
 
     name: str
-    theirs: _Series
     their_epoch: float | None
     ours: _Series
     our_epoch: float | None
@@ -121,48 +115,30 @@ def compare(
     experiment: str,
     metrics: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Set what the log recorded of an experiment against what runs measured.
+    """Set what the log recorded of an experiment against what runs measured: `compare_tables`.
 
     Args:
         runs: one or several runs, or their folders.
-        experiment: of the log, such as "exp13"; "exp08_corrected" finds exp08.
-        metrics: which of `recorded.SCORES`; default those that are on record and were measured.
-
-    Returns:
-        The table of `compare_tables`: recorded beside measured, epoch by epoch and for
-        the final weights, with protocol, frames and data of both sides, and whether it is fair.
+        experiment: as there.
+        metrics: as there.
 
     Raises:
-        ConfigError: the experiment is not on record, or a metric is unknown.
-        DataError: recorded.csv is missing.
-        RunError: a folder holds no run, a run has no history, or neither side has the metrics.
+        RunError: a folder holds no run, or a run has no history; further errors as there.
     """
     several = [runs] if isinstance(runs, Run | str | Path) else runs
     opened = [each if isinstance(each, Run) else Run.open(each) for each in several]
-    named = zip(opened, _names(opened), strict=True)
-    return compare_tables([_measured(run, name) for run, name in named], experiment, metrics)
-
-
-def _names(opened: Sequence[Run]) -> list[str]:
-    """Names of the runs' folders, with their parents' where one occurs twice."""
     folders = [run.folder.resolve() for run in opened]
     names = [folder.name for folder in folders]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    if len(set(names)) < len(names):
+        names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
+    return compare_tables(list(map(_measured, opened, names)), experiment, metrics)
 
 
 def _measured(run: Run, name: str) -> Measured:
     """A run's tables; one that was not evaluated has neither metrics nor bins."""
     evaluated = (run.folder / "metrics.csv").is_file()
-    return Measured(
-        name=name,
-        config=run.config,
-        record=run.record,
-        history=run.history,
-        metrics=run.metrics if evaluated else None,
-        bins=run.bins if evaluated else None,
-    )
+    tables = (run.metrics, run.bins) if evaluated else (None, None)
+    return Measured(name, run.config, run.record, run.history, *tables)
 
 
 def compare_tables(
@@ -205,20 +181,35 @@ def _compare_one(
 ) -> pd.DataFrame:
     history, final = _history_series(run), _final_series(run)
     either = sorted(epoch for epoch in theirs.epochs | history.epochs if epoch is not None)
-    pairs = [_Pair(EPOCHS, theirs, epoch, history, epoch) for epoch in either]
+    pairs = [_Pair(EPOCHS, epoch, history, epoch) for epoch in either]
     pairs += _final_pairs(theirs, final) if final else []
-    table = pd.DataFrame(_row(pair, metric) for pair in pairs for metric in metrics or SCORES)
-    table = table.dropna(subset=["recorded", "measured"], how="all")
+    rows = [_row(theirs, pair, metric) for pair in pairs for metric in metrics or SCORES]
+    table = pd.DataFrame(rows).dropna(subset=["recorded", "measured"], how="all")
     if metrics is None:
         table = table[_on_both_sides(table, ["metric"])]
     table.insert(0, "run", run.name)
-    table["trained_otherwise"] = "; ".join(_training_differences(facts, theirs, history, run))
+    # facts on record that the run's config contradicts
+    used = as_recorded(run.config, run.record["data"]["train"]["frames"])
+    aspects = {name: (_word(used[name]), _word(facts[name])) for name in facts if name in used}
+    if used["data"] != facts["data"]:
+        aspects["data"] = history.data, theirs.data  # with the number of frames
+    table["trained_otherwise"] = _differences(aspects)
     agreed = table[["measured_otherwise", "trained_otherwise"]] == ""
     return table.assign(fair=agreed.all(axis=1))
 
 
-def _row(pair: _Pair, metric: str) -> dict[str, Any]:
-    theirs, ours = pair.theirs, pair.ours
+def _row(theirs: _Series, pair: _Pair, metric: str) -> dict[str, Any]:
+    ours = pair.ours
+    aspects = {
+        "protocol": (ours.protocol_of(metric), theirs.protocol_of(metric)),
+        "scored on": (ours.frames_of(metric), theirs.frames_of(metric)),
+    }
+    if not _is_loss(metric):
+        aspects["frames"] = ours.view, theirs.view
+    if pair.name != EPOCHS:
+        aspects["epoch"] = _word(pair.our_epoch), _word(pair.their_epoch)
+    if pair.name == BEST:
+        aspects["epoch chosen on"] = f"{ours.chosen_on} frames", f"{theirs.chosen_on} frames"
     return {
         "pairing": pair.name,
         "metric": metric,
@@ -234,7 +225,7 @@ def _row(pair: _Pair, metric: str) -> dict[str, Any]:
         "measured_set": ours.frames_of(metric),
         "recorded_data": theirs.data,
         "measured_data": ours.data,
-        "measured_otherwise": "; ".join(_measuring_differences(pair, metric)),
+        "measured_otherwise": _differences(aspects),
     }
 
 
@@ -245,8 +236,8 @@ def _final_pairs(theirs: _Series, final: _Series) -> list[_Pair]:
     beside = kept if same else list(theirs.epochs)[-1]
     scored = [epoch for epoch, scores in theirs.epochs.items() if "abs_rel" in scores]
     best = min(scored, key=lambda epoch: theirs.score(epoch, "abs_rel"), default=beside)
-    pairs = [_Pair(SAME if same else LAST, theirs, beside, final, kept)]
-    return pairs + ([_Pair(BEST, theirs, best, final, kept)] if best != beside else [])
+    pairs = [_Pair(SAME if same else LAST, beside, final, kept)]
+    return pairs + ([_Pair(BEST, best, final, kept)] if best != beside else [])
 
 
 def _on_both_sides(table: pd.DataFrame, keys: list[str]) -> pd.Series:
@@ -306,12 +297,15 @@ def _history_series(run: Measured) -> _Series:
     columns = {column: name for name, column in HISTORY.items() if column in run.history}
     rows = run.history[list(columns)].rename(columns=columns)
     scores = [_scores(row) for _, row in rows.iterrows()]
-    frames = run.record["data"]
+    frames, truth = run.record["data"], run.config.data.truth
+    if truth is None and run.metrics is not None:
+        # a run that names none takes the frames' first, and so does its evaluation
+        truth = run.metrics["protocol"].iloc[0].partition("/")[2]
     return _Series(
         network=run.config.model.network,
         data=f"{run.config.data.source}, {_word(frames['train']['frames'])} frames",
         protocol="eigen",
-        truth=_learned_truth(run),
+        truth=f"/{truth}" if truth else "",
         points=_word(EIGEN_POINTS),
         frames=_frames(run, frames["selection"]["frames"], "selection"),
         view="whole",
@@ -387,48 +381,11 @@ def _frames(run: Measured, count: int, split: str) -> str:
     return f"{count} {split} frames, {run.config.data.source.partition('_')[0]}"
 
 
-def _learned_truth(run: Measured) -> str:
-    """The truth that the history's scores count, behind a slash; "" where it is not known.
-
-    A run that names none takes the frames' first, and so does its evaluation.
-    """
-    truth = run.config.data.truth
-    if truth is None and run.metrics is not None:
-        truth = run.metrics["protocol"].iloc[0].partition("/")[2]
-    return f"/{truth}" if truth else ""
-
-
 def _is_loss(metric: str) -> bool:
     return metric.startswith("train_loss")
 
 
 # -- what keeps a comparison from being fair --------------------------------------------------
-
-
-def _measuring_differences(pair: _Pair, metric: str) -> list[str]:
-    theirs, ours = pair.theirs, pair.ours
-    aspects = {
-        "protocol": (ours.protocol_of(metric), theirs.protocol_of(metric)),
-        "scored on": (ours.frames_of(metric), theirs.frames_of(metric)),
-    }
-    if not _is_loss(metric):
-        aspects["frames"] = ours.view, theirs.view
-    if pair.name != EPOCHS:
-        aspects["epoch"] = _word(pair.our_epoch), _word(pair.their_epoch)
-    if pair.name == BEST:
-        aspects["epoch chosen on"] = f"{ours.chosen_on} frames", f"{theirs.chosen_on} frames"
-    return _differences(aspects)
-
-
-def _training_differences(
-    facts: Facts, theirs: _Series, history: _Series, run: Measured
-) -> list[str]:
-    """Facts on record that the run's config contradicts."""
-    used = as_recorded(run.config, run.record["data"]["train"]["frames"])
-    aspects = {name: (_word(used[name]), _word(facts[name])) for name in facts if name in used}
-    if used["data"] != facts["data"]:
-        aspects["data"] = history.data, theirs.data  # with the number of frames
-    return _differences(aspects)
 
 
 def as_recorded(config: RunConfig, frames: int) -> dict[str, Any]:
@@ -464,13 +421,13 @@ def _style(augment: AugmentConfig) -> str:
     return next((name for name, style in STYLES.items() if style == given), "other")
 
 
-def _differences(aspects: Mapping[str, tuple[str, str]]) -> list[str]:
+def _differences(aspects: Mapping[str, tuple[str, str]]) -> str:
     """Aspects in which the run differs from the record, or which one of them does not state."""
-    return [
+    return "; ".join(
         f"{aspect} {ours} (log: {theirs})"
         for aspect, (ours, theirs) in aspects.items()
         if ours != theirs or NOT_STATED in (ours, theirs)
-    ]
+    )
 
 
 def _word(value: Any) -> str:

@@ -74,8 +74,7 @@ class SamplingConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.supervision not in TRUTH_KINDS:
-            raise ConfigError(unknown_name("supervision", self.supervision, TRUTH_KINDS))
+        TRUTH_KINDS.find(self.supervision)
         require(
             self.at_points == (self.points > 0),
             f"supervision={self.supervision!r} contradicts points={self.points}: give points > 0 "
@@ -108,8 +107,7 @@ class ObjectiveConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.loss not in OBJECTIVES:
-            raise ConfigError(unknown_name("objective", self.loss, OBJECTIVES))
+        OBJECTIVES.find(self.loss)
 
 
 @dataclass(frozen=True)
@@ -205,8 +203,7 @@ class RunConfig(Settings):
     def of(cls, settings: Mapping[str, Any]) -> RunConfig:
         """A config from settings by their own names, such as steps=500, whatever their part.
 
-        Raises:
-            ConfigError: a setting is unknown, missing, wrong or contradicts another.
+        ConfigError: a setting is unknown, missing, wrong or contradicts another.
         """
         nested: dict[str, Any] = {}
         for name, value in settings.items():
@@ -223,8 +220,7 @@ class RunConfig(Settings):
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
         """Inverse of `to_dict`; also reads the flat form of the first published runs.
 
-        Raises:
-            ConfigError: a field is unknown, missing or contradicts another.
+        ConfigError: a field is unknown, missing or contradicts another.
         """
         return read(cls, values) if "model" in values else cls.of(_today(values))
 

@@ -15,7 +15,6 @@ from spdlib.data.frames import TRUTHS, Frame, Frames, Subset, selection_split
 from spdlib.data.rooms import Rooms
 from spdlib.data.store import PackedFrames, info
 from spdlib.errors import RunError
-from spdlib.geometry import Size
 from spdlib.machine import usable_cores
 from spdlib.study.config import RunConfig
 from spdlib.study.experiments import SHARD
@@ -49,10 +48,7 @@ class InMemory:
         self.provenance: dict[str, Any] = dict(getattr(frames, "provenance", {}))
         workers = usable_cores() if len(frames) >= ENOUGH_TO_SHARE else 0
         source: Any = frames
-        loader = DataLoader[Frame](
-            source, batch_size=None, num_workers=workers, collate_fn=_unchanged
-        )
-        self._frames = list(loader)
+        self._frames = list(DataLoader[Frame](source, batch_size=None, num_workers=workers))
         self.fingerprint = _fingerprint(self._frames)
 
     def __len__(self) -> int:
@@ -60,10 +56,6 @@ class InMemory:
 
     def __getitem__(self, index: int) -> Frame:
         return self._frames[index]
-
-
-def _unchanged(frame: Any) -> Any:
-    return frame
 
 
 def _fingerprint(frames: list[Frame]) -> str:
@@ -102,7 +94,10 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
             "(--data STORE.h5, or the environment's SPD_DATA); data/README.md says how to make one "
             "with `python -m spdlib data pack`"
         )
-    train = PackedFrames(path, "train", _learned_truths(path, config.data.truth))
+    # the one depth that is learned from: unnamed, the first that `Frame.truth` would take
+    stored = [name for name in TRUTHS if name in info(path)["truths"]]
+    learned = stored[:1] if config.data.truth is None else [config.data.truth]
+    train = PackedFrames(path, "train", learned)
     learn, select = selection_split(len(train))
     if config.data.train_subset == "first_shard":
         learn = learn[:SHARD]
@@ -137,21 +132,11 @@ def open_data_of(run: Run, store: str | Path | None = None) -> DataSets:
     return open_data(run.config, path)
 
 
-def _learned_truths(path: str | Path, truth: str | None) -> list[str]:
-    """The one depth that is learned from; unnamed, the first that `Frame.truth` would take."""
-    if truth is not None:
-        return [truth]
-    stored = info(path)["truths"]
-    return [name for name in TRUTHS if name in stored][:1]
-
-
 def _rooms(config: RunConfig) -> DataSets:
     """Rooms one after the other, so that no room is in two sets."""
-    counts = (config.data.train_frames, config.data.selection_frames, config.data.test_frames)
-    starts = (0, counts[0], counts[0] + counts[1])
-    size: Size = config.data.room_size or config.model.image_size
-    sets = [
-        InMemory(Rooms(count, seed=config.seed, size=size, start=start))
-        for count, start in zip(counts, starts, strict=True)
-    ]
+    data, sets, start = config.data, [], 0
+    for count in (data.train_frames, data.selection_frames, data.test_frames):
+        size = data.room_size or config.model.image_size
+        sets.append(InMemory(Rooms(count, seed=config.seed, size=size, start=start)))
+        start += count
     return DataSets(*sets)

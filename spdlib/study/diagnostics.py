@@ -38,6 +38,8 @@ CANVAS_ALARM = 0.01
 """A layer that changes its canvas by less than this share of its norm leaves it as it was."""
 OUTSIDE_ALARM = 0.2
 """Share of deformable reads outside the map; the recorded initialisation starts at 0.41 (F16)."""
+FRAMES = 16
+"""How many frames are looked at."""
 RANGE_COLUMNS = ("epoch", "pred_min", "pred_max", "gt_min", "gt_max")
 
 
@@ -78,43 +80,38 @@ def range_table(history: pd.DataFrame) -> pd.DataFrame:
     """Predicted beside true depth range, one row per evaluated epoch.
 
     Args:
-        history: history.csv with the columns of `RANGE_COLUMNS`, NaN where nothing was evaluated.
+        history: history.csv, with NaN where nothing was evaluated.
 
     Returns:
-        Those columns and `covered`, the share of the true range that predictions span; the last
+        `RANGE_COLUMNS` and `covered`, the share of the true range that predictions span; the last
         evaluation of an epoch counts.
-
-    Raises:
-        DataError: a column is missing.
     """
-    _require(history, RANGE_COLUMNS, "history")
     table = history[list(RANGE_COLUMNS)].dropna().groupby("epoch", as_index=False).last()
     shared = table[["pred_max", "gt_max"]].min(axis=1) - table[["pred_min", "gt_min"]].max(axis=1)
     table["covered"] = shared.clip(lower=0) / (table["gt_max"] - table["gt_min"])
     return table
 
 
-def per_bin_table(bins: pd.DataFrame, score: str = "abs_rel") -> pd.DataFrame:
-    """One row per model, protocol and sites, one column per depth bin.
+def per_bin_table(bins: pd.DataFrame) -> pd.DataFrame:
+    """AbsRel of bins.csv, one row per model, protocol and sites, one column per depth bin."""
+    keys = ["model", "protocol", "sites"]
+    table = bins.pivot_table("abs_rel", keys, columns="bin", dropna=False, sort=False)
+    return table[list(bins["bin"].unique())].rename_axis(columns=None)
+
+
+def wide_scores(metrics: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """One row per protocol, sites and model in the table's order, one column per metric.
 
     Args:
-        bins: bins.csv.
-        score: "abs_rel", "delta1" or "count".
-
-    Raises:
-        DataError: a column is missing.
+        metrics: metrics.csv of a run.
+        names: which metrics, in the order of the columns.
     """
-    keys = ["model", "protocol", "sites"]
-    _require(bins, (*keys, "bin", score), "bins")
-    order = list(dict.fromkeys(bins["bin"]))
-    table = bins.pivot_table(index=keys, columns="bin", values=score, dropna=False, sort=False)
-    return table[order].rename_axis(columns=None)
-
-
-def _require(table: pd.DataFrame, columns: tuple[str, ...], name: str) -> None:
-    missing = [column for column in columns if column not in table]
-    if missing:
-        raise DataError(f"the {name} table lacks {missing}; it has {list(table.columns)}")
+    rows = metrics[metrics["metric"].isin(names)]
+    keys = ["protocol", "sites", "model"]
+    # pivot_table would sort or drop rows whose scores are all NaN
+    wide = rows.pivot(index=keys, columns="metric", values="value")
+    wide = wide.reindex(pd.MultiIndex.from_frame(rows[keys].drop_duplicates()))
+    return wide[[name for name in names if name in wide]].rename_axis(columns=None).reset_index()
 
 
 # -- inside a network -------------------------------------------------------------------------
@@ -123,15 +120,12 @@ Note = tuple[str, str, float]
 """Diagnostic, layer or level, value."""
 
 
-def look_inside(
-    model: DepthModel, frames: Frames, limit: int = 16, squash: bool = False
-) -> pd.DataFrame:
-    """Watch a network answer 256 points of each of some frames, spread evenly.
+def look_inside(model: DepthModel, frames: Frames, squash: bool = False) -> pd.DataFrame:
+    """Watch a network answer 256 points of each of `FRAMES` frames, evenly spread.
 
     Args:
         model: the network; those without probes have set dependence alone.
         frames: to look at.
-        limit: how many of them.
         squash: show the network every frame pressed into its training size (F1).
 
     Returns:
@@ -142,7 +136,7 @@ def look_inside(
     Raises:
         DataError: there are no frames.
     """
-    chosen = [frames[index] for index in spread(len(frames), limit)]
+    chosen = [frames[index] for index in spread(len(frames), FRAMES)]
     if not chosen:
         raise DataError("there are no frames to look at; check the split's name")
     notes: list[Note] = []

@@ -1,48 +1,33 @@
 """`evaluate`: a network and the image-free baselines, scored alike by any protocols.
 
-Each frame is asked once: scores, the K sweep, the answers at points and the examples that figures
-show come from the same scenes. Protocols are always named with their truth, for instance
-"eigen/inpainted".
+Each frame is asked once: scores, the K sweep (does an answer depend on how many points are asked
+together?), the answers at points and the examples that figures show come from the same scenes.
+Protocols are always named with their truth, for instance "eigen/inpainted".
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from spdlib.data.frames import TRUTHS, Frame, Frames, spread
-from spdlib.data.queries import evaluation_points
+from spdlib.data.queries import EIGEN_POINTS, PointSample, evaluation_points
 from spdlib.errors import RunError
 from spdlib.inspection import CellAttention
 from spdlib.machine import origin
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
-from spdlib.scene import GROUP, Scene
-from spdlib.study.answers import (
-    ANSWERS_FILE,
-    EXAMPLES_FILE,
-    Arrays,
-    Kept,
-    points_table,
-    write_arrays,
-)
-from spdlib.study.diagnostics import look_inside, of_kind
-from spdlib.study.entrants import (
-    Answers,
-    Look,
-    MapPredictor,
-    ModelPredictor,
-    Remembering,
-)
-from spdlib.study.image_free import Baselines
-from spdlib.study.k_sweep import INDEPENDENT_SWEEP_FRAMES, SWEEP_FRAMES, KSweep
+from spdlib.scene import GROUP
+from spdlib.study.diagnostics import look_inside, of_kind, wide_scores
+from spdlib.study.entrants import Answers, Baselines, ModelPredictor, SceneAnswers
 from spdlib.study.metrics import (
     Accumulator,
     Alone,
@@ -50,11 +35,19 @@ from spdlib.study.metrics import (
     merge_processes,
     of_all_processes,
 )
-from spdlib.study.protocols import Protocol, Sites, protocol_class
-from spdlib.study.runs import Run, describe_frames
-from spdlib.study.scores import wide_scores
+from spdlib.study.protocols import PROTOCOLS, Protocol, Sites, View
+from spdlib.study.runs import Arrays, Run, describe_frames
 
 SUMMARY = ("abs_rel", "rmse", "delta1", "silog", "s_star", "scaled_abs_rel")
+SWEEP = (1, 64, 256, 1024)
+"""Points that the K sweep asks together."""
+SWEEP_SINGLES = 64
+"""How many of a frame's points are asked one by one."""
+SWEEP_FRAMES = 16
+"""Frames of the K sweep, evenly spread. Few will do for its means, which compare the same points;
+its largest change of an answer grows with their number."""
+INDEPENDENT_SWEEP_FRAMES = 4
+"""Frames that are enough where queries are independent by construction."""
 
 Key = tuple[str, str, str]
 """Model, protocol, sites."""
@@ -75,9 +68,12 @@ class Evaluation:
             points, so that only abs_rel_same_points may be set against its abs_rel.
         inside: what `look_inside` tells of the network; empty if it was not asked.
         notes: protocol name -> what was done, in words.
-        examples: arrays of a few frames for figures, by frame id; see `load_examples`.
-        points: the network's answers at the eigen points of every frame, by frame id; `answers`
-            makes them a table.
+        examples: arrays of a few frames for figures, by frame id: image (uint8 [H, W, 3]), truth
+            [H, W] metres, points [K, 2], point_truth [K] and point_depth [K] metres; for networks
+            with a dense path also dense [H, W] metres, and lattice_sparse and lattice_dense [N]
+            metres: both paths at the sites of the network's lattice.
+        points: the network's answers at the eigen points of every frame, by frame id:
+            "TRUTH.prediction" and "TRUTH.truth", float32 [K] metres.
     """
 
     metrics: pd.DataFrame
@@ -90,38 +86,71 @@ class Evaluation:
     points: Arrays
 
     def value(self, model: str, protocol: str, metric: str, sites: str = "points") -> float:
-        """One score.
-
-        Raises:
-            RunError: there is no such score.
-        """
+        """One score. RunError: there is no such score."""
         row = {"model": model, "protocol": protocol, "sites": sites, "metric": metric}
         chosen = self.metrics[(self.metrics[list(row)] == pd.Series(row)).all(axis=1)]
         if len(chosen) != 1:
             raise RunError(f"no score {metric!r} of {model!r} under {protocol!r} at {sites!r}")
         return float(chosen["value"].iloc[0])
 
-    def summary(self, metrics: Sequence[str] = SUMMARY) -> pd.DataFrame:
-        """One row per protocol, sites and model; one column per metric."""
-        return wide_scores(self.metrics, metrics)
+    def summary(self) -> pd.DataFrame:
+        """One row per protocol, sites and model; one column for each of `SUMMARY`."""
+        return wide_scores(self.metrics, SUMMARY)
 
     def answers(self, truth: str | None = None) -> pd.DataFrame:
-        """frame, prediction, truth (metres) of the network at eigen points; see `points_table`."""
-        return points_table(self.points, truth)
+        """The network's answers at the eigen points of every frame, beside the truth.
+
+        Args:
+            truth: name of the truth; None takes the one that was scored first.
+
+        Returns:
+            DataFrame frame, prediction, truth (metres), one row a point whose truth is known.
+
+        Raises:
+            RunError: no frame was scored against that truth.
+        """
+        kinds = list(dict.fromkeys(n.split(".")[0] for each in self.points.values() for n in each))
+        kind = truth or next(iter(kinds), None)
+        if kind not in kinds:
+            raise RunError(f"no answers were scored against {kind!r}, but against {kinds}")
+        columns = ("prediction", "truth")
+        parts = [
+            pd.DataFrame({"frame": frame, **{name: each[f"{kind}.{name}"] for name in columns}})
+            for frame, each in self.points.items()
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def sparse_and_dense(self) -> pd.DataFrame:
+        """Both paths' answers at the same places of the examples, of a network with a dense path.
+
+        Returns:
+            DataFrame where, sparse, dense (metres): at all sites of the network's own lattice,
+            where both paths compute the same function, and at pixels, where the dense map is
+            interpolated.
+        """
+        parts = []
+        for each in self.examples.values():
+            u, v = each["points"].astype(np.int64).T
+            pairs = {
+                "lattice sites": (each["lattice_sparse"], each["lattice_dense"]),
+                "image pixels": (each["point_depth"], each["dense"][v, u]),
+            }
+            for where, (sparse, dense) in pairs.items():
+                parts.append(pd.DataFrame({"where": where, "sparse": sparse, "dense": dense}))
+        return pd.concat(parts, ignore_index=True)
 
     def save(self, run: Run) -> None:
         """Write the tables, each as NAME.csv, the examples and the answers into a run."""
         for name in ("metrics", "bins", "frames", "k_sweep", "inside"):
             run.write_table(name, getattr(self, name))
-        write_arrays(run.folder / EXAMPLES_FILE, self.examples)
-        write_arrays(run.folder / ANSWERS_FILE, self.points)
+        run.write_arrays("examples", self.examples)
+        run.write_arrays("answers", self.points)
 
 
 def evaluate(
     model: DepthModel,
     frames: Frames,
     *,
-    name: str | None = None,
     baselines: Baselines | None = None,
     protocols: Sequence[str] = ("eigen", "recorded"),
     truths: Sequence[str] | None = None,
@@ -140,7 +169,6 @@ def evaluate(
     Args:
         model: the network, on the device that shall compute.
         frames: test frames.
-        name: of the network in the tables; default its registered name.
         baselines: of `fit_image_free` on training frames; in the tables of each truth stand those
             that were fitted to it.
         protocols: registered names, in the order of the tables.
@@ -167,28 +195,26 @@ def evaluate(
     first, who = frames[0], processes or Alone()
     kinds = list(truths or [kind for kind in TRUTHS if kind in first.depths])
     settings = model.config.image_size, crop, model.recorded_points
-    chosen = [protocol_class(each)(*settings) for each in protocols]
+    chosen = [PROTOCOLS.find(each)(*settings) for each in protocols]
     given = _of_each_truth(baselines, kinds)
-    label = name or model.config.network
-    board = _Board(label, chosen, kinds, given, dense and model.has_dense)
+    board = _Board(model.config.network, chosen, kinds, given, dense and model.has_dense)
     independent = model.queries_are_independent
     swept = INDEPENDENT_SWEEP_FRAMES if independent else SWEEP_FRAMES
     sweep = KSweep(spread(len(frames), swept if k_sweep else 0), kinds[0])
-    kept = Kept(spread(len(frames), examples), kinds)
-    network = ModelPredictor(model, flip, squash)
+    kept = _Kept(spread(len(frames), examples), kinds)
+    mine = range(who.process_index, len(frames), who.num_processes)
+    quiet = not (progress and sys.stderr.isatty())
     with evaluating(model):
-        mine = range(who.process_index, len(frames), who.num_processes)
-        for index in _progress(mine, progress):
-            frame, look = frames[index], Remembering(network)
+        for index in tqdm(mine, desc="evaluating", unit="frame", disable=quiet):
+            frame, look = frames[index], ModelPredictor(model, flip, squash)
             for part in (board, sweep, kept):
                 part.add(frame, index, look)
-    seen = look_inside(model, frames, squash=squash) if inside else pd.DataFrame()
     shown = "averaged with the mirrored image" if flip else "no flip"
     shown += "; frames squashed to the training size" if squash else ""
     return Evaluation(
         *board.tables(frames.ids, who),
         sweep.table(who, independent) if k_sweep else pd.DataFrame(),
-        seen,
+        look_inside(model, frames, squash=squash) if inside else pd.DataFrame(),
         board.notes(first, shown),
         *kept.by_frame(frames.ids, who),
     )
@@ -205,11 +231,6 @@ def _of_each_truth(baselines: Baselines | None, truths: Sequence[str]) -> Baseli
             "`fit_image_free` on training frames that have it, or name the truths to score"
         )
     return {truth: baselines[truth] for truth in truths}
-
-
-def _progress(indices: range, show: bool) -> Iterator[int]:
-    quiet = not (show and sys.stderr.isatty())
-    yield from tqdm(indices, desc="evaluating", unit="frame", disable=quiet)
 
 
 def evaluate_run(
@@ -263,25 +284,25 @@ def selection_scores(
     unique: dict[int, int] = {}
     for index in range(processes.process_index, len(frames), processes.num_processes):
         frame = frames[index]
-        sample = evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id)
+        sample = _eigen_sample(frame, truth)
         scene = model.encode(frame.image, frame.camera, squash=squash)
-        depth = scene.depth_at(sample.points).cpu()[None]
-        total.update(depth, sample.truth[None].to(depth), sample.valid[None], [index])
+        depth = scene.depth_at(sample.points).cpu()
+        total.update(depth, sample.truth.to(depth), sample.valid, index)
         if "L3" in model.routed_levels:
-            unique[index] = _routed_cells(scene, sample.points[:GROUP], "L3")
+            cells = of_kind(scene.explain(sample.points[:GROUP]), CellAttention)
+            routed = [p.routed for p in cells if p.level == "L3" and p.routed is not None]
+            unique[index] = sum(each.unique().numel() for each in routed)
     scores = merge_processes({"": total}, processes)[""].compute()
-    routed = [number for part in of_all_processes(unique, processes) for number in part.values()]
+    counts = [count for part in of_all_processes(unique, processes) for count in part.values()]
     return {
         **{f"sel_{name}": scores[name] for name in ("abs_rel", "rmse", "delta1", "s_star")},
-        "sel_unique_l3": float(torch.tensor(routed, dtype=torch.float32).mean()),
+        "sel_unique_l3": float(torch.tensor(counts, dtype=torch.float32).mean()),
         **{name: scores[name] for name in ("pred_min", "pred_max", "gt_min", "gt_max")},
     }
 
 
-def _routed_cells(scene: Scene, points: Tensor, level: str) -> int:
-    """How many different cells of a level the queries are routed to."""
-    cells = (p for p in of_kind(scene.explain(points), CellAttention) if p.level == level)
-    return sum(p.routed.unique().numel() for p in cells if p.routed is not None)
+def _eigen_sample(frame: Frame, truth: str | None) -> PointSample:
+    return evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id)
 
 
 # ------------------------------------------------------------------------- what a frame is asked
@@ -300,14 +321,13 @@ class _Board:
     def __post_init__(self) -> None:
         self.scores: dict[Key, Accumulator] = {}
 
-    def add(self, frame: Frame, index: int, look: Look) -> None:
+    def add(self, frame: Frame, index: int, look: ModelPredictor) -> None:
         """Score one frame: the same sites for the network and the baselines of each truth."""
         for protocol in self.protocols:
             for truth in self.truths:
                 view, depth = protocol.view(frame, truth)
                 answers: dict[str, Answers] = {self.name: look(view)}
-                maps = self.baselines[truth].items()
-                answers |= {name: MapPredictor(depth_map)(view) for name, depth_map in maps}
+                answers |= {name: each(view) for name, each in self.baselines[truth].items()}
                 for kind, sites in protocol.sites(depth, frame.id).items():
                     for name, each in answers.items():
                         key = name, f"{protocol.name}/{truth}", kind
@@ -325,9 +345,7 @@ class _Board:
         if key not in self.scores:
             self.scores[key] = protocol.accumulator(key[2])
         depth = protocol.scored(depth, sites)
-        edges = None if sites.edges is None else sites.edges[None]
-        known = sites.truth[None].to(depth), sites.valid[None]
-        self.scores[key].update(depth[None], *known, [index], edges)
+        self.scores[key].update(depth, sites.truth.to(depth), sites.valid, index, sites.edges)
 
     def tables(
         self, ids: list[str], processes: Any
@@ -336,8 +354,6 @@ class _Board:
         metrics: list[tuple[Any, ...]] = []
         bins, frames = [], []
         for key, scores in merge_processes(self.scores, processes).items():
-            if scores.empty:
-                continue
             values = scores.compute()
             count = int(values.pop("frames"))
             metrics += [(*key, name, value, count) for name, value in values.items()]
@@ -360,6 +376,97 @@ class _Board:
                 words = [protocol.note(truth, frame), *ending]
                 notes[f"{protocol.name}/{truth}"] = "; ".join(words)
         return notes
+
+
+class KSweep:
+    """The eigen points of some frames, asked in groups of different size."""
+
+    def __init__(self, wanted: Sequence[int], truth: str) -> None:
+        self.wanted, self.truth = set(wanted), truth
+        # of each row's points, in groups of k and in groups of 256
+        self.scores = {(k, group): EigenMetrics() for k in SWEEP for group in ("k", "256")}
+        self.difference = dict.fromkeys(SWEEP, 0.0)
+
+    def add(self, frame: Frame, index: int, look: Callable[[View], Answers]) -> None:
+        """Ask one frame's points in all groupings."""
+        if index not in self.wanted:
+            return
+        answers = look(View(frame.image, frame.camera, frame.camera))
+        sample = _eigen_sample(frame, self.truth)
+        reference = answers.depth_at(sample.points, GROUP)
+        for k in SWEEP:
+            some = slice(SWEEP_SINGLES if k == 1 else len(sample.points))
+            depth, same = answers.depth_at(sample.points[some], k), reference[some]
+            change = float((depth - same).abs().max())
+            self.difference[k] = float(np.maximum(self.difference[k], change))  # keeps NaN
+            known = sample.truth[some].to(depth), sample.valid[some]
+            self.scores[k, "k"].update(depth, *known, index)
+            self.scores[k, "256"].update(same, *known, index)
+
+    def table(self, processes: Any, independent: bool) -> pd.DataFrame:
+        """One row per group size."""
+        merged = merge_processes(self.scores, processes)
+        computed = {key: scores.compute() for key, scores in merged.items()}
+        differences = of_all_processes(self.difference, processes)
+        return pd.DataFrame(
+            {
+                "k": k,
+                "points": SWEEP_SINGLES if k == 1 else EIGEN_POINTS,
+                "abs_rel": computed[k, "k"]["abs_rel"],
+                "abs_rel_same_points": computed[k, "256"]["abs_rel"],
+                **{name: computed[k, "k"][name] for name in ("rmse", "delta1")},
+                "max_abs_difference": np.max([each[k] for each in differences]),
+                "frames": int(computed[k, "k"]["frames"]),
+                "independent": independent,
+            }
+            for k in SWEEP
+        )
+
+
+class _Kept:
+    """Answers of the network at the eigen points of every frame, and whole maps of a few frames."""
+
+    def __init__(self, wanted: Sequence[int], truths: Sequence[str]) -> None:
+        self.wanted, self.truths = wanted, truths
+        self.points: dict[int, dict[str, np.ndarray]] = {}
+        self.examples: dict[int, dict[str, np.ndarray]] = {}
+
+    def add(self, frame: Frame, index: int, look: ModelPredictor) -> None:
+        """Keep the answers to one frame."""
+        answers = look(View(frame.image, frame.camera, frame.camera))
+        kept = self.points[index] = {}
+        for truth in self.truths:
+            sample = _eigen_sample(frame, truth)
+            depth = answers.depth_at(sample.points, GROUP)
+            for name, values in (("prediction", depth), ("truth", sample.truth)):
+                kept[f"{truth}.{name}"] = values.float()[sample.valid].numpy()
+        if index in self.wanted:
+            self.examples[index] = self._example(answers, frame)
+
+    def _example(self, answers: SceneAnswers, frame: Frame) -> dict[str, np.ndarray]:
+        truth = self.truths[0]
+        sample = _eigen_sample(frame, truth)
+        maps = {"point_depth": answers.depth_at(sample.points, GROUP)}
+        full = answers.dense()
+        if full is not None:
+            sparse, dense = answers.lattice()
+            maps |= {"dense": full, "lattice_sparse": sparse, "lattice_dense": dense}
+        return {
+            "image": frame.image,
+            "truth": frame.truth(truth).astype(np.float32),
+            "points": sample.points.numpy(),
+            "point_truth": sample.truth.numpy(),
+            **{name: values.float().numpy() for name, values in maps.items()},
+        }
+
+    def by_frame(self, ids: Sequence[str], processes: Any) -> tuple[Arrays, Arrays]:
+        """Examples and points of all processes, by frame id in the frames' order."""
+        kept = []
+        for mine in (self.examples, self.points):
+            parts = of_all_processes(mine, processes)
+            whole = {index: arrays for part in parts for index, arrays in part.items()}
+            kept.append({ids[index]: whole[index] for index in sorted(whole)})
+        return kept[0], kept[1]
 
 
 def _keyed(table: pd.DataFrame, key: Key) -> pd.DataFrame:

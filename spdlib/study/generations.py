@@ -14,12 +14,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from spdlib.errors import RunError
+from spdlib.errors import DataError, RunError
 from spdlib.models import network_class, network_options, words
 from spdlib.study.runs import Run, write_table
-from spdlib.study.scores import compare_frames
 
 SCORES = ("abs_rel", "rmse", "delta1", "silog", "s_star")
+SAMPLES = 10_000
+"""Of the frames, for an interval."""
+
+
+class Comparison(NamedTuple):
+    """Mean difference (first - second) with its 95 % interval, and what follows for the first."""
+
+    difference: float
+    low: float
+    high: float
+    verdict: str
 
 
 class EqualTerms(NamedTuple):
@@ -44,24 +54,16 @@ class EqualTerms(NamedTuple):
 
     def save(self, path: str | Path) -> list[Path]:
         """Write PATH.csv, PATH_pairs.csv and PATH_curves.csv."""
-        stem = Path(path).with_suffix("")
-        names = {"": self.networks, "_pairs": self.pairs, "_curves": self.curves}
-        files = [stem.with_name(f"{stem.name}{ending}.csv") for ending in names]
-        for file, table in zip(files, names.values(), strict=True):
+        files = _files(path)
+        for file, table in zip(files, self, strict=True):
             write_table(file, table)
         return files
 
     @classmethod
     def read(cls, path: str | Path) -> EqualTerms:
-        """Inverse of `save`.
-
-        Raises:
-            RunError: a file is missing or cannot be read.
-        """
-        stem = Path(path).with_suffix("")
+        """Inverse of `save`. RunError: a file is missing or cannot be read."""
         tables = []
-        for ending in ("", "_pairs", "_curves"):
-            file = stem.with_name(f"{stem.name}{ending}.csv")
+        for file in _files(path):
             try:
                 tables.append(pd.read_csv(file))
             except (OSError, ValueError) as error:
@@ -69,6 +71,11 @@ class EqualTerms(NamedTuple):
                     f"{file} cannot be read ({error}); write it with `python -m spdlib equal-terms`"
                 ) from error
         return cls(*tables)
+
+
+def _files(path: str | Path) -> list[Path]:
+    stem = Path(path).with_suffix("")
+    return [stem.with_name(f"{stem.name}{ending}.csv") for ending in ("", "_pairs", "_curves")]
 
 
 def step_seconds(path: str | Path, points: int) -> dict[str, float]:
@@ -134,6 +141,63 @@ def equal_terms(
     return EqualTerms(networks, pd.DataFrame(pairs, columns=columns), table)
 
 
+def compare_frames(
+    frames: pd.DataFrame, first: str, second: str, protocol: str, sites: str = "points"
+) -> Comparison:
+    """AbsRel of two models in a table of frames, paired by frame; see `paired_bootstrap`.
+
+    Frames whose score is NaN for both had nothing to score and are left out.
+
+    Raises:
+        RunError: the table lacks one of them, or frames that both have.
+        DataError: the score of a frame is NaN for one of them.
+    """
+    chosen = frames[(frames["protocol"] == protocol) & (frames["sites"] == sites)]
+    have = sorted(set(chosen["model"]))
+    if not {first, second} <= set(have):
+        raise RunError(f"{protocol}/{sites} has frames of {have}, not of both {first}, {second}")
+    pair = [
+        chosen[chosen["model"] == model].set_index("frame")["abs_rel"] for model in (first, second)
+    ]
+    both = pd.concat(pair, axis=1, keys=["first", "second"], join="inner").dropna(how="all")
+    if both.empty:
+        raise RunError(f"{protocol}/{sites} has no AbsRel of frames that both models share")
+    return paired_bootstrap(both["first"].to_numpy(), both["second"].to_numpy())
+
+
+def paired_bootstrap(
+    first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray
+) -> Comparison:
+    """Compare two networks' errors on the same frames, by `SAMPLES` samples of the frames.
+
+    Args:
+        first: one error per frame.
+        second: the other network's errors, in the same order.
+
+    Returns:
+        Difference, its 2.5th and 97.5th percentile and "better", "worse" or "tie" (0 lies inside).
+
+    Raises:
+        DataError: the errors differ in number, are not finite or are missing.
+    """
+    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if a.shape != b.shape or a.ndim != 1 or not a.size:
+        raise DataError(f"paired scores need one length above 0; got {a.shape} and {b.shape}")
+    difference = a - b
+    if not np.isfinite(difference).all():
+        bad = int(np.flatnonzero(~np.isfinite(difference))[0])
+        raise DataError(f"the score of frame {bad} is not finite; leave it out in both networks")
+    generator = np.random.default_rng(0)
+    block = max(1, 2_000_000 // a.size)  # samples at a time, for memory's sake
+    means = [
+        difference[generator.integers(0, a.size, (min(block, SAMPLES - done), a.size))].mean(1)
+        for done in range(0, SAMPLES, block)
+    ]
+    low, high = np.percentile(np.concatenate(means), [2.5, 97.5])
+    verdict = "better" if high < 0 else "worse" if low > 0 else "tie"
+    return Comparison(float(difference.mean()), float(low), float(high), verdict)
+
+
 def _require_equal(runs: Sequence[Run]) -> None:
     first = runs[0]
     names = [run.config.model.network for run in runs]
@@ -145,24 +209,21 @@ def _require_equal(runs: Sequence[Run]) -> None:
             raise RunError(f"{run.folder} was not evaluated; `python -m spdlib evaluate` does it")
         _require_own_options(run)
         ours = _terms(run)
-        terms = {name: (value, ours[name]) for name, value in _terms(first).items()}
-        terms |= {
-            what: (_data(first, what), _data(run, what)) for what in ("train", "selection", "test")
-        }
-        weights = "encoder_weights_sha256"
-        terms[weights] = first.record.get(weights), run.record.get(weights)
-        for name, (theirs, own) in terms.items():
-            if theirs != own:
+        for name, theirs in _terms(first).items():
+            if theirs != ours[name]:
                 raise RunError(
-                    f"not on equal terms: {name} is {theirs!r} in {first.folder} and {own!r} in "
-                    f"{run.folder}"
+                    f"not on equal terms: {name} is {theirs!r} in {first.folder} and "
+                    f"{ours[name]!r} in {run.folder}"
                 )
 
 
 def _terms(run: Run) -> dict[str, Any]:
-    """A run's settings but those that make networks differ."""
-    settings = run.config.settings()
-    return {name: settings[name] for name in settings.keys() - {"experiment", "network", "options"}}
+    """What must not differ: settings but the network's own, frames, encoder weights."""
+    own, record = ("experiment", "network", "options"), run.record
+    terms = {name: value for name, value in run.config.settings().items() if name not in own}
+    sets = {**record["data"], "test": record["evaluation"]["test"]}
+    terms |= {name: (each["ids_hash"], each.get("fingerprint")) for name, each in sets.items()}
+    return terms | {"encoder_weights_sha256": record.get("encoder_weights_sha256")}
 
 
 def _require_own_options(run: Run) -> None:
@@ -183,13 +244,6 @@ def _machine(run: Run) -> str:
     here = run.record["machine"]
     names = [here["cpu"], *(gpu["model"] for gpu in here["gpus"])]
     return f"{', '.join(names)}, {here['torch_threads']} threads"
-
-
-def _data(run: Run, what: str) -> tuple[str, str | None]:
-    """Which frames a run was trained, selected or tested on: their names and their content."""
-    record = run.record
-    described = record["evaluation"]["test"] if what == "test" else record["data"][what]
-    return described["ids_hash"], described.get("fingerprint")
 
 
 def _curve(run: Run, seconds: Mapping[str, float] | None) -> pd.DataFrame:

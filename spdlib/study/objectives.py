@@ -1,4 +1,10 @@
-"""Objectives by name: what a training step minimises.
+"""What a training step minimises: losses as plain functions, and objectives by name.
+
+Every loss works in float32 (float64 for float64 predictions) outside autocast and leaves out points
+without truth. A batch without any valid point gives exactly 0 with gradient exactly 0. With several
+processes every one must call the loss, and every one returns that of the whole batch: sums and
+counts are added up, with gradient, before the root. The adjoint of that sum adds up the processes'
+gradients, so the mean that DDP takes over processes is exactly the gradient of a single process.
 
 An objective takes a network and a batch and returns a `LossValue`. Besides that, the training loop
 only knows which entries of a batch it reads (`inputs`), and the parameters that it learns itself,
@@ -12,34 +18,204 @@ function under `@truth_at`, which pairs the network's depth with the truth.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
+import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spdlib.data.queries import lattice_truth
-from spdlib.errors import ConfigError, unknown_name
-from spdlib.study.losses import LossValue, dense_auxiliary, huber_inverse_depth, silog
+from spdlib.plugins import Registry
+
+EPSILON = 1e-8
+"""Added inside SILog's root, whose gradient is infinite at 0 otherwise."""
 
 Batch = Mapping[str, Tensor]
 
 
-class Pairs(NamedTuple):
-    """A network's depth beside the truth.
+class LossValue(NamedTuple):
+    """A loss over the whole batch, all processes together."""
 
-    Attributes:
-        depth: [B, ...] metres.
-        truth: [B, ...] metres, of the same shape; 0 where nothing was measured.
-        valid: [B, ...] bool; None means truth > 0.
-        auxiliary: the network's auxiliary maps by name.
+    value: Tensor
+    """Scalar with gradient."""
+    images: Tensor
+    """int64 scalar, images with at least one valid point."""
+    points: Tensor
+    """int64 scalar, valid points; 0 means that `value` is 0 without meaning."""
+    parts: Mapping[str, Tensor] = MappingProxyType({})
+    """The terms of a sum by name, before their weights; empty for a single loss."""
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """Sum over processes; its adjoint is the same sum of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return _SumOverProcesses.apply(gradient)
+
+
+def silog(
+    prediction: Tensor,
+    truth: Tensor,
+    valid: Tensor | None = None,
+    lam: float = 0.5,
+    reduction: str = "per_image",
+) -> LossValue:
+    """Scale-invariant log loss: sqrt(mean d^2 - lam (mean d)^2 + 1e-8), d = ln p - ln g.
+
+    1 - lam weighs the scale error. "pooled" takes the means over all points of the batch;
+    "per_image" forms the bracket for each image and takes the root of its mean over images.
+
+    Args:
+        prediction: [B, ...] positive metres.
+        truth: [B, ...] metres, of the same shape.
+        valid: [B, ...] bool; None means truth > 0, which is asked for in any case.
+        lam: 0..1.
+        reduction: "pooled" or "per_image".
     """
+    with torch.autocast(prediction.device.type, enabled=False):
+        p, g, mask = _flat_points(prediction, truth, valid)
+        delta = p.clamp(min=torch.finfo(p.dtype).tiny).log() - g.log()
+        bracket = {"pooled": _pooled_bracket, "per_image": _per_image_bracket}[reduction]
+        images, points = _counts(mask)
+        root = (bracket(delta, mask, lam) + EPSILON).sqrt()
+        return LossValue(root * (points > 0), images, points)
+
+
+def huber_inverse_depth(
+    prediction: Tensor, truth: Tensor, valid: Tensor | None = None
+) -> LossValue:
+    """Huber loss on inverse depth, mean over all valid points (v13's L_point).
+
+    The tensors are those of `silog`; a residual of 1/m is where it turns linear.
+    """
+    with torch.autocast(prediction.device.type, enabled=False):
+        p, g, mask = _flat_points(prediction, truth, valid)
+        inverse = p.clamp(min=torch.finfo(p.dtype).tiny).reciprocal()
+        loss = F.smooth_l1_loss(inverse, g.reciprocal(), reduction="none")
+        total = torch.where(mask, loss, 0.0).sum()
+        images, points = _counts(mask)
+        return LossValue(_over_processes(total) / points.clamp(min=1), images, points)
+
+
+def dense_auxiliary(
+    maps: Sequence[Tensor],
+    depth: Tensor,
+    lam: float = 0.5,
+    reduction: str = "per_image",
+    target: str = "masked",
+) -> Tensor:
+    """Sum over maps of their SILog against the depth reduced to their size.
+
+    Args:
+        maps: depth maps [B, h, w] in metres, one per supervised level.
+        depth: [B, H, W] metres, 0 where nothing was measured.
+        lam: as in `silog`.
+        reduction: as in `silog`.
+        target: "masked" averages what was measured in each cell; "bilinear" is the recorded
+            reduction (see `bilinear_target`).
+    """
+    reduce = {"masked": masked_average, "bilinear": bilinear_target}[target]
+    truths = [reduce(depth, (level.shape[-2], level.shape[-1])) for level in maps]
+    losses = [silog(*pair, None, lam, reduction) for pair in zip(maps, truths, strict=True)]
+    return torch.stack([loss.value for loss in losses]).sum()
+
+
+def masked_average(depth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Mean of the measured pixels in each cell of a coarser grid; 0 where a cell has none.
+
+    Args:
+        depth: [B, H, W] metres, 0 where nothing was measured.
+        size: height, width of the grid.
+
+    Returns:
+        [B, h, w] metres.
+    """
+    share = F.adaptive_avg_pool2d((depth > 0).to(depth.dtype), size)
+    mean = F.adaptive_avg_pool2d(depth, size)
+    return torch.where(share > 0, mean / share.clamp(min=torch.finfo(depth.dtype).tiny), 0.0)
+
+
+def bilinear_target(depth: Tensor, size: tuple[int, int]) -> Tensor:
+    """Depth [B, H, W] read bilinearly at [B, h, w] points from corner to corner, as recorded.
+
+    It mixes measured depth with 0, and lies up to half a cell beside the map it is for (F17d).
+    """
+    return F.interpolate(depth[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+
+
+def _flat_points(
+    prediction: Tensor, truth: Tensor, valid: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Prediction, truth, mask as [B, N] in at least float32, with 1 wherever the mask is False."""
+    mask = truth > 0 if valid is None else valid & (truth > 0)
+    dtype = torch.float64 if prediction.dtype == torch.float64 else torch.float32
+    p = torch.where(mask, prediction.to(dtype), 1.0)
+    g = torch.where(mask, truth.to(dtype), 1.0)
+    return p.flatten(1), g.flatten(1), mask.flatten(1)
+
+
+def _pooled_bracket(delta: Tensor, mask: Tensor, lam: float) -> Tensor:
+    """Variance + (1 - lam) mean^2 over all points of all processes."""
+    total = _over_processes(torch.stack([delta.sum(), mask.sum().to(delta)]))
+    count = total[1].clamp(min=1.0)
+    mean = total[0] / count
+    # the variance is formed about the mean: mean d^2 - (mean d)^2 would cancel in float32
+    spread = _over_processes(((delta - mean) * mask).square().sum())
+    return spread / count + (1.0 - lam) * mean.square()
+
+
+def _per_image_bracket(delta: Tensor, mask: Tensor, lam: float) -> Tensor:
+    """Mean over the images of all processes of variance + (1 - lam) mean^2."""
+    count = mask.sum(1).to(delta)
+    present = count > 0
+    count = count.clamp(min=1.0)
+    mean = delta.sum(1) / count
+    spread = ((delta - mean[:, None]) * mask).square().sum(1) / count
+    brackets = (spread + (1.0 - lam) * mean.square()) * present
+    total = _over_processes(torch.stack([brackets.sum(), present.sum().to(delta)]))
+    return total[0] / total[1].clamp(min=1.0)
+
+
+def _counts(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Images with a valid point and valid points of all processes, int64 scalars."""
+    counts = torch.stack([mask.any(1).sum(), mask.sum()])
+    if _distributed():
+        dist.all_reduce(counts)
+    return counts[0], counts[1]
+
+
+def _over_processes(tensor: Tensor) -> Tensor:
+    return _SumOverProcesses.apply(tensor) if _distributed() else tensor
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+# -- objectives -------------------------------------------------------------------------------
+
+
+class Pairs(NamedTuple):
+    """A network's depth beside the truth."""
 
     depth: Tensor
+    """[B, ...] metres."""
     truth: Tensor
+    """[B, ...] metres, of the same shape; 0 where nothing was measured."""
     valid: Tensor | None
+    """[B, ...] bool; None means truth > 0."""
     auxiliary: Mapping[str, Tensor]
+    """The network's auxiliary maps by name."""
 
 
 class TruthKind(NamedTuple):
@@ -80,28 +256,17 @@ class Objective(nn.Module):
         return {name: p for name, p in self.named_parameters() if p.requires_grad}
 
 
-AnyObjective = TypeVar("AnyObjective", bound=type[Objective])
-OBJECTIVES: dict[str, type[Objective]] = {}
-TRUTH_KINDS: dict[str, TruthKind] = {}
+OBJECTIVES = Registry[type[Objective]]("objective")
+objective = OBJECTIVES.register
+"""Class decorator: `@objective("name")`, the name that a run's setting `loss` gives."""
+TRUTH_KINDS = Registry[TruthKind]("supervision")
+AskAndPair = Callable[[nn.Module, Batch], Pairs]
 
 
-def objective(name: str) -> Callable[[AnyObjective], AnyObjective]:
-    """Register a class under the name that a run's setting `loss` gives."""
-
-    def register(kind: AnyObjective) -> AnyObjective:
-        kind.name = name
-        OBJECTIVES[name] = kind
-        return kind
-
-    return register
-
-
-def truth_at(
-    name: str, *inputs: str
-) -> Callable[[Callable[[nn.Module, Batch], Pairs]], Callable[[nn.Module, Batch], Pairs]]:
+def truth_at(name: str, *inputs: str) -> Callable[[AskAndPair], AskAndPair]:
     """Register a kind of truth under the name that a run's setting `supervision` gives."""
 
-    def register(pairs: Callable[[nn.Module, Batch], Pairs]) -> Callable[..., Pairs]:
+    def register(pairs: AskAndPair) -> AskAndPair:
         TRUTH_KINDS[name] = TruthKind(pairs, frozenset(inputs))
         return pairs
 
@@ -116,14 +281,13 @@ def create_objective(loss: str, **settings: Any) -> Objective:
         settings: of a run; those that the objective's constructor does not take are left out.
 
     Raises:
-        ConfigError: there is none of this name, or a setting is out of range.
+        ConfigError: there is none of this name.
     """
-    if loss not in OBJECTIVES:
-        raise ConfigError(unknown_name("objective", loss, OBJECTIVES))
-    taken = inspect.signature(OBJECTIVES[loss]).parameters
+    kind = OBJECTIVES.find(loss)
+    taken = inspect.signature(kind).parameters
     if not any(each.kind is each.VAR_KEYWORD for each in taken.values()):
         settings = {key: value for key, value in settings.items() if key in taken}
-    return OBJECTIVES[loss](**settings)
+    return kind(**settings)
 
 
 def silog_weight(name: str) -> float | None:
@@ -207,8 +371,8 @@ class Regression(Objective):
             return loss
         maps, settings = list(pairs.auxiliary.values()), (self.silog_lambda, self.reduction)
         dense = dense_auxiliary(maps, batch["depth"], *settings, self.aux_target)
-        parts = {**(loss.parts or {self.name: loss.value}), "auxiliary": dense.value}
-        return loss._replace(value=loss.value + self.auxiliary_weight * dense.value, parts=parts)
+        parts = {**(loss.parts or {self.name: loss.value}), "auxiliary": dense}
+        return loss._replace(value=loss.value + self.auxiliary_weight * dense, parts=parts)
 
 
 @objective("silog")

@@ -9,9 +9,9 @@ average with the mirrored image or to change the picture (`Protocol.view`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +28,8 @@ from spdlib.data.queries import (
     recorded_points,
     seeded_generator,
 )
-from spdlib.errors import ConfigError, unknown_name
 from spdlib.geometry import Camera, Size
+from spdlib.plugins import Registry
 from spdlib.scene import GROUP
 from spdlib.study.metrics import Accumulator, EigenMetrics, RecordedMetrics
 
@@ -115,26 +115,9 @@ class Protocol(ABC):
         return depth
 
 
-AnyProtocol = TypeVar("AnyProtocol", bound=type[Protocol])
-PROTOCOLS: dict[str, type[Protocol]] = {}
-
-
-def protocol(name: str) -> Callable[[AnyProtocol], AnyProtocol]:
-    """Register a protocol's class under a name."""
-
-    def register(cls: AnyProtocol) -> AnyProtocol:
-        cls.name = name
-        PROTOCOLS[name] = cls
-        return cls
-
-    return register
-
-
-def protocol_class(name: str) -> type[Protocol]:
-    """The protocol of that name; ConfigError lists the names if there is none."""
-    if name not in PROTOCOLS:
-        raise ConfigError(unknown_name("protocol", name, PROTOCOLS))
-    return PROTOCOLS[name]
+PROTOCOLS = Registry[type[Protocol]]("protocol")
+protocol = PROTOCOLS.register
+"""Class decorator: `@protocol("name")`."""
 
 
 @protocol("eigen")

@@ -5,6 +5,8 @@ Columns: experiment ("exp01" ... "exp13", "setup" for all of the first ten, "dis
 of `metrics` and of `RunConfig`, shares as fractions), value, text (a word, or the figure as printed
 where that says more) and source (where the figure was noted: document:line of the unpublished log).
 `claimed_` marks figures of the log that cannot be; what its other pages say stands beside them.
+What is no score holds for a whole experiment: settings, how it was validated (`val_`, `chosen_on`:
+the split that the quoted epoch was chosen on), sizes as the log gives them.
 """
 
 from __future__ import annotations
@@ -21,24 +23,13 @@ TABLE = "recorded.csv"
 COLUMNS = ("experiment", "epoch", "metric", "value", "text", "source")
 DTYPES: Mapping[str, Any] = {"epoch": "Int64", "value": float, "text": str}
 SCORES = (
-    "train_loss", "train_loss_end", "abs_rel", "dense_abs_rel", "sq_rel", "rmse", "rmse_log",
-    "silog", "delta1", "delta2", "delta3", "s_star", "scaled_abs_rel", "scale_gap", "pred_mean",
-    "pred_std", "pred_min", "pred_max", "gt_mean", "gt_std", "gt_min", "gt_max", "log_std",
-    "abs_rel_0_2m", "abs_rel_2_5m", "abs_rel_5_10m", "unique_l3",
-)  # fmt: skip
+    *("train_loss", "train_loss_end", "abs_rel", "dense_abs_rel", "sq_rel", "rmse", "rmse_log"),
+    *("silog", "delta1", "delta2", "delta3", "s_star", "scaled_abs_rel", "scale_gap", "pred_mean"),
+    *("pred_std", "pred_min", "pred_max", "gt_mean", "gt_std", "gt_min", "gt_max", "log_std"),
+    *("abs_rel_0_2m", "abs_rel_2_5m", "abs_rel_5_10m", "unique_l3"),
+)
 """Scores under the recorded protocol and training losses, in the order of tables. All are means or
 pooled over an epoch but `train_loss_end`, the loss that an epoch ends with."""
-FACTS = (
-    "network", "encoder", "data", "dataset", "train_images", "claimed_train_images", "image_size",
-    "batch_size", "claimed_batch_size", "steps_per_epoch", "t_max", "epochs_planned", "epochs_run",
-    "encoder_lr", "decoder_lr", "weight_decay", "final_lr", "warmup_steps", "clip", "precision",
-    "supervision", "points", "silog_lambda", "silog_weight", "reduction", "aux_weight", "grid_rule",
-    "input_norm", "augmentation", "head_bias_init", "val_frames", "val_view", "val_points",
-    "chosen_on", "best_abs_rel", "log_depth_cap", "total_params", "encoder_params", "neck_params",
-    "canvas_params", "precompute_params", "decoder_params", "vram_gb", "gpu",
-)  # fmt: skip
-"""What holds for a whole experiment: settings, how it was validated (`val_`, `chosen_on`: the split
-that the quoted epoch was chosen on), sizes as the log gives them."""
 CORRECTED = "_corrected"
 """Ending of an experiment whose faults are mended; what is on record is the one with them."""
 
@@ -52,8 +43,7 @@ def table_path() -> Path:
 def recorded_table() -> pd.DataFrame:
     """All of recorded.csv; epochs are whole numbers or missing, values NaN where a text stands.
 
-    Raises:
-        DataError: the file is missing or lacks a column.
+    DataError: the file is missing or lacks a column.
     """
     path = table_path()
     try:
@@ -93,13 +83,12 @@ def on_record(experiment: str) -> bool:
 
 
 def recorded_facts(experiment: str) -> dict[str, float | str]:
-    """An experiment's settings and other `FACTS`: numbers, or words where the log has no number.
+    """An experiment's settings and other facts: numbers, or words where the log has no number.
 
-    Raises:
-        ConfigError: the experiment is not on record.
+    ConfigError: the experiment is not on record.
     """
     rows = _rows_of(experiment)
-    facts = rows[rows["metric"].isin(FACTS)]
+    facts = rows[~rows["metric"].isin(SCORES)]
     values = zip(facts["metric"], facts["value"], facts["text"], strict=True)
     return {name: text if pd.isna(value) else value for name, value, text in values}
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import safetensors.numpy
+from safetensors import SafetensorError, safe_open
 
 from spdlib import disk
 from spdlib.data.frames import Frames
@@ -25,6 +28,9 @@ from spdlib.study.config import RunConfig
 
 FIGURES_OF_FRAMES = ("frames", "error_maps", "query")
 """Figures that show images of the data, which may not be redistributed."""
+
+Arrays = Mapping[str, Mapping[str, np.ndarray]]
+"""Id of a frame -> name -> array."""
 
 
 def hash_of(value: Any) -> str:
@@ -67,8 +73,7 @@ def _source(frames: Any) -> Any:
 def write_bytes(path: str | Path, data: bytes) -> None:
     """Write a run's file by rename.
 
-    Raises:
-        RunError: the file cannot be written; the previous one, if any, is untouched.
+    RunError: the file cannot be written; the previous one, if any, is untouched.
     """
     disk.write_bytes(path, data, RunError)
 
@@ -84,11 +89,7 @@ def write_table(path: str | Path, table: pd.DataFrame) -> None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        RunError: the file is missing or is no JSON object.
-    """
+    """Read a JSON object. RunError: the file is missing or is no JSON object."""
     path = Path(path)
     try:
         value = json.loads(path.read_text())
@@ -101,26 +102,69 @@ def read_json(path: str | Path) -> dict[str, Any]:
     return value
 
 
+class _Place:
+    """An attribute of a run that is the path of a file or folder in it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> Path:
+        return run.folder / self.name
+
+
+class _Table:
+    """An attribute of a run that reads the table of its name."""
+
+    def __set_name__(self, owner: type[Run], name: str) -> None:
+        self.name = name
+
+    def __get__(self, run: Run, owner: type[Run]) -> pd.DataFrame:
+        return run.table(self.name)
+
+
 @dataclass(frozen=True)
 class Run:
     """The folder of one run.
 
-    Attributes:
-        folder: contains config.json, record.json, history.csv, preflight.csv, gradients.csv,
-            `best/` (weights of the best evaluation), `last/` (weights and resumable state of the
-            last checkpoint) and, after an evaluation, metrics.csv, bins.csv, frames.csv,
-            k_sweep.csv and inside.csv.
+    After an evaluation it also holds metrics.csv and the tables below it, examples.safetensors and
+    answers.safetensors; these two show frames that may not be redistributed and are never
+    published.
     """
 
     folder: Path
 
+    config_path = _Place("config.json")
+    """The resolved config."""
+    record_path = _Place("record.json")
+    """Hashes, code version, machine, data provenance, deviations, times and status."""
+    best = _Place("best")
+    """Weights of the best evaluation, for `spdlib.load`."""
+    last = _Place("last")
+    """Weights of the last checkpoint, for `spdlib.load`, and the resumable state."""
+    state_path = _Place("last/state.safetensors")
+    _local_path = _Place("local.json")
+    """Places on this machine: no part of the record, and never published."""
+
+    history = _Table()
+    """One row an evaluation: losses, rates, selection scores, ranges, times."""
+    preflight = _Table()
+    """Checks made before the first step."""
+    gradients = _Table()
+    """Which parameters the last evaluated step's gradient reached, by component."""
+    metrics = _Table()
+    """model, protocol, sites, metric, value, frames."""
+    bins = _Table()
+    """model, protocol, sites, bin, abs_rel, delta1, count."""
+    frames = _Table()
+    """Scores of every frame, for paired comparisons."""
+    k_sweep = _Table()
+    """Accuracy of the same points asked in groups of k."""
+    inside = _Table()
+    """What the network does within: diagnostic, part, value, verdict."""
+
     @classmethod
     def open(cls, folder: str | Path) -> Run:
-        """Open an existing run.
-
-        Raises:
-            RunError: the folder holds no run.
-        """
+        """Open an existing run. RunError: the folder holds no run."""
         run = cls(Path(folder))
         if not run.exists:
             raise RunError(
@@ -135,38 +179,13 @@ class Run:
         return self.config_path.is_file()
 
     @property
-    def config_path(self) -> Path:
-        """Path of the resolved config."""
-        return self.folder / "config.json"
-
-    @property
-    def record_path(self) -> Path:
-        """Path of the record."""
-        return self.folder / "record.json"
-
-    @property
-    def best(self) -> Path:
-        """Folder of the best weights, for `spdlib.load`."""
-        return self.folder / "best"
-
-    @property
-    def last(self) -> Path:
-        """Folder of the last weights, for `spdlib.load`, and of the resumable state."""
-        return self.folder / "last"
-
-    @property
-    def state_path(self) -> Path:
-        """Path of the resumable state."""
-        return self.last / "state.safetensors"
-
-    @property
     def config(self) -> RunConfig:
         """The resolved config."""
         return RunConfig.from_dict(read_json(self.config_path))
 
     @property
     def record(self) -> dict[str, Any]:
-        """Hashes, code version, machine, data provenance, deviations, times and status."""
+        """The record as it is now."""
         return read_json(self.record_path)
 
     @property
@@ -174,11 +193,6 @@ class Run:
         """The packed store that was learned from, where it still lies there on this machine."""
         known = read_json(self._local_path).get("store") if self._local_path.is_file() else None
         return Path(known) if known and Path(known).is_file() else None
-
-    @property
-    def _local_path(self) -> Path:
-        """Places on this machine: no part of the record, and never published."""
-        return self.folder / "local.json"
 
     def remember_store(self, path: Path | None) -> None:
         """Note where the packed store lies, for an evaluation on this machine."""
@@ -195,11 +209,7 @@ class Run:
         write_json(self.record_path, {**known, **changes})
 
     def table(self, name: str) -> pd.DataFrame:
-        """Read the table `name`.csv of this run.
-
-        Raises:
-            RunError: the run has no such table.
-        """
+        """Read the table `name`.csv of this run. RunError: the run has no such table."""
         path = self.folder / f"{name}.csv"
         if not path.is_file():
             have = sorted(found.stem for found in self.folder.glob("*.csv"))
@@ -210,45 +220,35 @@ class Run:
         """Write the table `name`.csv of this run by rename."""
         write_table(self.folder / f"{name}.csv", table)
 
-    @property
-    def history(self) -> pd.DataFrame:
-        """One row an evaluation: losses, rates, selection scores, ranges, times."""
-        return self.table("history")
+    def arrays(self, name: str) -> dict[str, dict[str, np.ndarray]]:
+        """Read arrays of frames from `name`.safetensors, by frame id and the arrays' names.
 
-    @property
-    def preflight(self) -> pd.DataFrame:
-        """Checks made before the first step."""
-        return self.table("preflight")
+        RunError: the run was not evaluated, or the file is damaged.
+        """
+        path = self.folder / f"{name}.safetensors"
+        if not path.is_file():
+            raise RunError(f"{self.folder} has no {path.name}; evaluate the run first")
+        try:
+            with safe_open(path, framework="np") as file:
+                ids = json.loads((file.metadata() or {})["ids"])
+                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError, KeyError) as error:
+            raise RunError(f"{path} is damaged ({error}); evaluate the run again") from error
+        frames: dict[str, dict[str, np.ndarray]] = {frame_id: {} for frame_id in ids}
+        for key, array in arrays.items():
+            number, field = key.split(".", 1)
+            frames[ids[int(number)]][field] = array
+        return frames
 
-    @property
-    def metrics(self) -> pd.DataFrame:
-        """model, protocol, sites, metric, value, frames."""
-        return self.table("metrics")
-
-    @property
-    def bins(self) -> pd.DataFrame:
-        """model, protocol, sites, bin, abs_rel, delta1, count."""
-        return self.table("bins")
-
-    @property
-    def frames(self) -> pd.DataFrame:
-        """Scores of every frame, for paired comparisons."""
-        return self.table("frames")
-
-    @property
-    def k_sweep(self) -> pd.DataFrame:
-        """Accuracy of the same points asked in groups of k."""
-        return self.table("k_sweep")
-
-    @property
-    def inside(self) -> pd.DataFrame:
-        """What the network does within: diagnostic, part, value, verdict."""
-        return self.table("inside")
-
-    @property
-    def gradients(self) -> pd.DataFrame:
-        """Which parameters the last evaluated step's gradient reached, by component."""
-        return self.table("gradients")
+    def write_arrays(self, name: str, arrays: Arrays) -> None:
+        """Write arrays of frames to `name`.safetensors by rename."""
+        tensors = {
+            f"{number}.{field}": np.ascontiguousarray(array)
+            for number, of_frame in enumerate(arrays.values())
+            for field, array in of_frame.items()
+        }
+        data = safetensors.numpy.save(tensors, {"ids": json.dumps(list(arrays))})
+        write_bytes(self.folder / f"{name}.safetensors", data)
 
 
 def publish(run: Run, target: str | Path) -> list[str]:

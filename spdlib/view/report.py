@@ -17,11 +17,11 @@ from spdlib.data.augment import AugmentConfig
 from spdlib.errors import RunError
 from spdlib.study.comparison import BEST, EPOCHS, NOT_STATED
 from spdlib.study.config import RunConfig
-from spdlib.study.diagnostics import alarms, range_table
+from spdlib.study.diagnostics import alarms, range_table, wide_scores
 from spdlib.study.experiments import EXPERIMENTS
+from spdlib.study.generations import Comparison, compare_frames
 from spdlib.study.recorded import recorded, recorded_facts
 from spdlib.study.runs import DEFAULT_ROOT, Run, write_bytes
-from spdlib.study.scores import Comparison, compare_frames, wide_scores
 from spdlib.view.plots.style import BASELINE_GREYS, METRICS, SCORES, model_name
 
 LOGGED = ("abs_rel", "delta1", "s_star", "pred_max", "unique_l3")

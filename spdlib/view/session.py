@@ -16,14 +16,13 @@ from pandas.io.formats.style import Styler
 from spdlib.data.frames import spread
 from spdlib.models import DepthModel, load
 from spdlib.models.counting import macs_per_image, macs_per_query
-from spdlib.study.answers import sparse_and_dense
 from spdlib.study.comparison import compare, fairness, recorded_scores
 from spdlib.study.config import RunConfig
 from spdlib.study.datasets import DataSets, open_data
 from spdlib.study.diagnostics import per_bin_table, range_table
+from spdlib.study.entrants import fit_image_free
 from spdlib.study.evaluation import Evaluation, evaluate_run
 from spdlib.study.generations import EqualTerms
-from spdlib.study.image_free import fit_image_free
 from spdlib.study.profiles import deviations, resolve
 from spdlib.study.recorded import on_record
 from spdlib.study.runs import Run
@@ -204,7 +203,7 @@ class Study:
 
     def sparse_and_dense(self) -> Figure:
         """Queries against the dense path at the same places."""
-        pairs = sparse_and_dense(self.result.examples)
+        pairs = self.result.sparse_and_dense()
         return self._keep("sparse_and_dense", plots.sparse_against_dense(pairs))
 
     def accuracy_at_k(self) -> Figure:

@@ -32,7 +32,7 @@ from spdlib.models import (
 from spdlib.models.base import count_parameters
 from spdlib.scene import Scene
 from spdlib.study.diagnostics import set_dependence
-from spdlib.study.losses import silog
+from spdlib.study.objectives import silog
 
 SIZE = (64, 96)
 HIERARCHICAL, VIT = "test_convnext", "vit_tiny_patch16_224"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from spdlib.data.rooms import Rooms
 from spdlib.models import counts, create_model, list_models, network_class
-from spdlib.study.losses import silog
+from spdlib.study.objectives import silog
 
 FRAMES, SIZE, POINTS, RATE = 8, (96, 128), 64, 1e-3
 STEPS = dict.fromkeys(list_models(), 200) | {"v14_plan": 300}

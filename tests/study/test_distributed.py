@@ -27,7 +27,7 @@ from spdlib.data.rooms import Rooms
 from spdlib.study.datasets import InMemory
 from spdlib.study.evaluation import evaluate_run
 from spdlib.study.config import RunConfig
-from spdlib.study.image_free import constant
+from spdlib.study.entrants import constant
 from spdlib.study.training import fit, make_accelerator
 
 config = RunConfig.from_dict(json.loads(sys.argv[2]))

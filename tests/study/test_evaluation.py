@@ -20,21 +20,20 @@ from spdlib.errors import DataError, RunError
 from spdlib.geometry import NYU_CAMERA, Size
 from spdlib.models import DepthModel, create_model
 from spdlib.scene import Scene
-from spdlib.study.answers import load_answers, load_examples, sparse_and_dense
 from spdlib.study.config import RunConfig
-from spdlib.study.entrants import MapPredictor, ModelPredictor
+from spdlib.study.diagnostics import wide_scores
+from spdlib.study.entrants import ModelPredictor, PixelMap, constant, fit_image_free
 from spdlib.study.evaluation import (
     Evaluation,
+    KSweep,
     evaluate,
     evaluate_run,
     selection_scores,
 )
-from spdlib.study.image_free import PixelMap, constant, fit_image_free
-from spdlib.study.k_sweep import KSweep
+from spdlib.study.generations import compare_frames
 from spdlib.study.metrics import Alone
 from spdlib.study.protocols import View
 from spdlib.study.runs import Run
-from spdlib.study.scores import compare_frames, wide_scores
 from spdlib.study.training import build_model
 from tests.study.conftest import TwoProcesses
 
@@ -177,8 +176,8 @@ def test_comparison_refuses_a_score_that_only_one_lacks(result: Evaluation) -> N
         compare_frames(table, *pair)
     table.loc[table["frame"] == table["frame"][0], "abs_rel"] = np.nan  # nothing to score
     assert np.isfinite(compare_frames(table, *pair).difference)
-    with pytest.raises(RunError, match="recorded/exact/points has no rmse of frames"):
-        compare_frames(table, "v15_2", "constant", "recorded/exact", "rmse")
+    with pytest.raises(RunError, match="eigen/exact/points has no AbsRel of frames"):
+        compare_frames(table.assign(abs_rel=np.nan), *pair)
 
 
 def test_recorded_scores_of_frames_average_to_the_pooled_score(result: Evaluation) -> None:
@@ -254,7 +253,7 @@ def test_answers_are_those_that_were_scored(result: Evaluation, held_out: Frames
 def test_both_paths_agree_at_the_examples_lattice(
     model: DepthModel, result: Evaluation, held_out: Frames
 ) -> None:
-    pairs = sparse_and_dense(result.examples)
+    pairs = result.sparse_and_dense()
     lattice = pairs[pairs["where"] == "lattice sites"]
     height, width = model.encode(held_out[0].image, held_out[0].camera).padded
     assert len(lattice) == (height // 4) * (width // 4) * len(held_out)
@@ -272,7 +271,7 @@ def test_each_view_is_encoded_once(
         return encode(self, image, *args, **options)
 
     monkeypatch.setattr(DepthModel, "encode", counted)
-    monkeypatch.setattr("spdlib.study.k_sweep.SWEEP_SINGLES", 2)
+    monkeypatch.setattr("spdlib.study.evaluation.SWEEP_SINGLES", 2)
     evaluate(model, TwoTruths(Subset(held_out, [0])), inside=False, progress=False)
     assert seen == [(48, 64, 3), (3, 32, 64)]  # for two truths, the sweep and an example
 
@@ -324,7 +323,7 @@ def test_baseline_stays_at_its_pixels_in_a_crop() -> None:
     depth_map = PixelMap(torch.arange(48 * 64, dtype=torch.float32).reshape(48, 64))
     frame = NYU_CAMERA.resized(48, 64)
     cut = frame.cropped(8, 4, 32, 56)
-    answers = MapPredictor(depth_map)(View(np.zeros((32, 56, 3), np.uint8), cut, frame))
+    answers = depth_map(View(np.zeros((32, 56, 3), np.uint8), cut, frame))
     dense = answers.dense()
     assert dense is not None
     torch.testing.assert_close(dense, depth_map.depth[8:40, 4:60], atol=1e-2, rtol=0)
@@ -398,13 +397,14 @@ def test_run_keeps_tables_and_examples(
         assert len(run.table(name)) == len(getattr(result, name))
     assert list(run.inside["diagnostic"]) == ["set dependence"]
     assert run.record["evaluation"]["test"]["frames"] == len(held_out)
-    examples = load_examples(run)
+    examples = run.arrays("examples")
     assert list(examples) == [held_out.ids[0], held_out.ids[2]]
     first = examples[held_out.ids[0]]
     np.testing.assert_array_equal(first["image"], held_out[0].image)
     assert first["dense"].shape == first["truth"].shape == (48, 64)
     assert len(first["points"]) == len(first["point_depth"]) == len(first["point_truth"])
-    assert load_answers(run).equals(result.answers())
+    stored = replace(result, points=run.arrays("answers"))
+    assert stored.answers().equals(result.answers())
     (tmp_path / "examples.safetensors").write_bytes(b"broken")
     with pytest.raises(RunError, match="damaged"):
-        load_examples(run)
+        run.arrays("examples")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spdlib.errors import RunError
-from spdlib.study.generations import EqualTerms, equal_terms, step_seconds
+from spdlib.errors import DataError, RunError
+from spdlib.study.generations import EqualTerms, equal_terms, paired_bootstrap, step_seconds
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 
@@ -173,3 +174,27 @@ def test_numbers_of_routed_cells_may_differ_but_no_fault_be_on(write: Write) -> 
     faulty = write("v14_triple", errors(0.2), options={"msda_init": "default"})
     with pytest.raises(RunError, match=r"v14_triple has msda_init='default' .* 'directional'"):
         equal_terms([routed, faulty])
+
+
+def test_bootstrap_verdicts() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.uniform(0.1, 0.3, 300)
+    better = base - 0.02 + rng.normal(0, 0.05, 300)
+    noise = base + rng.normal(0, 0.05, 300)
+    result = paired_bootstrap(better, base)
+    assert result.verdict == "better" and result.low < result.difference < result.high < 0
+    assert result.difference == pytest.approx((better - base).mean())
+    assert paired_bootstrap(base, better).verdict == "worse"
+    assert paired_bootstrap(noise, base).verdict == "tie"
+    assert paired_bootstrap(base, base) == (0.0, 0.0, 0.0, "tie")
+    # the interval of a mean: 1.96 standard errors
+    width = 2 * 1.96 * (noise - base).std(ddof=1) / math.sqrt(300)
+    interval = paired_bootstrap(noise, base)
+    assert interval.high - interval.low == pytest.approx(width, rel=0.05)
+
+
+def test_scores_without_a_partner_are_refused() -> None:
+    with pytest.raises(DataError, match="one length"):
+        paired_bootstrap([1.0], [1.0, 2.0])
+    with pytest.raises(DataError, match="frame 1"):
+        paired_bootstrap([1.0, math.nan], [1.0, 2.0])

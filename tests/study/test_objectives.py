@@ -14,14 +14,16 @@ from torch import Tensor, nn
 
 from spdlib.errors import ConfigError
 from spdlib.study.config import RunConfig
-from spdlib.study.losses import LossValue, huber_inverse_depth, silog
 from spdlib.study.objectives import (
     Batch,
+    LossValue,
     Objective,
     Pairs,
     Regression,
     create_objective,
+    huber_inverse_depth,
     objective,
+    silog,
     silog_weight,
     truth_at,
 )

@@ -14,13 +14,11 @@ from torch import Tensor
 from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.errors import ConfigError
 from spdlib.models import DepthModel
-from spdlib.study import protocols
 from spdlib.study.config import RunConfig
-from spdlib.study.entrants import ModelPredictor, Remembering
+from spdlib.study.entrants import ModelPredictor, constant
 from spdlib.study.evaluation import evaluate
-from spdlib.study.image_free import constant
 from spdlib.study.metrics import RecordedMetrics
-from spdlib.study.protocols import Eigen, Protocol, Sites, View, protocol, protocol_class
+from spdlib.study.protocols import PROTOCOLS, Eigen, Protocol, Sites, View, protocol
 from spdlib.study.training import build_model
 
 
@@ -30,10 +28,12 @@ def model(small: RunConfig, rooms: Frames) -> DepthModel:
 
 
 @pytest.fixture(autouse=True)
-def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def registry() -> Iterator[None]:
     """Protocols of one test are gone in the next."""
-    monkeypatch.setattr(protocols, "PROTOCOLS", dict(protocols.PROTOCOLS))
+    known = dict(PROTOCOLS)
     yield
+    PROTOCOLS.clear()
+    PROTOCOLS.update(known)
 
 
 def test_a_protocol_of_its_own_is_scored_by_name(model: DepthModel, held_out: Frames) -> None:
@@ -108,7 +108,7 @@ def test_a_protocol_may_change_what_another_shows_and_scores(
 
 
 def test_equal_views_are_looked_at_once(model: DepthModel, held_out: Frames) -> None:
-    frame, look = held_out[0], Remembering(ModelPredictor(model))
+    frame, look = held_out[0], ModelPredictor(model)
     view = View(frame.image, frame.camera, frame.camera)
     answers = look(view)
     assert look(replace(view, image=frame.image.copy())) is answers
@@ -119,4 +119,4 @@ def test_equal_views_are_looked_at_once(model: DepthModel, held_out: Frames) -> 
 def test_an_unknown_protocol_is_refused(model: DepthModel, held_out: Frames) -> None:
     with pytest.raises(ConfigError, match="unknown protocol 'beauty'; known: eigen, rec"):
         evaluate(model, held_out, protocols=["beauty"])
-    assert protocol_class("eigen") is Eigen
+    assert PROTOCOLS.find("eigen") is Eigen

@@ -27,7 +27,7 @@ from spdlib.study import objectives
 from spdlib.study.config import RunConfig
 from spdlib.study.datasets import InMemory
 from spdlib.study.evaluation import evaluate, selection_scores
-from spdlib.study.losses import LossValue, silog
+from spdlib.study.objectives import LossValue, silog
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model, effective_focal, fit, loop, state
@@ -222,7 +222,7 @@ def test_change_of_machine_is_told(
     older = {**machine["libraries"], "torch": "1.0"}
     copied.update_record({"status": "interrupted", "machine": {**machine, "libraries": older}})
     run_fit(small, copied.folder, progress=True)
-    assert "not bit for bit as begun: torch 1.0 -> " in capsys.readouterr().out
+    assert "not bit for bit as begun: torch: '1.0' -> " in capsys.readouterr().out
     (continued,) = copied.record["continued_at"]
     assert set(continued) == {"step", "code", "machine"}
     assert continued["machine"] == machine

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import math
 import textwrap
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +35,8 @@ from spdlib.study.diagnostics import gradient_coverage
 from spdlib.study.evaluation import selection_scores
 from spdlib.study.runs import Run, store_of, write_json
 from spdlib.study.training import setup
-from spdlib.study.training.preflight import PreflightError, check
-from spdlib.study.training.report import Clock, Report, leave_signals_to_parent, stop_requests
+from spdlib.study.training.preflight import check
+from spdlib.study.training.report import Report, leave_signals_to_parent, stop_requests
 from spdlib.study.training.state import State, Window
 
 
@@ -47,7 +49,6 @@ def fit(
     resume: bool = True,
     init_from: str | Path | None = None,
     device: str | None = None,
-    deterministic: bool = True,
     workers: int | None = None,
     checkpoint_every: int = 0,
     tensorboard: bool = False,
@@ -63,8 +64,8 @@ def fit(
             unfinished one is continued; either only with the frames and encoder weights it had.
         resume: False refuses a folder that already holds a run.
         init_from: folder of a run whose best weights a new run of the same network starts from.
-        device: "cpu" or "cuda"; default a GPU if there is one.
-        deterministic: on a CPU, use deterministic algorithms only.
+        device: "cpu", where only deterministic algorithms are used, or "cuda"; default a GPU if
+            there is one.
         workers: processes that prepare samples; default one less than the usable cores.
         checkpoint_every: steps between checkpoints besides those at every evaluation.
         tensorboard: also log to `folder`/tensorboard.
@@ -93,10 +94,10 @@ def fit(
     how = {
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,
-        "deterministic": deterministic and on_cpu,
+        "deterministic": on_cpu,
         "workers": setup.worker_count(workers),
     }
-    with setup.deterministic_algorithms(deterministic and on_cpu):
+    with setup.deterministic_algorithms(on_cpu):
         loop = Loop(config, sets, run, accelerator, progress, init_from)
         if found == "unfinished":
             loop.state.restore(run)
@@ -133,14 +134,23 @@ class Loop:
         idle = model.has_auxiliary and not self.objective.auxiliary  # heads without a loss
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
         self.network = accelerator.prepare_model(model)
-        self.batches = self._batches_from(0)
-        self.clock = Clock()
+        self.batches = EpochBatches(
+            len(sets["train"]),
+            config.schedule.batch_size,
+            config.seed,
+            steps=config.schedule.steps,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+        )
+        self.since = time.perf_counter()
 
     def begin(self, how: dict[str, Any]) -> None:
         """Check a new run, and write down all that is known before the next step."""
         step, main = self.state.counters.step, self.accelerator.is_main_process
         if step == 0:
-            self._check()
+            keep = partial(self.run.write_table, "preflight") if main else None
+            train, selection = self.sets["train"], self.sets["selection"]
+            check(self.state.model, train, selection, self.config, self.objective, keep)
             record = {**setup.describe(self.config, self.state.model, self.sets), **how}
             if self.init_from is not None:
                 record["init_from_sha256"] = setup.best_weights(self.init_from)[1]
@@ -162,18 +172,6 @@ class Loop:
             text = textwrap.fill(text + ", ".join(fields), 100, subsequent_indent="  ")
             self.report.line(text)
 
-    def _check(self) -> None:
-        """The pre-flight table goes to the run's folder whether it stops the run or not."""
-        try:
-            model, sets = self.state.model, self.sets
-            table = check(model, sets["train"], sets["selection"], self.config, self.objective)
-        except PreflightError as error:
-            if self.accelerator.is_main_process:
-                self.run.write_table("preflight", error.table)
-            raise
-        if self.accelerator.is_main_process:
-            self.run.write_table("preflight", table)
-
     # -- the loop -----------------------------------------------------------------------------
 
     def train(self, workers: int, checkpoint_every: int, tensorboard: bool) -> None:
@@ -181,7 +179,6 @@ class Loop:
         state, counters = self.state, self.state.counters
         wanted = tensorboard and self.accelerator.is_main_process
         logs = self.run.folder / "tensorboard" if wanted else None
-        saved = counters.step
         with (
             self.report.tensorboard(logs, counters.step),
             stop_requests() as stop,
@@ -193,15 +190,12 @@ class Loop:
                 bar.update()
                 if self.due(counters.step):
                     self.evaluate()
-                    saved = counters.step
                 elif checkpoint_every and counters.step % checkpoint_every == 0:
                     self.save()
-                    saved = counters.step
                 if counters.stopped_early or counters.step >= self.config.schedule.steps:
                     break
                 if self.anyone(stop.is_set()):
-                    if saved != counters.step:
-                        self.save()
+                    self.save()
                     self.interrupt()
         if self.accelerator.is_main_process:
             ended = {"status": "finished", "finished": setup.time_now()}
@@ -211,18 +205,18 @@ class Loop:
     def timed_batches(self, workers: int) -> Iterator[dict[str, Tensor]]:
         """Batches on the device; the time spent waiting for them goes to the window."""
         batches = iter(self._loader(workers))
-        self.clock = Clock()
+        self.since = time.perf_counter()
         while True:
-            waiting = Clock()
+            began = time.perf_counter()
             batch = next(batches, None)
             if batch is None:
                 return
-            self.state.window.waited += waiting.lap()
+            self.state.window.waited += time.perf_counter() - began
             moved = setup.prepared(batch, self.state.model, self.objective)
             yield {**moved, "index": batch["index"]}
 
     def _loader(self, workers: int) -> DataLoader[dict[str, Tensor]]:
-        self.batches = self._batches_from(self.state.counters.step)
+        self.batches.start_step = self.state.counters.step
         return DataLoader(
             TrainingSamples(self.sets["train"], self.config.sample_config()),
             batch_sampler=self.batches,
@@ -232,17 +226,6 @@ class Loop:
             prefetch_factor=4 if workers else None,
             # Without its own generator the loader would draw its seed from torch's.
             generator=torch.Generator().manual_seed(self.config.seed),
-        )
-
-    def _batches_from(self, step: int) -> EpochBatches:
-        return EpochBatches(
-            len(self.sets["train"]),
-            self.config.schedule.batch_size,
-            self.config.seed,
-            start_step=step,
-            steps=self.config.schedule.steps,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
         )
 
     def step(self, batch: dict[str, Tensor]) -> None:
@@ -282,7 +265,8 @@ class Loop:
 
     def tick(self) -> float:
         """Add the time since the last tick to the run's, and return it."""
-        passed = self.clock.lap()
+        now = time.perf_counter()
+        passed, self.since = now - self.since, now
         self.state.counters.seconds += passed
         return passed
 
@@ -336,7 +320,16 @@ class Loop:
             squash=self.config.data.validation == "squash",
         )
         self._require_score(scores["sel_abs_rel"])
-        row = self._row(scores)
+        encoder, decoder, *_ = state.optimizer.param_groups
+        row = {
+            "step": state.counters.step,
+            "epoch": round(state.counters.step / self.batches.steps_per_epoch, 3),
+            "lr_encoder": encoder["lr"],
+            "lr_decoder": decoder["lr"],
+            "seconds": state.counters.seconds,
+            **state.window.means(),
+            **scores,
+        }
         state.history.append(row)
         state.window = Window()
         better = state.counters.judge(row["sel_abs_rel"], self.config.evaluation.patience)
@@ -356,19 +349,3 @@ class Loop:
                 "have no valid pixel inside the eigen crop (check them with `data verify`). The "
                 f"run's last checkpoint in {self.run.last} is untouched"
             )
-
-    def _row(self, scores: dict[str, float]) -> dict[str, Any]:
-        config, counters = self.config, self.state.counters
-        return {
-            "step": counters.step,
-            "epoch": round(counters.step / self.batches.steps_per_epoch, 3),
-            "lr_encoder": setup.learning_rate(
-                config, counters.step - 1, config.optimizer.encoder_lr
-            ),
-            "lr_decoder": setup.learning_rate(
-                config, counters.step - 1, config.optimizer.decoder_lr
-            ),
-            "seconds": counters.seconds,
-            **self.state.window.means(),
-            **scores,
-        }

@@ -7,20 +7,21 @@ both sets spoil a run without any error message; here they show in a second.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
 
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.utils.data import default_collate
 
 from spdlib.data.frames import Frame, Frames, spread
-from spdlib.data.queries import eigen_mask
+from spdlib.data.queries import eigen_mask, lattice_truth
 from spdlib.data.samples import TrainingSamples
 from spdlib.errors import RunError
+from spdlib.geometry import lattice_points
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.study.config import RunConfig
-from spdlib.study.losses import silog
 from spdlib.study.objectives import Objective
 from spdlib.study.training.setup import build_objective, prepared
 
@@ -39,20 +40,11 @@ heads do not. v14 as recorded, on a random encoder, begins with 135 m, single po
 
 
 class PreflightError(RunError):
-    """A check failed; `table` holds all of them."""
-
-    def __init__(self, message: str, table: pd.DataFrame) -> None:
-        super().__init__(message)
-        self.table = table
+    """A check failed."""
 
 
-class Check(NamedTuple):
-    """One row of the table; `ok` None marks information that stops nothing."""
-
-    check: str
-    value: str
-    allowed: str
-    ok: bool | None
+Row = tuple[str, str, str, bool | None]
+"""Check, value, what is allowed, and whether that holds; None marks what stops nothing."""
 
 
 def check(
@@ -61,6 +53,7 @@ def check(
     selection: Frames,
     config: RunConfig,
     objective: Objective | None = None,
+    keep: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
     """Look at a few frames of both sets and at a first prediction.
 
@@ -70,6 +63,7 @@ def check(
         selection: held-out frames.
         config: of the run.
         objective: of the run; None makes the config's.
+        keep: takes the table, also where a check fails.
 
     Returns:
         DataFrame with columns check, value, allowed, ok ("yes" or "info").
@@ -82,155 +76,114 @@ def check(
     rows = [
         *_target_rows(samples["depth"]),
         *_image_rows(samples["image"]),
-        *_selection_rows(model, samples["camera"], chosen, config),
+        *(_selection_rows(model, samples["camera"], chosen, config) if chosen else ()),
         *_prediction_rows(model, samples, config, objective or build_objective(config)),
         _displacement_row(model),
         *_set_rows(train, selection),
     ]
     words = {True: "yes", False: "NO", None: "info"}
     table = pd.DataFrame(
-        [(row.check, row.value, row.allowed, words[row.ok]) for row in rows],
-        columns=["check", "value", "allowed", "ok"],
+        [(*told, words[ok]) for *told, ok in rows], columns=["check", "value", "allowed", "ok"]
     )
-    failed = [f"{r.check} is {r.value}, allowed is {r.allowed}" for r in rows if r.ok is False]
+    failed = [
+        f"{name} is {value}, allowed is {allowed}"
+        for name, value, allowed, ok in rows
+        if ok is False
+    ]
+    if keep is not None:
+        keep(table)
     if failed:
-        raise PreflightError(f"pre-flight stopped the run: {'; '.join(failed)}", table)
+        raise PreflightError(f"pre-flight stopped the run: {'; '.join(failed)}")
     return table
 
 
 def _samples(frames: Frames, config: RunConfig) -> dict[str, Tensor]:
     samples = TrainingSamples(frames, config.sample_config())
-    parts = [samples[(0, index)] for index in spread(len(frames), FRAMES)]
-    return {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    return default_collate([samples[(0, index)] for index in spread(len(frames), FRAMES)])
 
 
-def _target_rows(depth: Tensor) -> list[Check]:
+def _target_rows(depth: Tensor) -> list[Row]:
     measured = depth[depth > 0]
     share = measured.numel() / depth.numel()
-    valid = Check("valid share", f"{share:.3f}", f"> {VALID_SHARE}", share > VALID_SHARE)
+    rows: list[Row] = [("valid share", f"{share:.3f}", f"> {VALID_SHARE}", share > VALID_SHARE)]
     if not measured.numel():
-        return [valid]
-    low, middle, high = measured.min(), measured.median(), measured.max()
-    inside = bool(DEPTH_MEDIAN[0] < middle < DEPTH_MEDIAN[1])
+        return rows
+    low, middle, high = (float(x) for x in (measured.min(), measured.median(), measured.max()))
+    least, most = DEPTH_MEDIAN
+    usual = f"{least:g}..{most:g} m (else: another unit)"
+    finite = math.isfinite(high) and high < DEPTH_LIMIT
+    # SILog with lambda 0 of the best constant is the deviation of ln g: what a network must beat
+    constant = float(measured.log().std(correction=0))
     return [
-        valid,
-        Check(
-            "target median",
-            f"{middle:.3f} m",
-            f"{DEPTH_MEDIAN[0]:g}..{DEPTH_MEDIAN[1]:g} m (else: another unit)",
-            inside,
-        ),
-        Check(
-            "target range",
-            f"{low:.3f}..{high:.3f} m",
-            f"0..{DEPTH_LIMIT:g} m, finite",
-            bool(torch.isfinite(measured).all() and high < DEPTH_LIMIT),
-        ),
-        _constant_row(depth),
+        *rows,
+        ("target median", f"{middle:.3f} m", usual, least < middle < most),
+        ("target range", f"{low:.3f}..{high:.3f} m", f"0..{DEPTH_LIMIT:g} m, finite", finite),
+        ("SILog of the constant predictor", f"{constant:.4f}", "to be beaten", None),
     ]
 
 
-def _constant_row(depth: Tensor) -> Check:
-    """SILog (lambda 0) of the best constant: what a network must beat."""
-    measured = torch.where(depth > 0, depth, 1.0).log()
-    centre = measured[depth > 0].mean().exp()
-    loss = silog(torch.full_like(depth, float(centre)), depth, None, 0.0, "pooled")
-    value = f"{float(loss.value):.4f}"
-    return Check("SILog of the constant predictor", value, "to be beaten", None)
-
-
-def _image_rows(image: Tensor) -> list[Check]:
-    low, high = float(image.min()), float(image.max())
-    spread = float(image.std())
+def _image_rows(image: Tensor) -> list[Row]:
+    low, high, deviation = float(image.min()), float(image.max()), float(image.std())
     return [
-        Check("image range", f"{low:.3f}..{high:.3f}", "0..1", low >= 0 and high <= 1),
-        Check("image spread", f"{spread:.3f}", "> 0.01 (else: blank)", spread > 0.01),
+        ("image range", f"{low:.3f}..{high:.3f}", "0..1", low >= 0 and high <= 1),
+        ("image spread", f"{deviation:.3f}", "> 0.01 (else: blank)", deviation > 0.01),
     ]
 
 
 def _selection_rows(
     model: DepthModel, cameras: Tensor, selection: list[Frame], config: RunConfig
-) -> list[Check]:
-    if not selection:  # which has its own row
-        return []
-    return [*_focal_rows(model, cameras, selection, config), _scored_row(selection, config)]
-
-
-def _focal_rows(
-    model: DepthModel, cameras: Tensor, selection: list[Frame], config: RunConfig
-) -> list[Check]:
+) -> list[Row]:
     """Focal lengths of the images that the network is trained with and will be scored on."""
     trained = (cameras[:, 0] * cameras[:, 1]).sqrt()
     middle = float(trained.median())
-    squash = config.data.validation == "squash"
-    seen = [_seen_focal(model, frame, squash) for frame in selection]
-    ratio = max((focal / middle for focal in seen), key=lambda ratio: abs(math.log(ratio)))
+    squash, truth = config.data.validation == "squash", config.data.truth
+    scored = [
+        frame.camera.resized(*model.encode(frame.image, frame.camera, squash=squash).resized).focal
+        for frame in selection
+    ]
+    ratio = max((focal / middle for focal in scored), key=lambda ratio: abs(math.log(ratio)))
+    depths = (torch.from_numpy(frame.truth(truth)) for frame in selection)
+    fewest = min(int(eigen_mask(depth).sum()) for depth in depths)
     return [
-        Check("focal length in training", f"{middle:.1f} px", "", None),
+        ("focal length in training", f"{middle:.1f} px", "", None),
         _ratio_row("focal ratio within training", float(trained.max() / trained.min()), config),
-        Check("focal length in validation", f"{min(seen):.1f}..{max(seen):.1f} px", "", None),
+        ("focal length in validation", f"{min(scored):.1f}..{max(scored):.1f} px", "", None),
         _ratio_row("focal ratio validation / training", ratio, config),
+        ("fewest scored pixels of a selection frame", str(fewest), "at least 1", fewest > 0),
     ]
 
 
-def _ratio_row(name: str, ratio: float, config: RunConfig) -> Check:
+def _ratio_row(name: str, ratio: float, config: RunConfig) -> Row:
     limit = f"within {100 * FOCAL_TOLERANCE:g} %"
     if config.data.focal_mismatch:
-        return Check(name, f"{ratio:.4f}", f"{limit} (the experiment allows more)", None)
-    close = abs(math.log(ratio)) <= math.log1p(FOCAL_TOLERANCE)
-    return Check(name, f"{ratio:.4f}", limit, close)
-
-
-def _seen_focal(model: DepthModel, frame: Frame, squash: bool) -> float:
-    """Focal length in pixels of the image that `encode` makes of a frame."""
-    scene = model.encode(frame.image, frame.camera, squash=squash)
-    return frame.camera.resized(*scene.resized).focal
-
-
-def _scored_row(selection: list[Frame], config: RunConfig) -> Check:
-    """Fewest pixels that a selection frame can be scored at."""
-    depths = (torch.from_numpy(frame.truth(config.data.truth)) for frame in selection)
-    fewest = min(int(eigen_mask(depth).sum()) for depth in depths)
-    return Check("fewest scored pixels of a selection frame", str(fewest), "at least 1", fewest > 0)
+        return name, f"{ratio:.4f}", f"{limit} (the experiment allows more)", None
+    return name, f"{ratio:.4f}", limit, abs(math.log(ratio)) <= math.log1p(FOCAL_TOLERANCE)
 
 
 @torch.no_grad()
 def _prediction_rows(
     model: DepthModel, samples: dict[str, Tensor], config: RunConfig, objective: Objective
-) -> list[Check]:
-    depth = samples["depth"]
-    truth, points = _valid_points(depth, config.sampling.points or POINTS)
-    images = samples["image"].to(model.device, model.dtype)
-    asked = points.to(model.device, model.dtype)
+) -> list[Row]:
+    depth, side = samples["depth"], math.isqrt(config.sampling.points or POINTS)
+    truth = lattice_truth(depth, (side, side)).flatten(1)
+    grid = lattice_points((side, side), (depth.shape[-2], depth.shape[-1]))
+    points = (grid + 0.5).floor().expand(len(depth), -1, -1)  # the pixels of these depths
+    images = model.pad(samples["image"].to(model.device, model.dtype))
     with evaluating(model):
-        first = model(model.pad(images), asked).depth.cpu()
+        first = model(images, points.to(images)).depth.cpu()
         # the network alone is told that it trains, for its auxiliary maps; its parts are not
         model.training = True
-        start = objective(model, prepared(samples, model, objective))
+        start = float(objective(model, prepared(samples, model, objective)).value)
     low, middle, high = (float(x) for x in (first.min(), first.median(), first.max()))
-    inside = math.isfinite(low + high) and PREDICTION[0] <= middle <= PREDICTION[1]
+    least, most = PREDICTION
+    inside = math.isfinite(low + high) and least <= middle <= most
+    metres = f"{low:.3f}..{high:.3f} m, median {middle:.3f} m"
     order = _rank_correlation(first, truth)
     return [
-        Check(
-            "first prediction",
-            f"{low:.3f}..{high:.3f} m, median {middle:.3f} m",
-            f"finite, median {PREDICTION[0]:g}..{PREDICTION[1]:g} m",
-            inside,
-        ),
-        Check("loss before training", f"{float(start.value):.4f}", "", None),
-        Check("order (rank correlation)", f"{order:+.3f}", "about 0 before training", None),
+        ("first prediction", metres, f"finite, median {least:g}..{most:g} m", inside),
+        ("loss before training", f"{start:.4f}", "", None),
+        ("order (rank correlation)", f"{order:+.3f}", "about 0 before training", None),
     ]
-
-
-def _valid_points(depth: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Truth [B, K] and integer points [B, K, 2] on a regular grid, at most `count`."""
-    height, width = depth.shape[-2:]
-    side = math.isqrt(count)
-    rows = ((torch.arange(side) + 0.5) * height / side).long()
-    columns = ((torch.arange(side) + 0.5) * width / side).long()
-    v, u = torch.meshgrid(rows, columns, indexing="ij")
-    points = torch.stack([u, v], -1).reshape(1, -1, 2).float().expand(len(depth), -1, -1)
-    return depth[:, v, u].flatten(1), points
 
 
 def _rank_correlation(prediction: Tensor, truth: Tensor) -> float:
@@ -239,24 +192,19 @@ def _rank_correlation(prediction: Tensor, truth: Tensor) -> float:
     return float(ranks[0].corr(ranks[1])) if len(ranks[0]) > 1 else math.nan
 
 
-def _displacement_row(model: DepthModel) -> Check:
+def _displacement_row(model: DepthModel) -> Row:
     shifts = model.encoder.displacement
-    words = ("unknown" if shift is None else f"{shift:+g}" for shift in shifts)
-    return Check(
-        "encoder displacement per level",
-        " ".join(words) + " px",
-        "declared, not corrected",
-        None,
-    )
+    words = " ".join("unknown" if shift is None else f"{shift:+g}" for shift in shifts)
+    return "encoder displacement per level", f"{words} px", "declared, not corrected", None
 
 
-def _set_rows(train: Frames, selection: Frames) -> list[Check]:
+def _set_rows(train: Frames, selection: Frames) -> list[Row]:
     ours, theirs = set(train.ids), set(selection.ids)
     both = len(ours & theirs)
     twice = len(train) - len(ours) + len(selection) - len(theirs)
     sizes = f"{len(train)} / {len(selection)}"
     return [
-        Check("frames training / selection", sizes, "at least 1 each", bool(ours and theirs)),
-        Check("frames in both sets", str(both), "0", both == 0),
-        Check("ids that occur twice", str(twice), "0", twice == 0),
+        ("frames training / selection", sizes, "at least 1 each", bool(ours and theirs)),
+        ("frames in both sets", str(both), "0", both == 0),
+        ("ids that occur twice", str(twice), "0", twice == 0),
     ]

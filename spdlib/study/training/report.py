@@ -6,7 +6,6 @@ import contextlib
 import signal
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,8 +37,7 @@ class Report:
     def tensorboard(self, folder: Path | None, step: int) -> Iterator[None]:
         """Log evaluations to a folder for the length of a block; None logs nothing.
 
-        Raises:
-            RunError: TensorBoard is not installed.
+        RunError: TensorBoard is not installed.
         """
         if folder is None:
             yield
@@ -63,19 +61,6 @@ class Report:
             f"delta1 {row['sel_delta1']:.3f} s* {row['sel_s_star']:.3f}  "
             f"waited {100 * row['data_wait_share']:.1f} %  {row['seconds'] / 60:.1f} min"
         )
-
-
-class Clock:
-    """Seconds since it was last read."""
-
-    def __init__(self) -> None:
-        self._since = time.perf_counter()
-
-    def lap(self) -> float:
-        """Seconds since the last call, or since the clock was made."""
-        now = time.perf_counter()
-        passed, self._since = now - self._since, now
-        return passed
 
 
 @contextlib.contextmanager

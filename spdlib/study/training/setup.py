@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -117,8 +117,7 @@ def build_model(config: RunConfig, train: Frames) -> DepthModel:
 def first_model(config: RunConfig, train: Frames, init_from: str | Path | None) -> DepthModel:
     """The network of a new run: with fresh weights, or with the best ones of another run.
 
-    Raises:
-        RunError: the other run has not finished, or trained another network.
+    RunError: the other run has not finished, or trained another network.
     """
     if init_from is None:
         return build_model(config, train)
@@ -144,8 +143,7 @@ def first_model(config: RunConfig, train: Frames, init_from: str | Path | None) 
 def best_weights(folder: str | Path) -> tuple[Path, str]:
     """Folder of a finished run's best weights, and their SHA-256.
 
-    Raises:
-        RunError: the folder holds no finished run.
+    RunError: the folder holds no finished run.
     """
     run = Run.open(folder)
     if not run.finished:
@@ -153,10 +151,10 @@ def best_weights(folder: str | Path) -> tuple[Path, str]:
     return run.best, file_hash(run.best / "model.safetensors")
 
 
-def effective_focal(frames: Frames, samples: SampleConfig, index: int = 0) -> float:
+def effective_focal(frames: Frames, samples: SampleConfig) -> float:
     """Focal length in pixels of a training image before its random changes."""
     plain = SampleConfig(samples.image_size, augment=AugmentConfig(crop=samples.augment.crop))
-    camera = TrainingSamples(frames, plain)[(0, index)]["camera"]
+    camera = TrainingSamples(frames, plain)[(0, 0)]["camera"]
     return Camera.from_tensor(camera).focal
 
 
@@ -216,11 +214,9 @@ def claim(run: Run, config: RunConfig, resume: bool) -> str:
         )
     # Both read back: stored configs name a file of weights without its folder.
     theirs, ours = run.config.settings(), RunConfig.from_dict(config.to_dict()).settings()
-    differing = [name for name in ours if theirs[name] != ours[name]]
-    if differing:
-        changes = "; ".join(f"{name}: {theirs[name]!r} -> {ours[name]!r}" for name in differing)
+    if changes := _changes(theirs, ours):
         raise RunError(
-            f"{run.folder} holds a run with another config ({changes}); "
+            f"{run.folder} holds a run with another config ({'; '.join(changes)}); "
             "choose another folder, delete this one, or go back to its settings"
         )
     return "finished" if run.finished else "unfinished"
@@ -230,29 +226,31 @@ def require_same_data(
     run: Run, config: RunConfig, sets: dict[str, Frames], init_from: str | Path | None
 ) -> None:
     """RunError says how frames or first weights differ from those that the run began with."""
-    record = run.record
-    changes = []
+    record, began, found = run.record, dict[str, Any](), dict[str, Any]()
     for name, frames in sets.items():
-        was, now = record.get("data", {}).get(name, {}), describe_frames(frames)
-        changes += [
-            f"{name} {key}: {was[key]} -> {now.get(key)}"
-            for key in SAME_DATA
-            if key in was and was[key] != now.get(key)
-        ]
-    began = record.get("encoder_weights_sha256")
+        described = record.get("data", {}).get(name, {})
+        began |= {f"{name} {key}": described[key] for key in SAME_DATA if key in described}
+        found |= {f"{name} {key}": value for key, value in describe_frames(frames).items()}
+    weights, known = config.model.encoder.weights, record.get("encoder_weights_sha256")
     # The file may be gone: a started run carries its encoder.
-    weights = config.model.encoder.weights
-    if began is not None and weights is not None and Path(weights).is_file():
-        found = file_hash(weights)
-        changes += [f"encoder weights: {began} -> {found}"] if began != found else []
+    if known is not None and weights is not None and Path(weights).is_file():
+        began["encoder weights"], found["encoder weights"] = known, file_hash(weights)
     if init_from is not None:
-        began, found = record.get("init_from_sha256"), best_weights(init_from)[1]
-        changes += [f"first weights: {began} -> {found}"] if began != found else []
-    if changes:
+        began["first weights"] = record.get("init_from_sha256")
+        found["first weights"] = best_weights(init_from)[1]
+    if changes := _changes(began, found):
         raise RunError(
             f"{run.folder} holds a run on other data ({'; '.join(changes)}); "
             "choose another folder or give it the data it began with"
         )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name}: {value!r} -> {now.get(name)!r}"
+        for name, value in before.items()
+        if value != now.get(name)
+    ]
 
 
 def warn_of_other_code(run: Run) -> None:
@@ -295,13 +293,8 @@ def continued(record: dict[str, Any], step: int) -> tuple[dict[str, Any], list[s
         {**m["libraries"], "processor": m["cpu"], "threads": m["torch_threads"]}
         for m in (record["machine"], here["machine"])
     )
-    changes = [
-        f"{name} {before.get(name)} -> {value}"
-        for name, value in after.items()
-        if before.get(name) != value
-    ]
     places = [*record.get("continued_at", []), {"step": step, **here}]
-    return {**record, "continued_at": places}, changes
+    return {**record, "continued_at": places}, _changes(before, after)
 
 
 def time_now() -> str:

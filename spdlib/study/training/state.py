@@ -150,11 +150,15 @@ class State:
     def save(self, run: Run) -> None:
         """Write the state; one rename makes it the run's."""
         self.scored.save(run.last)
+        state = self.optimizer.state_dict()["state"]
+        moments = {
+            f"{i}.{name}": value for i, each in state.items() for name, value in each.items()
+        }
         tensors = {
             **_prefixed("model", self.model.state_dict()),
             **(_prefixed("averaged", self.averaged.state_dict()) if self.averaged else {}),
             **_prefixed("objective", dict(self.objective.learned())),
-            **_prefixed("optimizer", _optimizer_tensors(self.optimizer)),
+            **_prefixed("optimizer", moments),
         }
         meta = {"counters": asdict(self.counters), "window": asdict(self.window)}
         write_bytes(run.state_path, safetensors.torch.save(tensors, {"state": json.dumps(meta)}))
@@ -162,8 +166,7 @@ class State:
     def restore(self, run: Run) -> None:
         """Continue from a run's state.
 
-        Raises:
-            RunError: the state cannot be read or belongs to another network.
+        RunError: the state cannot be read or belongs to another network.
         """
         path = run.state_path
         try:
@@ -185,13 +188,9 @@ class State:
                 f"{path} is not a usable state of this run ({str(error).splitlines()[0]}); "
                 f"delete {run.last} to start the run again"
             ) from error
-        self._restore_history(run)
-
-    def _restore_history(self, run: Run) -> None:
-        """Keep the rows that the state has seen; later ones will be written again."""
         if self.counters.step and (run.folder / "history.csv").is_file():
-            rows = run.history
-            rows = rows[rows["step"] <= self.counters.step]
+            # later rows than the state has seen will be written again
+            rows = run.history[run.history["step"] <= self.counters.step]
             self.history = [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
 
 
@@ -206,11 +205,6 @@ def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(f"{prefix}.")
     }
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    state = optimizer.state_dict()["state"]
-    return {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
 
 
 def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
