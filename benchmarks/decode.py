@@ -321,7 +321,7 @@ def finish(
     """Print the table and the conclusions; write them with what they depend on."""
     here = machine()
     settings = {"rounds": args.rounds, "slot_seconds": args.slot, "quick": args.quick}
-    record = {"machine": here, "code": code_version(), "settings": settings}
+    record: dict[str, Any] = {"machine": here, "code": code_version(), "settings": settings}
     record["ratios"] = conclusions
     write_table(args.out, table.round({"milliseconds": 6, "floor_ms": 6, "times_floor": 6}))
     write_json(args.out.with_suffix(".json"), record)

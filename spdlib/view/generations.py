@@ -207,7 +207,7 @@ def pairs_apart(terms: EqualTerms) -> Figure:
 
 def _cell(ax: Axes, column: int, row: int, gain: float, low: float, high: float) -> None:
     shade = next(shade for shade, (_, least) in SHADES.items() if low > least)
-    look = {"facecolor": shade, "linewidth": 2, "edgecolor": "white"}
+    look: dict[str, Any] = {"facecolor": shade, "linewidth": 2, "edgecolor": "white"}
     ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **look))
     ax.text(column, row - 0.14, f"{gain:.1f} %", ha="center", va="center", fontweight="bold")
     interval = f"{low:.1f} to {high:.1f}"

@@ -86,9 +86,10 @@ def _reads(ax: Axes, probe: Reads, query: Query) -> str:
     with query.marked(ax):
         for number, level in enumerate(dict.fromkeys(probe.levels)):
             own = levels == level
+            x, y = places[own].T
             area = MARK * np.sqrt(weights[own])  # in proportion to weights, most dots would vanish
-            look = {"color": colour(LEVELS.get(level, number)), "alpha": 0.75, "linewidth": 0}
-            ax.scatter(*places[own].T, area, label=level, **look)
+            shade = colour(LEVELS.get(level, number))
+            ax.scatter(x, y, area, color=shade, label=level, alpha=0.75, linewidth=0)
         legend = ax.legend(
             loc="lower left", ncols=4, handletextpad=0, columnspacing=0.6, frameon=True
         )

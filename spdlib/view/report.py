@@ -107,7 +107,8 @@ def improvements(metrics: pd.DataFrame, frames: pd.DataFrame, model: str) -> pd.
         DataError: the score of a frame is NaN for one of two models.
     """
     keys = ["model", "protocol", "sites"]
-    scores = metrics[metrics["metric"] == "abs_rel"].set_index(keys)["value"].to_dict()
+    table = metrics[metrics["metric"] == "abs_rel"]
+    scores: dict[Any, float] = table.set_index(keys)["value"].to_dict()
     rows = []
     for (name, protocol, sites), mine in scores.items():
         for baseline in BASELINE_GREYS:
@@ -253,8 +254,9 @@ def findings(history: pd.DataFrame, bins: pd.DataFrame, inside: pd.DataFrame, mo
             f"{far['abs_rel']:.3f} in {far['bin']} m."
         )
     for name, rows in inside.groupby("diagnostic", sort=False):
-        parts = [f"{row.part} {row.value:.3g}" for row in rows.itertuples()]
-        alarming = [f"{row.part}: {row.verdict}" for row in rows.itertuples() if row.verdict]
+        found = rows.to_dict("records")
+        parts = [f"{row['part']} {row['value']:.3g}" for row in found]
+        alarming = [f"{row['part']}: {row['verdict']}" for row in found if row["verdict"]]
         alarm = f" Alarm: {'; '.join(alarming)}." if alarming else ""
         lines.append(f"- **{str(name).capitalize()}.** {'; '.join(parts)}.{alarm}")
     return "\n".join(lines)

@@ -197,9 +197,11 @@ class Study:
     def error_maps(self) -> Figure:
         """Truth, prediction and error of four test frames, evenly spread, not chosen."""
         examples = list(self.result.examples.values())[:4]
-        columns = ([each[key] for each in examples] for key in ("image", "truth", "dense"))
+        image, truth, dense = (
+            [each[key] for each in examples] for key in ("image", "truth", "dense")
+        )
         title = f"{self.network_name}: dense path, whole frames"
-        return self._keep("error_maps", plots.error_maps(*columns, title=title))
+        return self._keep("error_maps", plots.error_maps(image, truth, dense, title))
 
     def sparse_and_dense(self) -> Figure:
         """Queries against the dense path at the same places."""

@@ -56,7 +56,7 @@ def points_picture(
         f"{metres:.2f} m" + (f" ({real:.2f})" if real > 0 else "")
         for metres, real in zip(answers, known, strict=True)
     ]
-    words = {"fontsize": 17, "zorder": 4, "path_effects": outline("#101010", 3.5)}
+    words: Any = {"fontsize": 17, "zorder": 4, "path_effects": outline("#101010", 3.5)}
     label_points(ax, places, labels, ["white"] * len(labels), distances=(11, 20, 32), **words)
     if title:
         ax.set_title(title, fontsize=13)
@@ -115,7 +115,8 @@ def error_maps(
     for ax in axes[-1]:
         ax.remove()
     # colour bars in the last row: depth under two columns, error under one
-    cells, bar = axes[-1, 0].get_subplotspec().get_gridspec(), {"orientation": "horizontal"}
+    cells = axes[-1, 0].get_subplotspec().get_gridspec()
+    bar: dict[str, Any] = {"orientation": "horizontal"}
     fig.colorbar(depth, fig.add_subplot(cells[-1, 1:3]), label="depth [m]", extend="both", **bar)
     label = "|prediction − truth| / truth"
     fig.colorbar(error, fig.add_subplot(cells[-1, 3]), label=label, extend="max", **bar)

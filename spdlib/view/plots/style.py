@@ -134,7 +134,7 @@ def label_points(
     ax: Axes,
     places: Any,
     labels: Sequence[str],
-    colours: Sequence[str],
+    colours: Sequence[Any],
     obstacles: Any = (),
     sides: Sequence[tuple[float, float]] = AROUND,
     distances: Sequence[float] = (7, 16, 28),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -161,7 +162,7 @@ def _write_scores(ax: Axes) -> None:
     solid = [line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata())]
     lines = [along(*line.get_data()) for line in solid]
     marks = [line for line in ax.lines if line.get_linestyle() == "None"]
-    places = [line.get_xydata()[0] for line in marks]
+    places = [np.asarray(line.get_xydata())[0] for line in marks]
     digits = [f"{score:.3f}" if abs(score) < 10 else f"{score:.1f}" for _, score in places]
     colours, look = [line.get_color() for line in marks], {"path_effects": outline()}
     label_points(ax, places, digits, colours, lines, ABOVE, fontsize="small", **look)
