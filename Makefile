@@ -81,7 +81,7 @@ demo:  ## from nothing to a trained, evaluated, drawn network on procedural room
 	echo "demo: installation $$installed s, notebook $$((SECONDS - installed)) s, together $$SECONDS s"
 
 test: $(DEV_READY)  ## all tests; those for Chromium, a GPU or NYU report themselves as skipped
-	@SECONDS=0; $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS); \
+	@SECONDS=0; $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS); \
 	echo "tests took $$SECONDS s"
 
 lint: $(DEV_READY)  ## ruff, mypy, notebooks without outputs

@@ -143,6 +143,7 @@ def golden(name: str) -> Record:
     return record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("experiment", sorted(EXPERIMENTS))
 def test_six_steps_end_where_they_did(experiment: str) -> None:
     threads = torch.get_num_threads()

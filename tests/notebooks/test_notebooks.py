@@ -17,7 +17,7 @@ from spdlib.models import network_class, words
 from spdlib.study.runs import Run
 from spdlib.view.workbook import NotebookError, notebook_parameters, run_notebook
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TABLES = {
     "metrics", "bins", "frames", "k_sweep", "history", "preflight", "parameters", "deviations",

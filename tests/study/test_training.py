@@ -60,10 +60,6 @@ def copied(finished: Run, tmp_path: Path) -> Run:
     return Run(Path(shutil.copytree(finished.folder, tmp_path / "copied")))
 
 
-class Alone:
-    num_processes, process_index = 1, 0
-
-
 def test_rate_warms_up_linearly_then_follows_a_cosine() -> None:
     config = resolve("v15_2", "paper")
     peak = config.optimizer.decoder_lr
@@ -386,19 +382,6 @@ def test_averaged_weights_are_kept(
     assert not _same_weights(plain, finished)
     # Averaging never touches training itself.
     assert list(plain.history["train_loss"]) == list(finished.history["train_loss"])
-
-
-@pytest.mark.slow
-def test_overfits_eight_frames(tmp_path: Path) -> None:
-    frames = InMemory(Rooms(8, size=(96, 128)))
-    config = resolve(
-        "v15_2", "demo", steps=300, evaluate_every=300, batch_size=8, points=256,
-        decoder_lr=2e-3, augment="none", ema_decay=0.0, silog_lambda=0.15, train_batchnorm=True,
-    )  # fmt: skip
-    other = InMemory(Rooms(1, size=(96, 128), start=8))
-    run = fit(config, frames, other, tmp_path, device="cpu", workers=0, progress=False)
-    scores = selection_scores(spdlib.load(run.last), frames, None, Alone())
-    assert scores["sel_abs_rel"] < 0.05
 
 
 @pytest.mark.gpu
