@@ -321,8 +321,12 @@ def finish(
     """Print the table and the conclusions; write them with what they depend on."""
     here = machine()
     settings = {"rounds": args.rounds, "slot_seconds": args.slot, "quick": args.quick}
-    record: dict[str, Any] = {"machine": here, "code": code_version(), "settings": settings}
-    record["ratios"] = conclusions
+    record: dict[str, Any] = {
+        "machine": here,
+        "code": code_version(),
+        "settings": settings,
+        "ratios": conclusions,
+    }
     write_table(args.out, table.round({"milliseconds": 6, "floor_ms": 6, "times_floor": 6}))
     write_json(args.out.with_suffix(".json"), record)
     floor = f"MACs as in a {PRODUCT}^3 product, or gathered bytes as in a copy"

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -66,7 +67,7 @@ def test_readme_answers_a_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     model = spdlib.create_model("v15_2", "mobilenetv3_small_050", image_size=(96, 128))
     model.save("results/runs/06_v15_2")
     Image.fromarray(np.full((480, 640, 3), 128, np.uint8)).save("room.png")
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(blocks("README.md")[0], names)
     assert np.shape(names["depth"]) == (2,)
 

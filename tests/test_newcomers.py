@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -91,7 +92,7 @@ def test_it_trains_with_any_objective(loss: str, data: DataSets, tmp_path: Path)
 def test_it_is_scored_and_diagnosed(result: Evaluation) -> None:
     assert set(result.metrics["protocol"]) == {"eigen/exact", "recorded/exact"}
     assert set(result.metrics["model"]) == {"toy"}
-    dependence = result.inside.set_index("diagnostic").loc["set dependence", "value"]
+    dependence: Any = result.inside.set_index("diagnostic").loc["set dependence", "value"]
     assert dependence < 1e-6
     assert result.k_sweep["independent"].all()
 

@@ -549,7 +549,7 @@ def test_scenes_of_another_network_are_refused(
 def _step(optimizer: type[torch.optim.Optimizer], **options: Any) -> Callable[[DepthModel], None]:
     def change(model: DepthModel) -> None:
         model(torch.rand(1, 3, *SIZE), torch.rand(1, 4, 2) * 30).depth.sum().backward()
-        optimizer(model.parameters(), **options).step()  # type: ignore[call-arg]
+        optimizer(model.parameters(), **options).step()
 
     return change
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -171,6 +172,7 @@ class MapAttention(nn.ModuleList):
         layers = cls(channels, head_count(channels), positions=positions)
         encoder.insert(layers)
         if start == "zero":
+            layer: Any
             for layer in layers:
                 start_at_zero(layer.attention.out, layer.ffn[-1])
         return layers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,11 @@ def start_at_zero(*layers: nn.Module) -> None:
     for layer in layers:
         for parameter in layer.parameters():
             nn.init.zeros_(parameter)
+
+
+def start_at(layer: Any, bias: float) -> None:
+    """Set the bias of a fresh layer, often a head's last, to what its answers begin with."""
+    nn.init.constant_(layer.bias, bias)
 
 
 class NumberHead(nn.Sequential):

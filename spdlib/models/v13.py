@@ -30,7 +30,7 @@ from spdlib.inspection import Probe, Reads, Shares
 from spdlib.models.attention import MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.encoders import CONVNEXT_V2_TINY, padded_size
-from spdlib.models.layers import HEAD_BIAS, NumberHead, channels_last, standardised
+from spdlib.models.layers import HEAD_BIAS, NumberHead, channels_last, standardised, start_at
 from spdlib.models.necks import PlanNeck, PyramidNeck
 from spdlib.models.options import Count, ModelConfig, Options, counts
 from spdlib.models.registry import register
@@ -100,7 +100,7 @@ class V13(DepthModel):
             query is routed to.
     """
 
-    Options = V13Options
+    Options: ClassVar[type] = V13Options
     maps_depend_on_execution = True
     recorded_points = 256
     order = (
@@ -111,6 +111,7 @@ class V13(DepthModel):
     dropout: ClassVar[float] = 0.0
     first_block: ClassVar[type[B1]] = B1
     precompute: Any
+    b5: Any
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -282,7 +283,7 @@ class V13LogDepth(V13):
         self.b4 = B4(bounded=not self.planned)
         self.b5 = B5(3, 1 if self.planned else 3, self.dropout)
         if not self.planned:
-            nn.init.constant_(self.head[-1].bias, HEAD_BIAS[self.options.head_bias])
+            start_at(self.head[-1], HEAD_BIAS[self.options.head_bias])
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """B3's keys and values, the anchors and the value maps of B4."""

@@ -23,7 +23,7 @@ from spdlib.models import v13_blocks
 from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption
 from spdlib.models.encoders import CONVNEXT_V2_TINY
-from spdlib.models.layers import HEAD_BIAS, standardised
+from spdlib.models.layers import HEAD_BIAS, standardised, start_at
 from spdlib.models.options import Count, ModelConfig
 from spdlib.models.registry import register
 from spdlib.models.sampling import gather_rows
@@ -122,7 +122,7 @@ class V131(V13):
         self.precompute = Precompute(self.coded)
         self.b3a, self.b3b = B3("b3a", self.dropout), B3("b3b", self.dropout)
         self.b5 = B5()
-        nn.init.constant_(self.head[-1].bias, HEAD_BIAS[self.options.head_bias])
+        start_at(self.head[-1], HEAD_BIAS[self.options.head_bias])
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """Keys and values of B3a and B3b, and the maps of B5's tokens."""

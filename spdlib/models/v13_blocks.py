@@ -151,7 +151,7 @@ class B1(nn.Module):
             for name, offset in offsets.items()
         }
         level1, *coarse = (queries.read(name, here) for name, here in pixels.items())
-        tokens = [self._fine(level1, offsets["L1"]), *self._coarse(*coarse, queries.fast)]
+        tokens = [self._fine(level1, offsets["L1"]), *self._coarse(queries.fast, *coarse)]
         # what the layers add up stays in float32 under autocast
         return full_precision(h)[0], tokens, torch.cat(list(pixels.values()), 2)
 
@@ -168,7 +168,7 @@ class B1(nn.Module):
         codes = fourier_code(offsets / self.unit, LOCAL_BANDS).to(level1.dtype)
         return F.gelu(self.local(torch.cat([level1, codes], -1))) + self.type_code[0]
 
-    def _coarse(self, level2: Tensor, level3: Tensor, level4: Tensor, fast: bool) -> list[Tensor]:
+    def _coarse(self, fast: bool, level2: Tensor, level3: Tensor, level4: Tensor) -> list[Tensor]:
         """Tokens [B, K, 25, 192], [B, K, 25, 192] and [B, K, 9, 192] of reads of L2 to L4."""
         inner = self.place_code.unflatten(0, (SIDE, SIDE))[1:4, 1:4].flatten(0, 1)
         places = (self.place_code, self.place_code, inner)

@@ -26,7 +26,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from spdlib.inspection import Number, Probe
 from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.encoders import CONVNEXT_V2_TINY, STRIDES, padded_size
-from spdlib.models.layers import HEAD_BIAS, channels_last, fourier_code, full_precision
+from spdlib.models.layers import HEAD_BIAS, channels_last, fourier_code, full_precision, start_at
 from spdlib.models.necks import project
 from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
@@ -150,10 +150,11 @@ class V14(DepthModel):
         self.head = DepthHead(low=options.head_dtype == "bfloat16")
         self.neck_depth = NeckDepth(dict(zip(LEVELS, self.widths, strict=True)))
         if options.msda_init == "directional":
+            layer: Any
             for layer in self.msda:
                 layer.cross.start_directional(self._directions())
         for last in (self.head.layers[-1], *self.neck_depth.heads.values()):
-            nn.init.constant_(last.bias, HEAD_BIAS[options.head_bias])
+            start_at(last, HEAD_BIAS[options.head_bias])
 
     def maps(self, images: Tensor) -> Maps:
         """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -257,6 +258,7 @@ class CanvasWrites(nn.Module):
 
     def start_as_identity(self) -> None:
         """Fresh canvases are not smoothed yet."""
+        level: Any
         for level in self.levels.values():
             start_at_zero(level.smooth[-1])
 

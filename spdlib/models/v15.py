@@ -33,6 +33,7 @@ from spdlib.models.layers import (
     channels_last,
     full_precision,
     resize,
+    start_at,
 )
 from spdlib.models.necks import PyramidNeck, ViTNeck
 from spdlib.models.options import ModelConfig, Options
@@ -180,7 +181,7 @@ class LocalPath(nn.Module):
         """
         self.source_code.mul_(0.02)
         self.position_code.mul_(0.02)
-        nn.init.constant_(self.head[-1].bias, math.log(math.expm1(depth)))
+        start_at(self.head[-1], math.log(math.expm1(depth)))
 
     def codes(self) -> tuple[Tensor, Tensor]:
         """Embeddings of the coarse tokens [50, C] (s8 and L2 of each cell) and the fine [25, C]."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+from timeit import Timer
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,7 +12,6 @@ import pandas as pd
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torch.utils.benchmark import Timer
 
 from spdlib.data.frames import Frame, Frames, spread
 from spdlib.data.queries import evaluation_points
@@ -130,7 +131,7 @@ def time_answers(
     image: Any,
     camera: Camera | None,
     counts: Sequence[int],
-    seconds: float = 0.2,
+    repeats: int = 5,
 ) -> pd.DataFrame:
     """Median time to encode an image, to answer K random queries, and to answer a whole map.
 
@@ -139,7 +140,7 @@ def time_answers(
         image: as `encode` takes it.
         camera: the image's camera.
         counts: numbers of queries K.
-        seconds: that each measurement is repeated for.
+        repeats: of each measurement, after one to warm up.
 
     Returns:
         operation, queries, milliseconds with results on the CPU: "encode the image, once", without
@@ -157,8 +158,7 @@ def time_answers(
     ]
 
     def milliseconds(run: Callable[[], object]) -> float:
-        timer = Timer("run()", globals={"run": run}, num_threads=torch.get_num_threads())
-        return 1e3 * timer.blocked_autorange(min_run_time=seconds).median
+        return 1e3 * median(Timer(run).repeat(1 + repeats, number=1)[1:])
 
     rows = [(operation, k, milliseconds(run)) for operation, k, run in work]
     return pd.DataFrame(rows, columns=["operation", "queries", "milliseconds"])

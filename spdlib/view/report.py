@@ -285,7 +285,7 @@ def _conclusion(table: pd.DataFrame, history: pd.DataFrame, model: str, wanted: 
         return f"Not judged: no score of {model} has an interval."
     found = next(word for word in ("worse", "tie", "better") if word in set(judged["verdict"]))
     rows = judged[judged["verdict"] == found]
-    row = rows.loc[rows["low"].idxmin()]
+    row = rows.iloc[int(rows["low"].argmin())]
     gain, low, high = row[["improvement", "low", "high"]]
     where = f"the {model_name(str(row['baseline']))} ({row['protocol']}, {row['sites']})"
     difference = f"against {where} its AbsRel is {difference_in_words(gain, low, high)}"

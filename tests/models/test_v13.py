@@ -475,6 +475,7 @@ def route(network: Any, few: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     queries = network.queries(some_maps(network), few, SIZE)._replace(probes=[])
     depth = network.run(queries)
     (looked,) = (probe for probe in queries.probes if isinstance(probe, CellAttention))
+    assert looked.routed is not None
     return depth, looked.routed
 
 

@@ -217,7 +217,7 @@ def accuracy_at_k(k_sweep: pd.DataFrame) -> Figure:
     left.axhline(0, color=FAINT, linewidth=1.2)
     left.plot(places, change, "o", color=colour(0), markersize=8)
     for place, percent in zip(places, change, strict=True):
-        above(left, place, percent, f"{percent + 0:+.1f} %" if abs(percent) >= 0.05 else "0")
+        above(left, float(place), percent, f"{percent + 0:+.1f} %" if abs(percent) >= 0.05 else "0")
     limit = max(1.0, 1.4 * change.abs().max())
     left.set(title="AbsRel against K = 256, same points", ylabel="change [%]")
     left.set_ylim(-limit, limit)
@@ -240,7 +240,7 @@ def accuracy_at_k(k_sweep: pd.DataFrame) -> Figure:
 def _say_independent(ax: Axes, k_sweep: pd.DataFrame) -> None:
     """Words in place of bars, which would show nothing but rounding."""
     most = 1e6 * k_sweep["max_abs_difference"].max()
-    most_points = k_sweep.loc[k_sweep["points"].idxmax()]
+    most_points = k_sweep.iloc[int(k_sweep["points"].argmax())]
     text = (
         "The queries are independent:\nevery answer is the same at every K.\n\n"
         f"Largest change: {most:.2g} µm, which is rounding.\n"

@@ -159,7 +159,9 @@ def _ring(ax: Axes, x: float, y: float, shade: str) -> None:
 
 def _write_scores(ax: Axes) -> None:
     """Digits beside rings and diamonds, off the lines."""
-    solid = [line for line in ax.lines if line.get_linestyle() == "-" and len(line.get_xdata())]
+    solid = [
+        line for line in ax.lines if line.get_linestyle() == "-" and np.size(line.get_xydata())
+    ]
     lines = [along(*line.get_data()) for line in solid]
     marks = [line for line in ax.lines if line.get_linestyle() == "None"]
     places = [np.asarray(line.get_xydata())[0] for line in marks]
