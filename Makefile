@@ -48,7 +48,7 @@ INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile 
 GENERATIONS := v13_log_depth:exp04_corrected v13_1:exp07_corrected v14_plan:v14_plan \
     v14_triple:exp09_corrected v14_dual:exp08_corrected v13_calibrated:exp02_corrected v15_2:v15_2
 
-.PHONY: help setup demo test lint lab bench generations \
+.PHONY: help setup demo test test-long lint lab bench generations \
     gpu-check gpu-here gpu-tests gpu-bench gpu-run gpu-notebook
 
 help:  ## this list
@@ -80,9 +80,12 @@ demo:  ## from nothing to a trained, evaluated, drawn network on procedural room
 	    -o $(DEMO_OUT)/06_v15_2.ipynb --html; \
 	echo "demo: installation $$installed s, notebook $$((SECONDS - installed)) s, together $$SECONDS s"
 
-test: $(DEV_READY)  ## all tests; those for Chromium, a GPU or NYU report themselves as skipped
+test: $(DEV_READY)  ## the tests; those for Chromium, a GPU or NYU report themselves as skipped
 	@SECONDS=0; $(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS); \
 	echo "tests took $$SECONDS s"
+
+test-long: $(DEV_READY)  ## also what make test checks for some networks and experiments only
+	$(PY) -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder -m "long or not long" $(PYTEST_ARGS)
 
 lint: $(DEV_READY)  ## ruff, mypy, notebooks without outputs
 	$(PY) -m ruff check .

@@ -40,6 +40,11 @@ MEASURED = REPOSITORY / "results" / "measured"
 GOLDEN = Path(__file__).with_name("golden")
 POINTS = 64
 TOLERANCE = 1e-5
+ALWAYS = {
+    *("exp02", "exp04_corrected", "exp07", "exp08_corrected", "exp09"),
+    *("v13_plan", "v14_plan", "v15_2"),
+}
+"""An experiment of each network, some with faults."""
 
 Record = dict[str, Any]
 
@@ -138,13 +143,19 @@ def meaning(folder: Path) -> Record:
     return config
 
 
+def some_always() -> list[Any]:
+    """All experiments; those of `ALWAYS` in every test run, the others in long ones."""
+    long = {name: [] if name in ALWAYS else [pytest.mark.long] for name in sorted(EXPERIMENTS)}
+    return [pytest.param(name, marks=marks) for name, marks in long.items()]
+
+
 def golden(name: str) -> Record:
     record: Record = json.loads((GOLDEN / f"{name}.json").read_text())
     return record
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("experiment", sorted(EXPERIMENTS))
+@pytest.mark.parametrize("experiment", some_always())
 def test_six_steps_end_where_they_did(experiment: str) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
 from spdlib.data.augment import AugmentConfig
-from spdlib.errors import RunError
+from spdlib.errors import ConfigError, RunError, unknown_name
 from spdlib.study.comparison import BEST, EPOCHS, NOT_STATED
 from spdlib.study.config import RunConfig
 from spdlib.study.diagnostics import alarms, range_table, wide_scores
@@ -164,7 +164,11 @@ def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
 
 
 def log_table(names: Sequence[str]) -> pd.DataFrame:
-    """The log's own table: settings and scores by epoch of experiments on record ("exp08")."""
+    """The log's own table: settings and scores by epoch of experiments on record ("exp08").
+
+    Raises:
+        ConfigError: the settings of one of them are not on record.
+    """
     columns = {name: _logged(name) for name in names}
     order = dict.fromkeys(setting for said in columns.values() for setting in said)
     table = pd.DataFrame(columns, index=pd.Index(order, name="setting"), dtype=object)
@@ -173,7 +177,10 @@ def log_table(names: Sequence[str]) -> pd.DataFrame:
 
 def _logged(name: str) -> dict[str, Any]:
     """An experiment's settings and scores in words."""
-    recipe, scores = EXPERIMENTS[name].recorded or {}, recorded(name)
+    known = {each.name: each.recorded for each in EXPERIMENTS.values() if each.recorded}
+    if name not in known:
+        raise ConfigError(unknown_name("experiment with recorded settings", name, known))
+    recipe, scores = known[name], recorded(name)
     settings = RunConfig.of({"experiment": name, "profile": "paper", **recipe}).settings()
     augment, plain = settings["augment"], AugmentConfig()
     changed = [change for change in CHANGES if getattr(augment, change) != getattr(plain, change)]

@@ -15,6 +15,8 @@ from spdlib.study.objectives import silog
 FRAMES, SIZE, POINTS, RATE = 8, (96, 128), 64, 1e-3
 STEPS = dict.fromkeys(list_models(), 200) | {"v13_plan": 300, "v14_plan": 300}
 """A frozen encoder, and a canvas that seven layers share, make the plans learn more slowly."""
+ALWAYS = ("v13_1", "v13_log_depth", "v14_dual", "v15_2")
+"""Each has what its relatives have; those learn in long test runs."""
 ENCODERS = {"v13_plan": "vit_tiny_patch16_224"}
 """Small encoders of networks that do not read a hierarchical one."""
 
@@ -36,7 +38,10 @@ def questions(depth: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("name", list_models())
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[] if n in ALWAYS else [pytest.mark.long]) for n in list_models()],
+)
 def test_eight_frames_are_learnt_by_heart(name: str, frames: tuple[Tensor, Tensor]) -> None:
     """Judged at pixels that are drawn anew, in evaluation mode."""
     images, depth = frames

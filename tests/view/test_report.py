@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from spdlib.errors import DataError, RunError
+from spdlib.errors import ConfigError, DataError, RunError
 from spdlib.study.comparison import Measured, compare_tables
 from spdlib.study.runs import Run
 from spdlib.view import report
@@ -216,6 +216,8 @@ def test_the_logs_table_shows_settings_and_scores_by_epoch() -> None:
     assert table["exp05"]["normalised"] == "no"
     assert table["exp05"]["cells of L3 routed to, by epoch"] == ""
     assert report.log_table(["exp10"]).set_index("setting")["exp10"]["image"] == "not stated"
+    with pytest.raises(ConfigError, match="unknown experiment with recorded settings 'exp13'"):
+        report.log_table(["exp13"])  # of which only scores are on record
     assert table["exp07"]["normalised"] == "yes"
     assert table["exp07"]["augmentation"] == "flip, brightness, contrast, saturation"
     assert table["exp05"]["AbsRel, by epoch"] == "0.267 0.238 0.23 0.262"
