@@ -16,7 +16,7 @@ class DataError(SPDError):
 
 
 class ModelError(SPDError):
-    """A network, its weights or its input size cannot be used as asked."""
+    """A network, its weights or its input size cannot be used in this way."""
 
 
 class QueryError(SPDError):

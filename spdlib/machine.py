@@ -19,7 +19,7 @@ LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pandas", "h5py", "acceler
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 """Names of glibc's settings (malloc.h)."""
 KEEP, GROW = 2**31 - 1, 2**28
-"""Bytes of free memory that are kept, and that are asked for at a time."""
+"""Bytes of free memory that are kept, and that are allocated at a time."""
 
 
 def machine() -> dict[str, Any]:

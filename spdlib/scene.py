@@ -166,7 +166,7 @@ class Scene:
 
     @torch.no_grad()
     def explain(self, points: Any) -> list[Probe]:
-        """What the network's parts read for queries, all asked together, in evaluation mode.
+        """What the network's parts read for queries, all answered together, in evaluation mode.
 
         Sampling locations are in pixels of the given image (see `spdlib.inspection`). The list is
         empty for a network without probes.
@@ -187,7 +187,7 @@ class Scene:
         """Depth map [B, ceil(H / stride), ceil(W / stride)] in metres at every stride-th pixel.
 
         The network's dense path computes its lattice, read bilinearly at the pixels. Networks
-        without one are asked pixel by pixel, which costs a query each and warns.
+        without one answer pixel by pixel, which costs a query each and warns.
 
         Raises:
             QueryError: a stride below 1.
@@ -298,7 +298,7 @@ class Scene:
             raise QueryError(f"points are numbers [2], [K, 2] or [B, K, 2]; {error}") from None
         shape = list(queries.shape)
         if queries.numel() == 0:
-            raise QueryError("no points were asked; give at least one (u, v)")
+            raise QueryError("no points were given; give at least one (u, v)")
         if len(shape) not in (1, 2, 3) or shape[-1] != 2:
             raise QueryError(f"points are (u, v), [2], [K, 2] or [B, K, 2]; got shape {shape}")
         if queries.is_complex() or queries.dtype == torch.bool:

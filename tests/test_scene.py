@@ -447,8 +447,8 @@ def test_scenes_are_immutable(model: DepthModel, image: np.ndarray) -> None:
 def bad_points() -> dict[str, tuple[Any, str]]:
     """Name -> points that a scene of one 64x96 image refuses, and what the message must say."""
     return {
-        "none": ([], "no points were asked"),
-        "none of an array": (np.zeros((0, 2)), "no points were asked"),
+        "none": ([], "no points were given"),
+        "none of an array": (np.zeros((0, 2)), "no points were given"),
         "a flat list": ([3.0, 4.0, 5.0, 6.0], r"got shape \[4\]"),
         "three coordinates": ([[1.0, 2.0, 3.0]], r"got shape \[1, 3\]"),
         "four dimensions": (torch.zeros(1, 1, 1, 2), r"got shape \[1, 1, 1, 2\]"),

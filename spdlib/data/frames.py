@@ -98,8 +98,8 @@ class Subset:
         return self.frames[self.indices[index]]
 
 
-def spread(count: int, wanted: int) -> list[int]:
-    """At most `wanted` positions, evenly spread over `count` frames, in order."""
+def evenly_spaced(count: int, wanted: int) -> list[int]:
+    """At most `wanted` positions, evenly spaced over `count` frames, in order."""
     return [int(i) for i in np.linspace(0, count - 1, min(count, wanted))]
 
 

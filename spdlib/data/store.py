@@ -265,7 +265,7 @@ class PackedFrames:
     """Frames of a packed store.
 
     Safe in data-loader workers (fork and spawn): the index is read when it is made, the file is
-    opened by each process when it first asks for a frame. Pickling keeps the index only.
+    opened by each process when it first reads a frame. Pickling keeps the index only.
 
     Args:
         path: the store.

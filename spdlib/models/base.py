@@ -260,7 +260,7 @@ class DepthModel(
     def encoded(self, images: Tensor) -> Maps:
         """`maps` in evaluation mode and in the network's floating type, as scenes hold them."""
         with evaluating(self):
-            # under autocast too: a scene is asked later, perhaps outside it
+            # under autocast too: a scene is queried later, perhaps outside it
             maps = self.maps(images.to(self.device, self.dtype))
             return {name: level.to(self.dtype) for name, level in maps.items()}
 

@@ -11,7 +11,7 @@ things to it, in this order:
 3. Q2Q: all queries of the image attend to each other (`QueryAttention`);
 4. FFN.
 
-An answer therefore depends on which other points are asked with it. Three networks share this:
+An answer therefore depends on which other points are queried with it. Three networks share this:
 `V14Plan` (one canvas on L3, read before it is written), `V14Dual` and `V14Triple`, which write,
 smooth, then read. The layers themselves are in `v14_layers`.
 

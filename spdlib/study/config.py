@@ -58,7 +58,7 @@ class DataConfig(Settings):
 
 @dataclass(frozen=True)
 class SamplingConfig(Settings):
-    """What is asked of a training frame, and how frames vary."""
+    """Which points of a training frame are queried, and how frames vary."""
 
     supervision: str
     """A kind of truth: `points` random points, the network's own dense sites ("lattice"), or the

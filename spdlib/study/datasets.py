@@ -1,4 +1,4 @@
-"""The frames a config asks for: three sets, from procedural rooms or from a packed store."""
+"""The frames that a config names: three sets, from procedural rooms or from a packed store."""
 
 from __future__ import annotations
 

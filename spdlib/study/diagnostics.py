@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from spdlib.data.frames import Frames, spread
+from spdlib.data.frames import Frames, evenly_spaced
 from spdlib.data.queries import evaluation_points
 from spdlib.errors import DataError
 from spdlib.inspection import CanvasStep, CellAttention, Gate, Number, Probe, Reads
@@ -121,7 +121,7 @@ Note = tuple[str, str, float]
 
 
 def look_inside(model: DepthModel, frames: Frames, squash: bool = False) -> pd.DataFrame:
-    """Watch a network answer 256 points of each of `FRAMES` frames, evenly spread.
+    """Watch a network answer 256 points of each of `FRAMES` frames, evenly spaced.
 
     Args:
         model: the network; those without probes have set dependence alone.
@@ -136,7 +136,7 @@ def look_inside(model: DepthModel, frames: Frames, squash: bool = False) -> pd.D
     Raises:
         DataError: there are no frames.
     """
-    chosen = [frames[index] for index in spread(len(frames), FRAMES)]
+    chosen = [frames[index] for index in evenly_spaced(len(frames), FRAMES)]
     if not chosen:
         raise DataError("there are no frames to look at; check the split's name")
     notes: list[Note] = []
@@ -180,8 +180,8 @@ def of_kind(probes: Sequence[Probe], kind: type[Kind]) -> list[Kind]:
 def set_dependence(scene: Scene, points: Tensor) -> float:
     """Mean relative change of depth when a third of the points [K, 2] keeps other company.
 
-    They are asked with the second third, then with the last: as many, but others; of 256 points 85,
-    in a company of 170. 0 in networks whose queries are independent, up to rounding.
+    They are answered with the second third, then with the last: as many, but others; of 256
+    points 85, in a company of 170. 0 in networks whose queries are independent, up to rounding.
     """
     third = len(points) // 3
     first, *companies = points[: 3 * third].split(third)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spdlib.data.frames import TRUTHS, Frames, Subset, spread
+from spdlib.data.frames import TRUTHS, Frames, Subset, evenly_spaced
 from spdlib.data.queries import lattice_truth
 from spdlib.data.store import PackedFrames
 from spdlib.errors import DataError
@@ -52,7 +52,7 @@ class Answers(Protocol):
 class SceneAnswers:
     """Answers of one scene, or the mean of a scene and its mirror image, on the CPU.
 
-    They are remembered: figures and sweeps cost nothing where the scores have asked.
+    They are remembered: figures and sweeps cost nothing where the scores have queried.
     """
 
     def __init__(self, scene: Scene, mirrored: Scene | None = None) -> None:
@@ -192,7 +192,7 @@ def fit_image_free(frames: Frames) -> dict[str, dict[str, PixelMap]]:
     """Fit both baselines to training frames, once for each truth that the frames have.
 
     Of a packed store every depth is read, whichever of them `frames` learns from. Above `FRAMES`
-    training frames that many of them, evenly spread, are used.
+    training frames that many of them, evenly spaced, are used.
 
     Returns:
         Truth -> "constant" and "pixel_map", of the first frame's size. Pixels that no frame
@@ -218,7 +218,7 @@ def _reading(frames: Frames, truth: str | None = None) -> Frames:
 
 
 def _fit(frames: Frames, size: Size, truth: str) -> dict[str, PixelMap]:
-    used = Subset(frames, spread(len(frames), FRAMES))
+    used = Subset(frames, evenly_spaced(len(frames), FRAMES))
     stack = np.empty((len(used), *size), dtype=np.uint16)  # whole millimetres
     histogram = np.zeros(LEVELS, dtype=np.int64)
     for index, row in enumerate(stack):

@@ -1,7 +1,7 @@
 """`evaluate`: a network and the image-free baselines, scored alike by any protocols.
 
-Each frame is asked once: scores, the K sweep (does an answer depend on how many points are asked
-together?), the answers at points and the examples that figures show come from the same scenes.
+Each frame is encoded once: scores, the K sweep (does an answer depend on how many points are
+queried together?), the answers at points and the examples of figures come from the same scenes.
 Protocols are always named with their truth, for instance "eigen/inpainted".
 """
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from spdlib.data.frames import TRUTHS, Frame, Frames, spread
+from spdlib.data.frames import TRUTHS, Frame, Frames, evenly_spaced
 from spdlib.data.queries import EIGEN_POINTS, PointSample, evaluation_points
 from spdlib.errors import RunError
 from spdlib.inspection import CellAttention
@@ -40,11 +40,11 @@ from spdlib.study.runs import Arrays, Run, describe_frames
 
 SUMMARY = ("abs_rel", "rmse", "delta1", "silog", "s_star", "scaled_abs_rel")
 SWEEP = (1, 64, 256, 1024)
-"""Points that the K sweep asks together."""
+"""Group sizes of the K sweep: how many points are queried together."""
 SWEEP_SINGLES = 64
-"""How many of a frame's points are asked one by one."""
+"""How many of a frame's points are queried one by one."""
 SWEEP_FRAMES = 16
-"""Frames of the K sweep, evenly spread. Few will do for its means, which compare the same points;
+"""Frames of the K sweep, evenly spaced. Few will do for its means, which compare the same points;
 its largest change of an answer grows with their number."""
 INDEPENDENT_SWEEP_FRAMES = 4
 """Frames that are enough where queries are independent by construction."""
@@ -64,9 +64,9 @@ class Evaluation:
             protocol AbsRel at the points only.
         k_sweep: k, points, abs_rel, abs_rel_same_points (of the row's points in groups of 256),
             rmse, delta1, max_abs_difference (metres, to groups of 256), frames, independent. With
-            independent queries all rows are one line: the same answers. K = 1 is asked of fewer
+            independent queries all rows are one line: the same answers. K = 1 is measured at fewer
             points, so that only abs_rel_same_points may be set against its abs_rel.
-        inside: what `look_inside` tells of the network; empty if it was not asked.
+        inside: what `look_inside` tells of the network; empty if that was switched off.
         notes: protocol name -> what was done, in words.
         examples: arrays of a few frames for figures, by frame id: image (uint8 [H, W, 3]), truth
             [H, W] metres, points [K, 2], point_truth [K] and point_depth [K] metres; for networks
@@ -174,21 +174,21 @@ def evaluate(
         protocols: registered names, in the order of the tables.
         truths: which depths count; default all that the frames have.
         dense: also score every pixel, if the network has a dense path.
-        k_sweep: also ask the same points in groups of 1 (64 of them), 64, 256 and 1,024, on a few
+        k_sweep: also query the same points in groups of 1 (64 of them), 64, 256 and 1,024, on a few
             frames.
         inside: also watch the network at work on a few frames.
         flip: average the network's answers with those to the mirrored image.
         crop: how the recorded protocol brings a frame to the network's size, "fit", "native" or
             "squash".
         squash: show the network every frame pressed into its training size (F1).
-        examples: frames, evenly spread, whose predictions are kept for figures.
+        examples: frames, evenly spaced, whose predictions are kept for figures.
         processes: an accelerator, to share the frames out; every process gets all tables.
         progress: show a bar on terminals.
 
     Raises:
         RunError: no frames, or no baselines for one of the truths.
         ConfigError: no protocol of that name.
-        DataError: the frames lack a truth that was asked for.
+        DataError: the frames lack one of `truths`.
     """
     if not len(frames):
         raise RunError("there are no frames to evaluate; check the split's name")
@@ -200,8 +200,8 @@ def evaluate(
     board = _Board(model.config.network, chosen, kinds, given, dense and model.has_dense)
     independent = model.queries_are_independent
     swept = INDEPENDENT_SWEEP_FRAMES if independent else SWEEP_FRAMES
-    sweep = KSweep(spread(len(frames), swept if k_sweep else 0), kinds[0])
-    kept = _Kept(spread(len(frames), examples), kinds)
+    sweep = KSweep(evenly_spaced(len(frames), swept if k_sweep else 0), kinds[0])
+    kept = _Kept(evenly_spaced(len(frames), examples), kinds)
     mine = range(who.process_index, len(frames), who.num_processes)
     quiet = not (progress and sys.stderr.isatty())
     with evaluating(model):
@@ -305,7 +305,7 @@ def _eigen_sample(frame: Frame, truth: str | None) -> PointSample:
     return evaluation_points(torch.from_numpy(frame.truth(truth)), frame.id)
 
 
-# ------------------------------------------------------------------------- what a frame is asked
+# ------------------------------------------------------------------------- what is kept of a frame
 
 
 @dataclass
@@ -379,7 +379,7 @@ class _Board:
 
 
 class KSweep:
-    """The eigen points of some frames, asked in groups of different size."""
+    """The eigen points of some frames, queried in groups of different size."""
 
     def __init__(self, wanted: Sequence[int], truth: str) -> None:
         self.wanted, self.truth = set(wanted), truth
@@ -388,7 +388,7 @@ class KSweep:
         self.difference = dict.fromkeys(SWEEP, 0.0)
 
     def add(self, frame: Frame, index: int, look: Callable[[View], Answers]) -> None:
-        """Ask one frame's points in all groupings."""
+        """Query one frame's points in all groupings."""
         if index not in self.wanted:
             return
         answers = look(View(frame.image, frame.camera, frame.camera))

@@ -83,7 +83,7 @@ def step_seconds(path: str | Path, points: int) -> dict[str, float]:
 
     Args:
         path: table of `benchmarks/training.py`, of one device and number of threads.
-        points: that a step asks of each frame.
+        points: queries of each frame in a step.
 
     Raises:
         RunError: the table cannot be read, or has no step, or several of one network.
@@ -129,12 +129,12 @@ def equal_terms(
     rows = [row for run in opened for row in _rows(run, curves[run.config.model.network], shortest)]
     frames = pd.concat([_points(run) for run in opened], ignore_index=True)
     networks = pd.DataFrame(rows)
-    asked = {run.config.model.network: run.record["evaluation"]["protocols"] for run in opened}
+    protocols = {run.config.model.network: run.record["evaluation"]["protocols"] for run in opened}
     pairs = [
         (first, second, protocol, *compare_frames(frames, first, second, protocol))
         for protocol in networks["protocol"].unique()
         for first, second in combinations(networks["network"].unique(), 2)
-        if asked[first][protocol] == asked[second][protocol]
+        if protocols[first][protocol] == protocols[second][protocol]
     ]
     columns = ["first", "second", "protocol", "difference", "low", "high", "verdict"]
     table = pd.concat(curves.values(), ignore_index=True)

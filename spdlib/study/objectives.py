@@ -78,7 +78,7 @@ def silog(
     Args:
         prediction: [B, ...] positive metres.
         truth: [B, ...] metres, of the same shape.
-        valid: [B, ...] bool; None means truth > 0, which is asked for in any case.
+        valid: [B, ...] bool; None means truth > 0, which is required in any case.
         lam: 0..1.
         reduction: "pooled" or "per_image".
     """
@@ -170,8 +170,8 @@ def _pooled_bracket(delta: Tensor, mask: Tensor, lam: float) -> Tensor:
     count = total[1].clamp(min=1.0)
     mean = total[0] / count
     # the variance is formed about the mean: mean d^2 - (mean d)^2 would cancel in float32
-    spread = _over_processes(((delta - mean) * mask).square().sum())
-    return spread / count + (1.0 - lam) * mean.square()
+    variance = _over_processes(((delta - mean) * mask).square().sum())
+    return variance / count + (1.0 - lam) * mean.square()
 
 
 def _per_image_bracket(delta: Tensor, mask: Tensor, lam: float) -> Tensor:
@@ -180,8 +180,8 @@ def _per_image_bracket(delta: Tensor, mask: Tensor, lam: float) -> Tensor:
     present = count > 0
     count = count.clamp(min=1.0)
     mean = delta.sum(1) / count
-    spread = ((delta - mean[:, None]) * mask).square().sum(1) / count
-    brackets = (spread + (1.0 - lam) * mean.square()) * present
+    variance = ((delta - mean[:, None]) * mask).square().sum(1) / count
+    brackets = (variance + (1.0 - lam) * mean.square()) * present
     total = _over_processes(torch.stack([brackets.sum(), present.sum().to(delta)]))
     return total[0] / total[1].clamp(min=1.0)
 
@@ -219,7 +219,7 @@ class Pairs(NamedTuple):
 
 
 class TruthKind(NamedTuple):
-    """How a network is asked, and the entries of a batch that this takes besides the image."""
+    """How a network is queried, and the entries of a batch that this takes besides the image."""
 
     pairs: Callable[[nn.Module, Batch], Pairs]
     inputs: frozenset[str]

@@ -1,4 +1,4 @@
-"""Protocols: how a frame is shown, where it is asked, and what the answers are scored by.
+"""Protocols: how a frame is shown, where it is queried, and what the answers are scored by.
 
 A protocol is one small class, registered by name; its scores stand under its name and that of the
 truth, for instance "eigen/inpainted". To add one, derive from `Protocol` or from a protocol that is
@@ -58,7 +58,7 @@ class View:
 
 
 class Sites(NamedTuple):
-    """Where a view is asked, and the truth there.
+    """Where a view is queried, and the truth there.
 
     Attributes:
         points: [K, 2] (u, v) in pixels of the view; None for every pixel.

@@ -158,7 +158,7 @@ class Run:
     frames = _Table()
     """Scores of every frame, for paired comparisons."""
     k_sweep = _Table()
-    """Accuracy of the same points asked in groups of k."""
+    """Accuracy of the same points queried in groups of k."""
     inside = _Table()
     """What the network does within: diagnostic, part, value, verdict."""
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from spdlib.data.frames import Frame, Frames, spread
+from spdlib.data.frames import Frame, Frames, evenly_spaced
 from spdlib.data.queries import evaluation_points
 from spdlib.data.rooms import Rooms
 from spdlib.errors import ConfigError, DataError
@@ -113,8 +113,8 @@ def grid(camera: Camera, columns: int, rows: int) -> Tensor:
 
 
 def depths_of(frames: Frames, truth: str | None = None, limit: int = 64) -> np.ndarray:
-    """All measured depths [N] in metres of at most `limit` frames, evenly spread."""
-    maps = [frames[index].truth(truth) for index in spread(len(frames), limit)]
+    """All measured depths [N] in metres of at most `limit` frames, evenly spaced."""
+    maps = [frames[index].truth(truth) for index in evenly_spaced(len(frames), limit)]
     return np.concatenate([depth[depth > 0] for depth in maps])
 
 

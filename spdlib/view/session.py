@@ -13,7 +13,7 @@ from IPython.display import Markdown
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 
-from spdlib.data.frames import spread
+from spdlib.data.frames import evenly_spaced
 from spdlib.models import DepthModel, load
 from spdlib.models.counting import macs_per_image, macs_per_query
 from spdlib.study.comparison import compare, fairness, recorded_scores
@@ -120,7 +120,7 @@ class Study:
     def frames(self, count: int = 6) -> Figure:
         """Some of the frames to learn from, each above its depth."""
         train = self.data.train
-        chosen = [train[index] for index in spread(len(train), count)]
+        chosen = [train[index] for index in evenly_spaced(len(train), count)]
         depths = [frame.truth(self.config.data.truth) for frame in chosen]
         return self._keep("frames", plots.contact_sheet([f.image for f in chosen], depths))
 
@@ -195,7 +195,7 @@ class Study:
         return self._keep("predicted_against_true", drawn)
 
     def error_maps(self) -> Figure:
-        """Truth, prediction and error of four test frames, evenly spread, not chosen."""
+        """Truth, prediction and error of four test frames, evenly spaced, not chosen."""
         examples = list(self.result.examples.values())[:4]
         image, truth, dense = (
             [each[key] for each in examples] for key in ("image", "truth", "dense")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from spdlib.data.frames import spread
+from spdlib.data.frames import evenly_spaced
 
 
 @pytest.mark.parametrize(
@@ -12,8 +12,8 @@ from spdlib.data.frames import spread
     [(3, 12, [0, 1, 2]), (100, 3, [0, 49, 99]), (5, 1, [0]), (5, 0, []), (0, 4, [])],
 )
 def test_positions_are_spread_evenly(count: int, wanted: int, positions: list[int]) -> None:
-    assert spread(count, wanted) == positions
+    assert evenly_spaced(count, wanted) == positions
 
 
 def test_wanting_all_gives_all() -> None:
-    assert spread(654, 654) == list(range(654))
+    assert evenly_spaced(654, 654) == list(range(654))

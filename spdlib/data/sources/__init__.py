@@ -1,7 +1,7 @@
 """Readers of the layouts in which people keep NYU Depth V2 or frames of their own.
 
 Each reader is a `Source`: it lists its files when made, refuses what does not pair up, and decodes
-a frame when asked. A new layout is one more reader in `LAYOUTS`.
+a frame when it is indexed. A new layout is one more reader in `LAYOUTS`.
 """
 
 from __future__ import annotations

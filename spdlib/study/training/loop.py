@@ -241,7 +241,7 @@ class Loop:
         if self.due(state.counters.step + 1) and world.is_main_process:
             self.run.write_table("gradients", gradient_coverage(state.model))
         length = nn.utils.clip_grad_norm_(state.parameters, config.optimizer.clip or math.inf)
-        # One transfer: each makes a GPU wait for all that was asked of it so far.
+        # One transfer: each makes a GPU wait for all its queued work.
         numbers = (loss.value, length, loss.images, *loss.parts.values())
         value, norm, images, *parts = torch.stack([x.detach().double() for x in numbers]).tolist()
         self._require_finite("loss", value, batch["index"])

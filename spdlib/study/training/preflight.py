@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from spdlib.data.frames import Frame, Frames, spread
+from spdlib.data.frames import Frame, Frames, evenly_spaced
 from spdlib.data.queries import eigen_mask, lattice_truth
 from spdlib.data.samples import TrainingSamples
 from spdlib.errors import RunError
@@ -72,7 +72,7 @@ def check(
         PreflightError: a check fails.
     """
     samples = _samples(train, config)
-    chosen = [selection[index] for index in spread(len(selection), FRAMES)]
+    chosen = [selection[index] for index in evenly_spaced(len(selection), FRAMES)]
     rows = [
         *_target_rows(samples["depth"]),
         *_image_rows(samples["image"]),
@@ -99,7 +99,7 @@ def check(
 
 def _samples(frames: Frames, config: RunConfig) -> dict[str, Tensor]:
     samples = TrainingSamples(frames, config.sample_config())
-    return default_collate([samples[(0, index)] for index in spread(len(frames), FRAMES)])
+    return default_collate([samples[(0, index)] for index in evenly_spaced(len(frames), FRAMES)])
 
 
 def _target_rows(depth: Tensor) -> list[Row]:

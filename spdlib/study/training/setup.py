@@ -47,21 +47,21 @@ def make_accelerator(device: str | None = None) -> Accelerator:
         device: "cpu" or "cuda" to insist.
 
     Raises:
-        RunError: "cuda" was asked for where there is none.
+        RunError: device "cuda" where there is none.
     """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise RunError('device="cuda" was asked for but PyTorch sees no CUDA device; use "cpu"')
+        raise RunError('device="cuda" was given, but PyTorch sees no CUDA device; use "cpu"')
     kind = "cuda" if available and device != "cpu" else "cpu"
     begun = PartialState._shared_state
     if begun and begun["device"].type != kind and begun["num_processes"] == 1:
-        # accelerate keeps the first device that a process asked for, whatever it asks later
+        # accelerate keeps the first device that a process uses, whatever is set later
         AcceleratorState._reset_state(reset_partial_state=True)
     # Without cpu=True accelerate takes several CPU processes for several single ones.
     accelerator = Accelerator(cpu=kind == "cpu")
     if accelerator.device.type != kind:
         raise RunError(
-            f"{kind!r} was asked for, but these processes work on {accelerator.device}; "
+            f"device={kind!r} was given, but these processes work on {accelerator.device}; "
             "start them anew with one device"
         )
     return accelerator
@@ -84,7 +84,7 @@ def deterministic_algorithms(on: bool) -> Iterator[None]:
 
 
 def precision_of(config: RunConfig, device: str) -> contextlib.AbstractContextManager[Any]:
-    """Autocast to bf16 where a config asks for it on this kind of device ("cpu" or "cuda")."""
+    """Autocast to bf16 where a config sets it, on this kind of device ("cpu" or "cuda")."""
     wanted = ("bf16", "bf16_cpu") if device == "cuda" else ("bf16_cpu",)
     return torch.autocast(device, torch.bfloat16, enabled=config.optimizer.precision in wanted)
 

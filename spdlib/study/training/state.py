@@ -118,7 +118,7 @@ class State:
 
     @property
     def scored(self) -> DepthModel:
-        """The network that is evaluated and kept: averaged weights if they are asked for."""
+        """The network that is evaluated and kept: averaged weights if there are any."""
         network = self.averaged or self.model
         if self.averaged is not None:
             for mine, theirs in zip(self.averaged.buffers(), self.model.buffers(), strict=True):
