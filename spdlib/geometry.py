@@ -24,9 +24,8 @@ Size = tuple[int, int]
 class GridRule(StrEnum):
     """How a pixel finds its place on a feature map.
 
-    HALF_PIXEL is the correct rule and the default everywhere. RECORDED is the rule of the recorded
-    v13 and v14 networks (index u * w / W, zeros outside: fault F9), kept so that what it costs can
-    be measured.
+    HALF_PIXEL is the correct rule and the default everywhere. RECORDED is that of the earlier
+    experiments (index u * w / W, zeros outside: fault F9), kept so that its cost can be measured.
     """
 
     HALF_PIXEL = "half_pixel"

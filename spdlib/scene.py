@@ -257,7 +257,8 @@ class Scene:
                 record = json.loads((file.metadata() or {})["scene"])
                 maps = {name: file.get_tensor(name).to(model.device) for name in file.keys()}  # noqa: SIM118
             encoder = record["model"]
-            known: dict[str, Any] = {name: tuple(record[name]) for name in _SIZES}
+            pairs = ((name, *record[name]) for name in _SIZES)
+            known: dict[str, Any] = {name: (height, width) for name, height, width in pairs}
             known["camera"] = Camera(**record["camera"]) if record["camera"] else None
             known["camera_assumed"] = record["camera_assumed"]
             known["execution"] = record.get("execution")  # not in files from before it was recorded

@@ -38,7 +38,7 @@ class AugmentConfig(Settings):
     Attributes:
         crop: "fit" scales the frame, keeping its aspect, until it just covers the output size
             (the effective focal length is focal * scale); "native" cuts a window of the output
-            size out of the unscaled frame, as the recorded v15 runs do; "squash" presses the
+            size out of the unscaled frame, as the log's last runs do; "squash" presses the
             whole frame into it, as experiments 1 to 8.
         random_crop: place the window at random; False puts it in the centre.
         flip_p: probability of a left-right flip.
@@ -89,7 +89,7 @@ _ANY = AugmentConfig(random_crop=True, flip_p=0.5, rotate_p=0.5, colour_p=0.5)
 BTS = replace(
     _ANY, rotate_degrees=2.5, gamma=(0.9, 1.1), brightness=(0.75, 1.25), channel_gain=(0.9, 1.1)
 )
-"""The augmentation of BTS and of the recorded v15 runs, on frames scaled to the network's size."""
+"""The augmentation of BTS and of the log's last runs, on frames scaled to the network's size."""
 _JITTER = AugmentConfig(brightness=(0.8, 1.2), contrast=(0.8, 1.2), saturation=(0.8, 1.2))
 _STRONG = replace(BTS, gamma=(0.8, 1.25), brightness=(0.7, 1.3), saturation=(0.6, 1.4))
 

@@ -357,7 +357,8 @@ def _names(file: h5py.File) -> list[str]:
 
 def _counts(file: h5py.File, where: str) -> dict[str, int]:
     """Frames of each array, all of which must lie in the file."""
-    own_member(file, "depth", where)  # before its arrays are listed
+    if not isinstance(own_member(file, "depth", where), h5py.Group):
+        raise DataError(f"{where}: 'depth' is not a group of arrays; pack it again")
     whole = set(_ARRAYS) - {"image"}
     return {
         name: len(own_array(file, name, where, by_frame=name not in whole)) for name in _names(file)

@@ -145,7 +145,16 @@ class Encoder(nn.Module):
         return self
 
     def insert(self, between: Callable[[Tensor], Tensor]) -> None:
-        """Apply a module to level 3, [B, C, h, w], of a hierarchical network, before stage 4."""
+        """Apply a module to level 3, [B, C, h, w], before stage 4.
+
+        Raises:
+            ModelError: a plain ViT, which has no stages.
+        """
+        if self.is_vit:
+            raise ModelError(
+                f"encoder {self.config.name!r} has no stages to insert a module between; "
+                "choose a hierarchical one"
+            )
         info: Any = self.body.feature_info
         name, known = info.module_name()[2], dict(self.body.named_modules())
         stage = known.get(name) or known[name.replace(".", "_")]  # timm may flatten "stages.2"

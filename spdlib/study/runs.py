@@ -26,7 +26,7 @@ from spdlib.disk import DEFAULT_ROOT as DEFAULT_ROOT
 from spdlib.errors import RunError
 from spdlib.study.config import RunConfig
 
-FIGURES_OF_FRAMES = ("frames", "error_maps", "query")
+FIGURES_OF_FRAMES = ("frames", "error_maps", "where_near", "where_far")
 """Figures that show images of the data, which may not be redistributed."""
 
 Arrays = Mapping[str, Mapping[str, np.ndarray]]

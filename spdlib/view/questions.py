@@ -63,7 +63,7 @@ def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
     """
     if profile not in QUICK:
         raise ConfigError(f"profile must be one of {list(QUICK)} here; got {profile!r}")
-    demo = Run(project_root() / DEFAULT_ROOT / "06_v15_2")
+    demo = Run(project_root() / DEFAULT_ROOT / f"06_{DEFAULT}")
     if model:
         return load(project_root() / model), f"This is the network in {model}."
     if profile == "demo" and demo.finished:
@@ -143,7 +143,7 @@ def time_answers(
         repeats: of each measurement, after one to warm up.
 
     Returns:
-        operation, queries, milliseconds with results on the CPU: "encode the image, once", without
+        operation, queries, milliseconds until results are there: "encode the image, once", without
         queries; "queries", a row for each K; and "whole map", every pixel of the encoded image.
     """
     scene = model.encode(image, camera)
@@ -157,8 +157,10 @@ def time_answers(
         ("whole map", height * width, lambda: scene.dense().cpu()),
     ]
 
+    wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
+
     def milliseconds(run: Callable[[], object]) -> float:
-        return 1e3 * median(Timer(run).repeat(1 + repeats, number=1)[1:])
+        return 1e3 * median(Timer(lambda: (run(), wait())).repeat(1 + repeats, number=1)[1:])
 
     rows = [(operation, k, milliseconds(run)) for operation, k, run in work]
     return pd.DataFrame(rows, columns=["operation", "queries", "milliseconds"])

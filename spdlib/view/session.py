@@ -28,6 +28,7 @@ from spdlib.study.recorded import on_record
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model, fit
 from spdlib.study.training.preflight import check
+from spdlib.study.training.setup import claim
 from spdlib.view import plots, questions, report
 from spdlib.view.diagram import network_diagram
 from spdlib.view.generations import equal_terms_verdict, learning_side_by_side, pairs_apart
@@ -48,7 +49,7 @@ def open_study(
     threads: int = 0,
     **settings: Any,
 ) -> Study:
-    """Start the study of an experiment; nothing is trained yet.
+    """Start the study of an experiment; its folder is taken, nothing is trained yet.
 
     Args:
         experiment: name of an experiment, or of a registered network.
@@ -63,6 +64,7 @@ def open_study(
 
     Raises:
         ConfigError: unknown names, or settings that contradict each other.
+        RunError: the folder holds a run with other settings.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -84,6 +86,7 @@ class Study:
     """
 
     def __init__(self, config: RunConfig, folder: Path, store: str | None = None) -> None:
+        claim(Run(folder), config, resume=True)  # before a figure overwrites another run's
         self.config, self.folder, self.store = config, folder, store
         self.network_name = config.model.network
         self._compared: pd.DataFrame | None = None
