@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from spdlib.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Settings:

@@ -24,11 +24,10 @@ from torchvision.transforms import InterpolationMode
 from spdlib.data.queries import lattice_truth
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera, Size
-from spdlib.settings import Settings, require
+from spdlib.settings import Settings, Share, require
 
 Range = tuple[float, float]
 CROPS = ("fit", "native", "squash")
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -28,11 +28,9 @@ from spdlib.data.queries import (
 from spdlib.errors import ConfigError, DataError
 from spdlib.settings import Settings
 
-SAMPLERS = {
-    "uniform": uniform_points,
-    "edge_aware": edge_aware_points,
-    "with_replacement": recorded_points,
-}
+Sampling = Literal["uniform", "edge_aware", "with_replacement"]
+_DRAWN_BY = (uniform_points, edge_aware_points, recorded_points)
+SAMPLERS = dict(zip(get_args(Sampling), _DRAWN_BY, strict=True))
 
 Position = tuple[int, int]
 """Epoch and index of one sample."""
@@ -60,7 +58,7 @@ class SampleConfig(Settings):
     points: NonNegativeInt = 256
     seed: int = 0
     augment: AugmentConfig = field(default_factory=AugmentConfig)
-    sampling: Literal["uniform", "edge_aware", "with_replacement"] = "uniform"
+    sampling: Sampling = "uniform"
     jitter: bool = True
     truth: str | None = None
 

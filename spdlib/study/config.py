@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Any, Literal, get_type_hints
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from spdlib.data.augment import AugmentConfig, augmentation
-from spdlib.data.samples import SampleConfig
+from spdlib.data.samples import SampleConfig, Sampling
 from spdlib.errors import ConfigError, unknown_name
 from spdlib.models import ModelConfig, network_class, network_options
-from spdlib.settings import Settings, check, plain, read, require
+from spdlib.settings import Settings, Share, check, plain, read, require
 from spdlib.study.objectives import OBJECTIVES, TRUTH_KINDS
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ class SamplingConfig(Settings):
     dense map resized to the truth ("dense")."""
     points: NonNegativeInt = 0
     """Random points a frame, 0 for a kind of truth that takes none."""
-    sampling: Literal["uniform", "edge_aware", "with_replacement"] = "uniform"
+    sampling: Sampling = "uniform"
     """Where the points lie: anywhere, 30 % of them near depth edges, or anywhere with repeats, as
     recorded."""
     jitter: bool = True

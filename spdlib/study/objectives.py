@@ -20,7 +20,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -29,11 +29,13 @@ from torch import Tensor, nn
 
 from spdlib.data.queries import lattice_truth
 from spdlib.plugins import Registry
+from spdlib.settings import require
 
 EPSILON = 1e-8
 """Added inside SILog's root, whose gradient is infinite at 0 otherwise."""
 
 Batch = Mapping[str, Tensor]
+T = TypeVar("T")
 
 
 class LossValue(NamedTuple):
@@ -81,11 +83,16 @@ def silog(
         valid: [B, ...] bool; None means truth > 0, which is required in any case.
         lam: 0..1.
         reduction: "pooled" or "per_image".
+
+    Raises:
+        ConfigError: `lam` is outside 0..1, or there is no such reduction.
     """
+    require(0 <= lam <= 1, f"lambda of SILog must lie in 0..1; got {lam}")
+    brackets = {"pooled": _pooled_bracket, "per_image": _per_image_bracket}
+    bracket = _chosen("reduction", reduction, brackets)
     with torch.autocast(prediction.device.type, enabled=False):
         p, g, mask = _flat_points(prediction, truth, valid)
         delta = p.clamp(min=torch.finfo(p.dtype).tiny).log() - g.log()
-        bracket = {"pooled": _pooled_bracket, "per_image": _per_image_bracket}[reduction]
         images, points = _counts(mask)
         root = (bracket(delta, mask, lam) + EPSILON).sqrt()
         return LossValue(root * (points > 0), images, points)
@@ -94,7 +101,7 @@ def silog(
 def huber_inverse_depth(
     prediction: Tensor, truth: Tensor, valid: Tensor | None = None
 ) -> LossValue:
-    """Huber loss on inverse depth, mean over all valid points (v13's L_point).
+    """Huber loss on inverse depth, mean over all valid points (the log's L_point).
 
     The tensors are those of `silog`; a residual of 1/m is where it turns linear.
     """
@@ -123,8 +130,12 @@ def dense_auxiliary(
         reduction: as in `silog`.
         target: "masked" averages what was measured in each cell; "bilinear" is the recorded
             reduction (see `bilinear_target`).
+
+    Raises:
+        ConfigError: there are no maps, or no such target.
     """
-    reduce = {"masked": masked_average, "bilinear": bilinear_target}[target]
+    require(len(maps) > 0, "this network has no auxiliary maps; set auxiliary_weight=0")
+    reduce = _chosen("target", target, {"masked": masked_average, "bilinear": bilinear_target})
     truths = [reduce(depth, (level.shape[-2], level.shape[-1])) for level in maps]
     losses = [silog(*pair, None, lam, reduction) for pair in zip(maps, truths, strict=True)]
     return torch.stack([loss.value for loss in losses]).sum()
@@ -151,6 +162,11 @@ def bilinear_target(depth: Tensor, size: tuple[int, int]) -> Tensor:
     It mixes measured depth with 0, and lies up to half a cell beside the map it is for (F17d).
     """
     return F.interpolate(depth[:, None], size, mode="bilinear", align_corners=True)[:, 0]
+
+
+def _chosen(what: str, name: str, known: Mapping[str, T]) -> T:
+    require(name in known, f"{what} must be one of {', '.join(known)}; got {name!r}")
+    return known[name]
 
 
 def _flat_points(
@@ -391,6 +407,6 @@ class Huber(Regression):
 
 @objective("huber_silog")
 class HuberSILog(Regression):
-    """Both, as v13 was planned with."""
+    """Both, as the first design was planned with."""
 
     weights = MappingProxyType({"huber": 1.0, "silog": 0.5})

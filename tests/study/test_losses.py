@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from spdlib.errors import ConfigError
 from spdlib.study.objectives import (
     LossValue,
     bilinear_target,
@@ -37,6 +38,19 @@ def batch(seed: int = 0, shape: tuple[int, ...] = (4, 7)) -> tuple[Tensor, Tenso
     draw = torch.rand(3, *shape, generator=generator, dtype=torch.float64)
     prediction = (0.5 + 4 * draw[0]).requires_grad_()
     return prediction, 0.5 + 4 * draw[1], draw[2] > 0.3
+
+
+def test_wrong_settings_are_named_with_what_would_do() -> None:
+    prediction, truth, _ = batch()
+    maps, depth = [truth.reshape(4, 1, 7)], truth.reshape(4, 1, 7)
+    with pytest.raises(ConfigError, match=r"lambda of SILog must lie in 0\.\.1; got 1\.5"):
+        silog(prediction, truth, lam=1.5)
+    with pytest.raises(ConfigError, match="one of pooled, per_image; got 'mean'"):
+        silog(prediction, truth, reduction="mean")
+    with pytest.raises(ConfigError, match="one of masked, bilinear; got 'mean'"):
+        dense_auxiliary(maps, depth, target="mean")
+    with pytest.raises(ConfigError, match="no auxiliary maps; set auxiliary_weight=0"):
+        dense_auxiliary([], depth)
 
 
 def gradient(loss: LossValue, prediction: Tensor) -> Tensor:

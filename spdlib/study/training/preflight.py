@@ -36,7 +36,7 @@ DEPTH_LIMIT = 100.0
 VALID_SHARE = 0.05
 PREDICTION = (0.01, 1000.0)
 """Metres between which the median of an untrained network's answers lies; millimetres and broken
-heads do not. v14 as recorded, on a random encoder, begins with 135 m, single points with 200 km."""
+heads do not. A network as recorded, on a random encoder, begins with 135 m, points with 200 km."""
 
 
 class PreflightError(RunError):
