@@ -77,7 +77,7 @@ class CellAttention(Probe):
 
 @dataclass(frozen=True)
 class Shares(Probe):
-    """Attention by source of the tokens: weights [B, K], one in sum, and how many tokens it has."""
+    """Attention by source: weights [B, K] that sum to one, and the number of tokens of each."""
 
     shares: Mapping[str, Tensor]
     tokens: Mapping[str, int]
@@ -104,7 +104,7 @@ class CanvasStep(Probe):
 
 @dataclass(frozen=True)
 class Number(Probe):
-    """A number of the network itself, by what it is."""
+    """A named number that belongs to the network, not to a query."""
 
     name: str
     value: float

@@ -20,7 +20,7 @@ class Attention(nn.Module):
 
     Args:
         width: channels of queries and of the result; each head has width / heads of them.
-        heads: how many.
+        heads: number of attention heads.
         tokens: channels of the tokens that `key` and `value` project; None if both come projected.
         dropout: on the attention weights, in training.
     """
@@ -64,7 +64,7 @@ class Attention(nn.Module):
         The tokens are `standardised`; weight and bias of their norm are still to be applied. The
         reference form projects all tokens. The fast form puts the key projection into the query and
         the value projection behind the weighted sum: a product with 91 tokens' keys becomes one
-        with the tokens themselves. Nothing would be gained by joining these.
+        with the tokens themselves, which need not be copied into one tensor.
 
         Returns:
             [..., C] and the weights [..., heads, T] before dropout.

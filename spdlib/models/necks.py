@@ -19,14 +19,14 @@ def project(in_channels: int, width: int) -> nn.Sequential:
 class PyramidNeck(nn.Module):
     """Neck of hierarchical encoders: Conv1x1 + LN per level (v15.0; 92,928 for ConvNeXt V2-T).
 
-    Its width is that of all levels behind it, or one for each.
+    `width` is the number of channels of every level, or a list with one number per level.
     """
 
     def __init__(self, channels: Sequence[int], width: int | Sequence[int] = 64) -> None:
         super().__init__()
         widths = [width] * len(channels) if isinstance(width, int) else width
         pairs = zip(channels, widths, strict=True)
-        self.project = nn.ModuleList(project(c, own) for c, own in pairs)
+        self.project = nn.ModuleList(project(c, level_width) for c, level_width in pairs)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Four levels [B, C_l, h_l, w_l] -> four levels [B, width_l, h_l, w_l]."""

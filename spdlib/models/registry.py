@@ -31,7 +31,7 @@ Network = TypeVar("Network", bound=type[DepthModel])
 def register(name: str, *, encoder: str, image_size: Size) -> Callable[[Network], Network]:
     """Class decorator that makes a network known to `create_model` by name.
 
-    Its default encoder is a timm name, its default image size height, width in pixels.
+    `encoder` (a timm name) and `image_size` (height, width in pixels) are its defaults.
 
     Raises:
         ModelError: another class has this name.

@@ -287,11 +287,11 @@ class V13LogDepth(V13):
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """B3's keys and values, the anchors and the value maps of B4."""
-        once = self.precompute
+        precompute = self.precompute
         return {
-            **once.b3_tokens(levels["L4"], "b3"),
-            **self.b4.maps(once.anchors(levels["L4"]), self.fast),
-            **once.values(levels),
+            **precompute.b3_tokens(levels["L4"], "b3"),
+            **self.b4.maps(precompute.anchors(levels["L4"]), self.fast),
+            **precompute.values(levels),
         }
 
     def run(self, queries: Queries) -> Tensor:

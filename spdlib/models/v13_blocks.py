@@ -189,8 +189,8 @@ class B2(nn.Module):
     def __init__(self, layers: int, norms: int, dropout: float) -> None:
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(WIDTH) for _ in range(norms))
-        own = (CrossLayer(WIDTH, HEADS, WIDTH, dropout) for _ in range(layers))
-        self.layers = nn.ModuleList(own)
+        readers = (CrossLayer(WIDTH, HEADS, WIDTH, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(readers)
 
     def forward(self, h: Tensor, tokens: Sequence[Tensor], fast: bool) -> tuple[Tensor, Tensor]:
         """Queries h [B, K, C] read their tokens [B, K, T_i, C], T in sum, layer after layer.
@@ -208,7 +208,7 @@ class B2(nn.Module):
 
 
 class B3(nn.Module):
-    """B3: two layers that read all cells of a level, its `GlobalTokens` by name (741,504)."""
+    """B3: two layers that read all cells of a level; `name` is its `GlobalTokens`' (741,504)."""
 
     def __init__(self, name: str, dropout: float) -> None:
         super().__init__()
@@ -248,9 +248,9 @@ class B4(nn.Module):
         width = queries.size("anchors")[1]
         cells = torch.stack([routed % width, routed // width], -1)
         anchors = self._centres(cells, queries)
-        u = self._conditioned(h, cells, anchors, queries)
-        pixels = anchors[..., None, None, None, :] + self._offsets(u, queries)
-        weights = self.weights(u).unflatten(-1, (HEADS, -1)).softmax(-1)
+        feature = self._conditioned(h, cells, anchors, queries)
+        pixels = anchors[..., None, None, None, :] + self._offsets(feature, queries)
+        weights = self.weights(feature).unflatten(-1, (HEADS, -1)).softmax(-1)
         weights = weights.unflatten(-1, (len(VALUE_REACH), READS))
         where, shares = (x.flatten(1, 2).unbind(3) for x in (pixels, weights))
         found = [queries.read_heads(*x) for x in zip(VALUE_REACH, where, shares, strict=True)]
@@ -271,19 +271,19 @@ class B4(nn.Module):
         if queries.fast:  # one by one: the anchors' part is a map, the query's is of all its cells
             of_query, _, of_code = self._parts()
             query = F.linear(h, of_query, self.condition.bias).unsqueeze(2)
-            u = query + anchor + F.linear(code, of_code)
+            feature = query + anchor + F.linear(code, of_code)
         else:
             query = h.unsqueeze(2).expand_as(anchor)
-            u = self.condition(torch.cat([query, anchor, code], -1))
-        return self.norm(F.gelu(u))
+            feature = self.condition(torch.cat([query, anchor, code], -1))
+        return self.norm(F.gelu(feature))
 
     def _parts(self) -> Sequence[Tensor]:
         """Weights of `condition` on the query, the anchor and the code of their distance."""
         return self.condition.weight.split([WIDTH, WIDTH, 4 * PLACE_BANDS], 1)
 
-    def _offsets(self, u: Tensor, queries: Queries) -> Tensor:
+    def _offsets(self, feature: Tensor, queries: Queries) -> Tensor:
         """Offsets [B, K, R, 6, 3, 4, 2] in pixels."""
-        cells = self.offsets(u).unflatten(-1, (HEADS, len(VALUE_REACH), READS, 2))
+        cells = self.offsets(feature).unflatten(-1, (HEADS, len(VALUE_REACH), READS, 2))
         cells = cells.to(queries.points.dtype)
         if self.bounded:
             cells = torch.tanh(cells) * cells.new_tensor(list(VALUE_REACH.values())).view(-1, 1, 1)
