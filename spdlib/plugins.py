@@ -35,9 +35,20 @@ class Registry(dict[str, Kind]):
         self.what = what
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Class decorator that makes a class known by a name, its attribute `name`."""
+        """Class decorator that makes a class known by a name, its attribute `name`.
+
+        A class that is defined again, as when a notebook's cell runs twice, takes its own place.
+
+        Raises:
+            ConfigError: another class has this name.
+        """
 
         def enter(cls: Entry) -> Entry:
+            if name in self and not same_definition(self[name], cls):
+                raise ConfigError(
+                    f"{self.what} {name!r} is registered already; choose another name for "
+                    f"{cls.__qualname__}"
+                )
             cls.name = name
             self[name] = cls
             return cls
@@ -50,6 +61,11 @@ class Registry(dict[str, Kind]):
         if name not in self:
             raise ConfigError(unknown_name(self.what, name, self))
         return self[name]
+
+
+def same_definition(one: Any, other: Any) -> bool:
+    """Whether two classes were defined at one place."""
+    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def import_plugins() -> None:

@@ -14,7 +14,7 @@ from spdlib.models.base import DepthModel
 from spdlib.models.checkpoint import load_weights, read_config
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig, read_options
-from spdlib.plugins import import_plugins
+from spdlib.plugins import import_plugins, same_definition
 
 
 class _Entry(NamedTuple):
@@ -33,13 +33,15 @@ def register(name: str, *, encoder: str, image_size: Size) -> Callable[[Network]
 
     `encoder` (a timm name) and `image_size` (height, width in pixels) are its defaults.
 
+    A class that is defined again, as when a notebook's cell runs twice, takes its own place.
+
     Raises:
         ModelError: another class has this name.
     """
 
     def enter(network: Network) -> Network:
         known = _REGISTRY.get(name)
-        if known is not None and known.network is not network:
+        if known is not None and not same_definition(known.network, network):
             raise ModelError(
                 f"{known.network.__qualname__} is registered as {name!r} already; choose another "
                 f"name for {network.__qualname__}"

@@ -82,10 +82,15 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
         store: packed store for data other than rooms; default the environment's SPD_DATA.
 
     Raises:
-        RunError: no store is named.
+        RunError: no store is named, or one is given for rooms.
         DataError: the store cannot be read or lacks a split.
     """
     if config.data.source == "rooms":
+        if store:
+            raise RunError(
+                f"profile {config.profile!r} learns from rooms and reads no store, but {store} is "
+                "given (--data); leave it out, or choose a profile for real frames: nyu_labeled"
+            )
         return _rooms(config)
     path = store or os.environ.get("SPD_DATA")
     if not path:
@@ -117,7 +122,7 @@ def open_data_of(run: Run, store: str | Path | None = None) -> DataSets:
         DataError: the store cannot be read or lacks a split.
     """
     if run.config.data.source == "rooms":
-        return open_data(run.config)
+        return open_data(run.config, store)
     began = run.record.get("data", {}).get("train", {}).get("fingerprint")
     path = store or run.store or os.environ.get("SPD_DATA")
     wanted = f"{run.folder} learned from {run.config.data.source!r} frames of fingerprint {began}"

@@ -135,3 +135,8 @@ def test_processes_make_the_same_copy_as_one(monkeypatch: pytest.MonkeyPatch) ->
     shared = InMemory(Rooms(5, size=(24, 32)))
     assert shared.fingerprint == alone.fingerprint
     assert [shared[index].id for index in range(5)] == alone.ids
+
+
+def test_a_store_that_rooms_would_not_read_is_refused() -> None:
+    with pytest.raises(RunError, match=r"learns from rooms and reads no store, but own\.h5"):
+        open_data(resolve("v15_2", "smoke"), "own.h5")

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from spdlib.errors import ConfigError
 from spdlib.study.config import RunConfig
 from spdlib.study.objectives import (
+    OBJECTIVES,
     Batch,
     LossValue,
     Objective,
@@ -195,3 +196,14 @@ def log_variances(run: Run) -> Tensor:
     with safe_open(run.state_path, framework="pt") as file:
         tensor: Tensor = file.get_tensor("objective.log_variances")
     return tensor
+
+
+def test_a_name_that_is_taken_is_refused_but_a_class_may_be_defined_again() -> None:
+    with pytest.raises(ConfigError, match="objective 'silog' is registered already"):
+        objective("silog")(type("Mine", (Objective,), {}))
+    known = OBJECTIVES["silog"]
+    again = type(known.__name__, (Objective,), {"__module__": known.__module__})
+    try:
+        assert objective("silog")(again) is OBJECTIVES["silog"] is again
+    finally:
+        OBJECTIVES["silog"] = known
