@@ -23,6 +23,7 @@ from spdlib.data.rooms import Rooms
 from spdlib.data.samples import TrainingSamples
 from spdlib.disk import file_hash
 from spdlib.errors import ModelError, RunError
+from spdlib.models import DepthModel
 from spdlib.study import objectives
 from spdlib.study.config import RunConfig
 from spdlib.study.datasets import InMemory
@@ -31,8 +32,8 @@ from spdlib.study.objectives import LossValue, silog
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model, effective_focal, fit, loop, state
-from spdlib.study.training.setup import build_objective, learning_rate, prepared
-from spdlib.study.training.state import HISTORY_COLUMNS
+from spdlib.study.training.setup import build_objective, prepared
+from spdlib.study.training.state import HISTORY_COLUMNS, learning_rate
 
 Fit = Callable[..., Run]
 
@@ -216,9 +217,12 @@ def test_change_of_machine_is_told(
 ) -> None:
     machine = copied.record["machine"]
     older = {**machine["libraries"], "torch": "1.0"}
+    newer = older.popitem()[0]
     copied.update_record({"status": "interrupted", "machine": {**machine, "libraries": older}})
     run_fit(small, copied.folder, progress=True)
-    assert "not bit for bit as begun: torch: '1.0' -> " in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "not bit for bit as begun: torch: '1.0' -> " in told
+    assert f"not bit for bit as begun: {newer}: None -> " in told
     (continued,) = copied.record["continued_at"]
     assert set(continued) == {"step", "code", "machine"}
     assert continued["machine"] == machine
@@ -373,6 +377,15 @@ def test_images_without_truth_are_left_out_and_counted(
     run = fit(config, Holes(), held_out, tmp_path, device="cpu", workers=0, progress=False)
     assert 0 < run.history["skipped"].iloc[-1] < 16
     assert math.isfinite(run.history["train_loss"].iloc[-1])
+
+
+def test_the_history_states_the_rates_of_the_config_whatever_a_networks_groups(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = DepthModel.parameter_groups
+    monkeypatch.setattr(DepthModel, "parameter_groups", lambda *args: ours(*args)[::-1])
+    row = run_fit(small.but(encoder_lr=2e-4, steps=2), tmp_path).history.iloc[-1]
+    assert row["lr_encoder"] == pytest.approx(row["lr_decoder"] / 5, rel=0.01)
 
 
 def test_averaged_weights_are_kept(

@@ -1,8 +1,8 @@
 """Training: `fit` is one loop for every network, on a CPU, one GPU or several processes.
 
-`loop` is read from top to bottom; `state` is all that the next step depends on, with save and
-restore; `setup` makes the network and says whether a folder's run may be continued; `preflight`
-looks at frames and network before the first step; `report` prints, logs and hears requests to stop.
+`setup` makes all that a run starts with, in a folder that may be its own; `loop` is read from top
+to bottom; `state` is all that the next step depends on, with save and restore; `preflight` looks at
+frames and network before the first step; `report` prints, logs and hears requests to stop.
 """
 
 from spdlib.study.training.loop import fit as fit

@@ -28,8 +28,6 @@ from spdlib.data.frames import Frames
 from spdlib.data.queries import stable_seed
 from spdlib.data.samples import EpochBatches, TrainingSamples
 from spdlib.errors import RunError
-from spdlib.machine import keep_freed_memory
-from spdlib.models import load
 from spdlib.study.config import RunConfig
 from spdlib.study.diagnostics import gradient_coverage
 from spdlib.study.evaluation import selection_scores
@@ -37,7 +35,7 @@ from spdlib.study.runs import Run, store_of, write_json
 from spdlib.study.training import setup
 from spdlib.study.training.preflight import check
 from spdlib.study.training.report import Report, leave_signals_to_parent, stop_requests
-from spdlib.study.training.state import State, Window
+from spdlib.study.training.state import State, Window, learning_rate
 
 
 def fit(
@@ -81,16 +79,11 @@ def fit(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     run, sets = Run(Path(folder)), {"train": train, "selection": selection}
-    found = setup.claim(run, config, resume)
-    if found != "new":
-        setup.require_same_data(run, config, sets, init_from)
-    if found == "finished":
-        setup.warn_of_other_code(run)
+    start = setup.started(run, config, sets, resume, init_from, device)
+    if start is None:
         return run
-    accelerator = setup.make_accelerator(device)
+    accelerator, state = start
     on_cpu = accelerator.device.type == "cpu"
-    if on_cpu:
-        keep_freed_memory()
     how = {
         "device": accelerator.device.type,
         "processes": accelerator.num_processes,
@@ -98,10 +91,8 @@ def fit(
         "workers": setup.worker_count(workers),
     }
     with setup.deterministic_algorithms(on_cpu):
-        loop = Loop(config, sets, run, accelerator, progress, init_from)
-        if found == "unfinished":
-            loop.state.restore(run)
-        loop.begin(how)
+        loop = Loop(state, sets, run, accelerator, progress)
+        loop.begin(how, init_from)
         loop.train(how["workers"], checkpoint_every, tensorboard)
     return run
 
@@ -111,29 +102,18 @@ class Loop:
 
     def __init__(
         self,
-        config: RunConfig,
+        state: State,
         sets: dict[str, Frames],
         run: Run,
         accelerator: Accelerator,
         progress: bool,
-        init_from: str | Path | None,
     ) -> None:
-        self.config, self.sets, self.run, self.accelerator = config, sets, run, accelerator
+        self.state, self.sets, self.run, self.accelerator = state, sets, run, accelerator
+        self.config, self.objective = config, objective = state.config, state.objective
         self.report = Report(progress and accelerator.is_main_process)
-        self.objective = setup.build_objective(config)
-        self.init_from = init_from
-        if run.state_path.is_file():
-            # A started run carries its encoder: the file or download it came from may be gone.
-            model = load(run.last).train()
-        else:
-            model = setup.first_model(config, sets["train"], init_from)
-        model = model.to(accelerator.device, setup.DTYPES[config.optimizer.precision])
-        model = model.to(memory_format=torch.channels_last)
-        self.objective.to(model.device, model.dtype)
-        self.state = State(config, model, self.objective)
-        idle = model.has_auxiliary and not self.objective.auxiliary  # heads without a loss
+        idle = state.model.has_auxiliary and not objective.auxiliary  # heads without a loss
         accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
-        self.network = accelerator.prepare_model(model)
+        self.network = accelerator.prepare_model(state.model)
         self.batches = EpochBatches(
             len(sets["train"]),
             config.schedule.batch_size,
@@ -144,7 +124,7 @@ class Loop:
         )
         self.since = time.perf_counter()
 
-    def begin(self, how: dict[str, Any]) -> None:
+    def begin(self, how: dict[str, Any], init_from: str | Path | None) -> None:
         """Check a new run, and write down all that is known before the next step."""
         step, main = self.state.counters.step, self.accelerator.is_main_process
         if step == 0:
@@ -152,8 +132,8 @@ class Loop:
             train, selection = self.sets["train"], self.sets["selection"]
             check(self.state.model, train, selection, self.config, self.objective, keep)
             record = {**setup.describe(self.config, self.state.model, self.sets), **how}
-            if self.init_from is not None:
-                record["init_from_sha256"] = setup.best_weights(self.init_from)[1]
+            if init_from is not None:
+                record["init_from_sha256"] = setup.best_weights(init_from)[1]
         elif main:
             record, changes = setup.continued(self.run.record, step)
             for change in changes:
@@ -320,12 +300,12 @@ class Loop:
             squash=self.config.data.validation == "squash",
         )
         self._require_score(scores["sel_abs_rel"])
-        encoder, decoder, *_ = state.optimizer.param_groups
+        step, peaks = state.counters.step, self.config.optimizer
         row = {
-            "step": state.counters.step,
-            "epoch": round(state.counters.step / self.batches.steps_per_epoch, 3),
-            "lr_encoder": encoder["lr"],
-            "lr_decoder": decoder["lr"],
+            "step": step,
+            "epoch": round(step / self.batches.steps_per_epoch, 3),
+            "lr_encoder": learning_rate(self.config, step - 1, peaks.encoder_lr),
+            "lr_decoder": learning_rate(self.config, step - 1, peaks.decoder_lr),
             "seconds": state.counters.seconds,
             **state.window.means(),
             **scores,

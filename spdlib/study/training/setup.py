@@ -1,9 +1,8 @@
-"""What a run starts with: device, network, learning rates, and a folder that may be its own."""
+"""What a run starts with: a folder that may be its own, device, network and objective."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -23,12 +22,13 @@ from spdlib.data.samples import SampleConfig, TrainingSamples
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, RunError
 from spdlib.geometry import Camera
-from spdlib.machine import code_version, origin, usable_cores
+from spdlib.machine import code_version, keep_freed_memory, origin, usable_cores
 from spdlib.models import DepthModel, create_model, load
 from spdlib.study.config import RunConfig
 from spdlib.study.objectives import Batch, Objective, create_objective
 from spdlib.study.profiles import deviations
 from spdlib.study.runs import Run, describe_frames, hash_of, write_json
+from spdlib.study.training.state import State
 
 DTYPES = {
     "bf16": torch.float32,  # weights; autocast computes in bf16
@@ -38,6 +38,114 @@ DTYPES = {
 }
 SAME_DATA = ("frames", "ids_hash", "fingerprint")
 """Parts of a description of frames that must not change while a run is continued."""
+
+
+def started(
+    run: Run,
+    config: RunConfig,
+    sets: dict[str, Frames],
+    resume: bool = True,
+    init_from: str | Path | None = None,
+    device: str | None = None,
+) -> tuple[Accelerator, State] | None:
+    """The processes at work and the state to go on from; None where the run has finished.
+
+    The arguments are those of `fit`, `sets` its frames as "train" and "selection".
+
+    Raises:
+        RunError: the folder, the frames or the device cannot be used for this run.
+    """
+    found = claim(run, config, resume)
+    if found != "new":
+        require_same_data(run, config, sets, init_from)
+    if found == "finished":
+        warn_of_other_code(run)
+        return None
+    accelerator = make_accelerator(device)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
+    objective = build_objective(config)
+    if found == "new":
+        model = first_model(config, sets["train"], init_from)
+    else:
+        # A started run carries its encoder: the file or download it came from may be gone.
+        model = load(run.last).train()
+    model = model.to(accelerator.device, DTYPES[config.optimizer.precision])
+    model = model.to(memory_format=torch.channels_last)
+    state = State(config, model, objective.to(model.device, model.dtype))
+    if found == "unfinished":
+        state.restore(run)
+    return accelerator, state
+
+
+# -- folder -----------------------------------------------------------------------------------
+
+
+def claim(run: Run, config: RunConfig, resume: bool) -> str:
+    """Make the folder this config's; "new", "unfinished" or "finished".
+
+    Raises:
+        RunError: the folder holds a run with another config, or one that must not be continued.
+    """
+    if not run.exists or not (run.state_path.is_file() or run.finished):
+        write_json(run.config_path, config.to_dict())  # nothing was learnt here so far
+        return "new"
+    if not resume:
+        raise RunError(
+            f"{run.folder} already holds a run; choose another folder, or continue it "
+            "(resume=True; without --no-resume on the command line)"
+        )
+    # Both read back: stored configs name a file of weights without its folder.
+    theirs, ours = run.config.settings(), RunConfig.from_dict(config.to_dict()).settings()
+    if changes := _changes(theirs, ours):
+        raise RunError(
+            f"{run.folder} holds a run with another config ({'; '.join(changes)}); "
+            "choose another folder, delete this one, or go back to its settings"
+        )
+    return "finished" if run.finished else "unfinished"
+
+
+def require_same_data(
+    run: Run, config: RunConfig, sets: dict[str, Frames], init_from: str | Path | None
+) -> None:
+    """RunError says how frames or first weights differ from those that the run began with."""
+    record, began, found = run.record, dict[str, Any](), dict[str, Any]()
+    for name, frames in sets.items():
+        described = record.get("data", {}).get(name, {})
+        began |= {f"{name} {key}": described[key] for key in SAME_DATA if key in described}
+        now = describe_frames(frames)
+        found |= {f"{name} {key}": now.get(key) for key in SAME_DATA if key in described}
+    weights, known = config.model.encoder.weights, record.get("encoder_weights_sha256")
+    # The file may be gone: a started run carries its encoder.
+    if known is not None and weights is not None and Path(weights).is_file():
+        began["encoder weights"], found["encoder weights"] = known, file_hash(weights)
+    if init_from is not None:
+        began["first weights"] = record.get("init_from_sha256")
+        found["first weights"] = best_weights(init_from)[1]
+    if changes := _changes(began, found):
+        raise RunError(
+            f"{run.folder} holds a run on other data ({'; '.join(changes)}); "
+            "choose another folder or give it the data it began with"
+        )
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    pairs = {name: (before.get(name), now.get(name)) for name in {**before, **now}}
+    return [f"{name}: {was!r} -> {is_!r}" for name, (was, is_) in pairs.items() if was != is_]
+
+
+def warn_of_other_code(run: Run) -> None:
+    """Warn where a finished run was made by another version of the package."""
+    began = run.record.get("code", {}).get("source_hash")
+    if began is not None and began != code_version()["source_hash"]:
+        warnings.warn(
+            f"{run.folder} is the finished run of another version of spdlib ({began}); to train "
+            "with the present one, delete the folder or choose another",
+            stacklevel=4,
+        )
+
+
+# -- device -----------------------------------------------------------------------------------
 
 
 def make_accelerator(device: str | None = None) -> Accelerator:
@@ -183,85 +291,7 @@ def prepared(batch: Batch, model: DepthModel, objective: Objective) -> dict[str,
     return moved
 
 
-def learning_rate(config: RunConfig, step: int, peak: float) -> float:
-    """Rate of one step (counted from 0): linear warm-up, then a cosine towards `final_lr`."""
-    schedule = config.schedule
-    if step < schedule.warmup_steps:
-        start = schedule.warmup_from
-        return peak * (start + (1 - start) * step / schedule.warmup_steps)
-    whole = schedule.cosine_steps or schedule.steps
-    done = (step - schedule.warmup_steps) / (whole - schedule.warmup_steps)
-    floor = min(schedule.final_lr, peak)
-    return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * done))
-
-
-# -- folder -----------------------------------------------------------------------------------
-
-
-def claim(run: Run, config: RunConfig, resume: bool) -> str:
-    """Make the folder this config's; "new", "unfinished" or "finished".
-
-    Raises:
-        RunError: the folder holds a run with another config, or one that must not be continued.
-    """
-    if not run.exists or not (run.state_path.is_file() or run.finished):
-        write_json(run.config_path, config.to_dict())  # nothing was learnt here so far
-        return "new"
-    if not resume:
-        raise RunError(
-            f"{run.folder} already holds a run; choose another folder, or continue it "
-            "(resume=True; without --no-resume on the command line)"
-        )
-    # Both read back: stored configs name a file of weights without its folder.
-    theirs, ours = run.config.settings(), RunConfig.from_dict(config.to_dict()).settings()
-    if changes := _changes(theirs, ours):
-        raise RunError(
-            f"{run.folder} holds a run with another config ({'; '.join(changes)}); "
-            "choose another folder, delete this one, or go back to its settings"
-        )
-    return "finished" if run.finished else "unfinished"
-
-
-def require_same_data(
-    run: Run, config: RunConfig, sets: dict[str, Frames], init_from: str | Path | None
-) -> None:
-    """RunError says how frames or first weights differ from those that the run began with."""
-    record, began, found = run.record, dict[str, Any](), dict[str, Any]()
-    for name, frames in sets.items():
-        described = record.get("data", {}).get(name, {})
-        began |= {f"{name} {key}": described[key] for key in SAME_DATA if key in described}
-        found |= {f"{name} {key}": value for key, value in describe_frames(frames).items()}
-    weights, known = config.model.encoder.weights, record.get("encoder_weights_sha256")
-    # The file may be gone: a started run carries its encoder.
-    if known is not None and weights is not None and Path(weights).is_file():
-        began["encoder weights"], found["encoder weights"] = known, file_hash(weights)
-    if init_from is not None:
-        began["first weights"] = record.get("init_from_sha256")
-        found["first weights"] = best_weights(init_from)[1]
-    if changes := _changes(began, found):
-        raise RunError(
-            f"{run.folder} holds a run on other data ({'; '.join(changes)}); "
-            "choose another folder or give it the data it began with"
-        )
-
-
-def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name}: {value!r} -> {now.get(name)!r}"
-        for name, value in before.items()
-        if value != now.get(name)
-    ]
-
-
-def warn_of_other_code(run: Run) -> None:
-    """Warn where a finished run was made by another version of the package."""
-    began = run.record.get("code", {}).get("source_hash")
-    if began is not None and began != code_version()["source_hash"]:
-        warnings.warn(
-            f"{run.folder} is the finished run of another version of spdlib ({began}); to train "
-            "with the present one, delete the folder or choose another",
-            stacklevel=3,
-        )
+# -- record -----------------------------------------------------------------------------------
 
 
 def describe(config: RunConfig, model: DepthModel, sets: dict[str, Frames]) -> dict[str, Any]:

@@ -19,7 +19,6 @@ from spdlib.models import DepthModel
 from spdlib.study.config import RunConfig
 from spdlib.study.objectives import Objective
 from spdlib.study.runs import Run, write_bytes
-from spdlib.study.training.setup import learning_rate
 
 HISTORY_COLUMNS = (
     *("step", "epoch", "train_loss", "lr_encoder", "lr_decoder", "grad_norm"),
@@ -192,6 +191,18 @@ class State:
             # later rows than the state has seen will be written again
             rows = run.history[run.history["step"] <= self.counters.step]
             self.history = [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+
+
+def learning_rate(config: RunConfig, step: int, peak: float) -> float:
+    """Rate of one step (counted from 0): linear warm-up, then a cosine towards `final_lr`."""
+    schedule = config.schedule
+    if step < schedule.warmup_steps:
+        start = schedule.warmup_from
+        return peak * (start + (1 - start) * step / schedule.warmup_steps)
+    whole = schedule.cosine_steps or schedule.steps
+    done = (step - schedule.warmup_steps) / (whole - schedule.warmup_steps)
+    floor = min(schedule.final_lr, peak)
+    return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * done))
 
 
 def _prefixed(prefix: str, tensors: dict[str, Any]) -> dict[str, Tensor]:
