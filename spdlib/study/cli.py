@@ -41,46 +41,6 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_train)
 
 
-def add_evaluate(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `evaluate`."""
-    parser.add_argument("run", type=Path, help="folder of a run")
-    _add_data(parser, "the one it was trained with")
-    parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
-    parser.add_argument("--no-dense", action="store_true", help="score points only")
-    parser.add_argument("--no-k-sweep", action="store_true", help="leave the K sweep out")
-    parser.set_defaults(command=_evaluate)
-
-
-def add_publish(parser: argparse.ArgumentParser) -> None:
-    """Arguments of `publish`."""
-    parser.add_argument("run", type=Path, help="folder of an evaluated run")
-    parser.add_argument("target", type=Path, help="for instance results/measured/NAME")
-    parser.set_defaults(command=_publish)
-
-
-def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
-    parser.add_argument("--data", type=Path, help=f"packed store (default: {default})")
-    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
-
-
-def parse_settings(items: list[str]) -> dict[str, Any]:
-    """Settings from "field=value" words; values are JSON, or text where they are not.
-
-    Raises:
-        ConfigError: a word without "=".
-    """
-    settings: dict[str, Any] = {}
-    for item in items:
-        name, equals, text = item.partition("=")
-        if not equals or not name:
-            raise ConfigError(f"--set takes FIELD=VALUE; got {item!r}")
-        try:
-            settings[name] = json.loads(text)
-        except json.JSONDecodeError:
-            settings[name] = {"None": None, "True": True, "False": False}.get(text, text)
-    return settings
-
-
 def _train(args: argparse.Namespace) -> int:
     settings = parse_settings(args.set)
     arguments = {"experiment": "EXPERIMENT", "profile": "--profile", "device": "--device"}
@@ -112,6 +72,34 @@ def _train(args: argparse.Namespace) -> int:
     return 0
 
 
+def parse_settings(items: list[str]) -> dict[str, Any]:
+    """Settings from "field=value" words; values are JSON, or text where they are not.
+
+    Raises:
+        ConfigError: a word without "=".
+    """
+    settings: dict[str, Any] = {}
+    for item in items:
+        name, equals, text = item.partition("=")
+        if not equals or not name:
+            raise ConfigError(f"--set takes FIELD=VALUE; got {item!r}")
+        try:
+            settings[name] = json.loads(text)
+        except json.JSONDecodeError:
+            settings[name] = {"None": None, "True": True, "False": False}.get(text, text)
+    return settings
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `evaluate`."""
+    parser.add_argument("run", type=Path, help="folder of a run")
+    _add_data(parser, "the one it was trained with")
+    parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
+    parser.add_argument("--no-dense", action="store_true", help="score points only")
+    parser.add_argument("--no-k-sweep", action="store_true", help="leave the K sweep out")
+    parser.set_defaults(command=_evaluate)
+
+
 def _evaluate(args: argparse.Namespace) -> int:
     run = Run.open(args.run)
     data = open_data_of(run, args.data)
@@ -132,17 +120,29 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
+def _show(run: Run, result: Evaluation) -> None:
+    for protocol, note in result.notes.items():
+        print(f"{protocol}: {note}")
+    print(result.summary().to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+    print(f"tables in {run.folder}")
+
+
+def add_publish(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `publish`."""
+    parser.add_argument("run", type=Path, help="folder of an evaluated run")
+    parser.add_argument("target", type=Path, help="for instance results/measured/NAME")
+    parser.set_defaults(command=_publish)
+
+
 def _publish(args: argparse.Namespace) -> int:
     names = publish(Run.open(args.run), args.target)
     print(f"{args.target}: {', '.join(names)}")
     return 0
 
 
-def _show(run: Run, result: Evaluation) -> None:
-    for protocol, note in result.notes.items():
-        print(f"{protocol}: {note}")
-    print(result.summary().to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-    print(f"tables in {run.folder}")
+def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
+    parser.add_argument("--data", type=Path, help=f"packed store (default: {default})")
+    parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
 
 
 def _is_main_process() -> bool:

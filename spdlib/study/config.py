@@ -10,7 +10,7 @@ from typing import Any, Literal, get_type_hints
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
-from spdlib.data.augment import AugmentConfig, augmentation
+from spdlib.data.augment import AugmentConfig
 from spdlib.data.samples import SampleConfig, Sampling
 from spdlib.errors import ConfigError, unknown_name
 from spdlib.models import ModelConfig, network_class, network_options
@@ -285,14 +285,3 @@ def _today(values: Mapping[str, Any]) -> dict[str, Any]:
     options = {name: value for name, value in values.get("options", {}).items() if name != "sparse"}
     today = {name: value for name, value in values.items() if name != "grid_rule"}
     return {**today, "options": options}
-
-
-def augment_config(
-    base: AugmentConfig, changes: AugmentConfig | str | Mapping[str, Any]
-) -> AugmentConfig:
-    """An augmentation given as such, by name, or as changes to `base`."""
-    if isinstance(changes, AugmentConfig):
-        return changes
-    if isinstance(changes, str):
-        return augmentation(changes)
-    return read(AugmentConfig, {**asdict(base), **changes})

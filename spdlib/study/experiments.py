@@ -13,9 +13,8 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from spdlib.data.augment import STYLES, AugmentConfig
-from spdlib.errors import ConfigError, unknown_name
 from spdlib.faults import FAULTS, recorded_values
-from spdlib.models import CONVNEXT_V2_TINY, list_models, network_class
+from spdlib.models import CONVNEXT_V2_TINY
 from spdlib.models.encoders import IMAGENET_MEAN, IMAGENET_STD
 from spdlib.models.registry import network_defaults
 from spdlib.study.config import SETTINGS, RunConfig
@@ -257,8 +256,6 @@ V13_PLAN = replace(
 )
 V14_PLAN = replace(V14_DESIGN, recipe=put_right(V14_DESIGN.recipe))
 
-PLAIN: Recipe = put_right({**EXP07.recipe, "silog_lambda": 0.5})
-"""How a network without an experiment is trained, but with its own encoder and image size."""
 ALL = (*(each for log in LOG for each in (log, log.corrected())), V15_2, V13_PLAN, V14_PLAN)
 DEFAULT = "v15_2"
 """The experiment that is run where none is named."""
@@ -266,18 +263,8 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType({each.name: each for ea
 """Experiments in the log's order, those of the log twice: as recorded, and put right."""
 
 
-def find_experiment(name: str) -> Experiment:
-    """An experiment by its name; a network that no experiment trains stands for itself.
-
-    ConfigError: there is none of this name; the message suggests one.
-    """
-    if name in EXPERIMENTS:
-        return EXPERIMENTS[name]
-    trained = [each.name for each in EXPERIMENTS.values() if each.network == name]
-    if trained:
-        raise ConfigError(f"{name!r} is a network; experiments that train it: {', '.join(trained)}")
-    if name in list_models():
-        encoder, size = network_defaults(name)
-        own = dict(network=name, encoder=encoder, image_size=size, input_mean=None, input_std=None)
-        return Experiment(name, network_class(name).idea, {**PLAIN, **own})
-    raise ConfigError(unknown_name("experiment", name, [*EXPERIMENTS, *list_models()]))
+def plain_recipe(network: str) -> Recipe:
+    """How a network without an experiment is trained: with its own encoder and image size."""
+    encoder, size = network_defaults(network)
+    own = dict(network=network, encoder=encoder, image_size=size, input_mean=None, input_std=None)
+    return {**put_right(EXP07.recipe), "silog_lambda": 0.5, **own}

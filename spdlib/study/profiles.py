@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from types import MappingProxyType
@@ -20,14 +21,13 @@ import pandas as pd
 import timm
 import torch
 
-from spdlib.data.augment import STYLES, AugmentConfig
+from spdlib.data.augment import STYLES, AugmentConfig, augmentation
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, unknown_name
-from spdlib.geometry import Size
-from spdlib.models import network_options
-from spdlib.settings import plain
-from spdlib.study.config import SETTINGS, ObjectiveConfig, RunConfig, augment_config
-from spdlib.study.experiments import DEFAULT, Recipe, find_experiment
+from spdlib.models import list_models, network_class, network_options
+from spdlib.settings import plain, read
+from spdlib.study.config import SETTINGS, ObjectiveConfig, RunConfig
+from spdlib.study.experiments import DEFAULT, EXPERIMENTS, Experiment, Recipe, plain_recipe
 from spdlib.study.objectives import TRUTH_KINDS
 
 HALVES = (0.5, 0.5, 0.5)
@@ -94,6 +94,16 @@ def nyu_labeled(recipe: Recipe, device: str) -> Recipe:
     )
 
 
+def cpu_precision() -> str:
+    """The faster precision of this CPU: "bf16_cpu" if it multiplies bf16 in hardware.
+
+    Without such units bf16 takes about 1.4 times as long as float32.
+    """
+    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in old PyTorch
+    bf16 = able.get("amx_bf16") or able.get("avx512_bf16")
+    return "bf16_cpu" if bf16 else "float32"
+
+
 def equal_terms(recipe: Recipe, device: str) -> Recipe:
     """The same on every machine, so that only networks differ.
 
@@ -143,13 +153,28 @@ def resolve(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     recipe = {**PROFILES[profile](chosen.recipe, device), **chosen.small.get(profile, {})}
     given = _with_options(overrides.get("network", chosen.network), chosen.recipe, overrides)
-    augment = augment_config(recipe.get("augment", AugmentConfig()), given.pop("augment", {}))
-    kind = TRUTH_KINDS.get(given.get("supervision", ""))
-    if kind is not None and "points" not in kind.inputs:
-        recipe["points"] = 0
-    recipe |= {**_input_of_file(recipe, given), **given, "augment": augment}
-    config = RunConfig.of({"experiment": experiment, "profile": profile, **recipe})
-    return config.but(**_derived(config, recipe, given))
+    if "augment" in given:
+        given["augment"] = _augmentation(recipe.get("augment", AugmentConfig()), given["augment"])
+    settings = {"experiment": experiment, "profile": profile, **recipe}
+    settings |= {**_input_of_file(recipe, given), **given}
+    with suppress(LookupError, TypeError, ValueError, OverflowError):  # `of` names what is wrong
+        settings |= _derived(settings, given)
+    return RunConfig.of(settings)
+
+
+def find_experiment(name: str) -> Experiment:
+    """An experiment by its name; a network that no experiment trains stands for itself.
+
+    ConfigError: there is none of this name; the message suggests one.
+    """
+    if name in EXPERIMENTS:
+        return EXPERIMENTS[name]
+    trained = [each.name for each in EXPERIMENTS.values() if each.network == name]
+    if trained:
+        raise ConfigError(f"{name!r} is a network; experiments that train it: {', '.join(trained)}")
+    if name in list_models():
+        return Experiment(name, network_class(name).idea, plain_recipe(name))
+    raise ConfigError(unknown_name("experiment", name, [*EXPERIMENTS, *list_models()]))
 
 
 def _with_options(network: str, recipe: Recipe, overrides: Recipe) -> dict[str, Any]:
@@ -165,36 +190,13 @@ def _with_options(network: str, recipe: Recipe, overrides: Recipe) -> dict[str, 
     return given
 
 
-def _derived(config: RunConfig, recipe: Recipe, given: Recipe) -> Recipe:
-    """What follows from other settings unless it was given."""
-    derived: dict[str, Any] = {}
-    if "warmup_steps" not in recipe:
-        derived["warmup_steps"] = round(0.02 * config.schedule.steps)
-    encoder = config.model.encoder
-    if not encoder.pretrained and encoder.weights is None:
-        follows = dict(train_batchnorm=True, encoder_lr=config.optimizer.decoder_lr)
-        derived |= {name: value for name, value in follows.items() if name not in given}
-    if config.profile in ("smoke", "demo"):
-        routed = _routing(config.model.network, config.model.image_size)
-        derived["options"] = {**config.model.options, **routed, **recipe.get("options", {})}
-    return derived
-
-
-def _routing(network: str, image_size: Size) -> dict[str, int]:
-    """Cells that a query is routed to: as large a share of small images as of the recorded ones."""
-    share = math.prod(image_size) / math.prod(RECORDED_SIZE)
-    cells = {n: count for n, count in network_options(network).items() if n.startswith("routed")}
-    return {name: max(1, round(share * count)) for name, count in cells.items()}
-
-
-def cpu_precision() -> str:
-    """The faster precision of this CPU: "bf16_cpu" if it multiplies bf16 in hardware.
-
-    Without such units bf16 takes about 1.4 times as long as float32.
-    """
-    able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()  # not in old PyTorch
-    bf16 = able.get("amx_bf16") or able.get("avx512_bf16")
-    return "bf16_cpu" if bf16 else "float32"
+def _augmentation(base: AugmentConfig, changes: Any) -> AugmentConfig:
+    """An augmentation given as such, by name, or as changes to `base`."""
+    if isinstance(changes, AugmentConfig):
+        return changes
+    if isinstance(changes, str):
+        return augmentation(changes)
+    return read(AugmentConfig, {**asdict(base), **changes})
 
 
 def _input_of_file(recipe: Recipe, given: Recipe) -> dict[str, Any]:
@@ -209,6 +211,27 @@ def _input_of_file(recipe: Recipe, given: Recipe) -> dict[str, Any]:
     known = Path(path).is_file() and file_hash(path) == TENSORFLOW_MOBILENETV2
     expected = dict(input_mean=HALVES, input_std=HALVES, padding="same") if known else {}
     return dict(weights=str(path), pretrained=False, padding=None) | expected
+
+
+def _derived(settings: Recipe, given: Recipe) -> Recipe:
+    """What follows from other settings unless it was given."""
+    follows: dict[str, Any] = {}
+    if "warmup_steps" not in settings:
+        follows["warmup_steps"] = round(0.02 * settings["steps"])
+    if not settings.get("pretrained") and settings.get("weights") is None:
+        follows |= dict(train_batchnorm=True, encoder_lr=settings["decoder_lr"])
+    kind = TRUTH_KINDS.get(settings["supervision"])
+    if kind is not None and "points" not in kind.inputs:
+        follows["points"] = 0
+    follows = {name: value for name, value in follows.items() if name not in given}
+    if settings["profile"] in ("smoke", "demo"):
+        # Queries go to as large a share of small images' cells as of the recorded ones'.
+        share = math.prod(settings["image_size"]) / math.prod(RECORDED_SIZE)
+        options = network_options(settings["network"])
+        cells = {name: n for name, n in options.items() if name.startswith("routed")}
+        routed = {name: max(1, round(share * n)) for name, n in cells.items()}
+        follows["options"] = {**routed, **settings.get("options", {})}
+    return follows
 
 
 def deviations(config: RunConfig) -> pd.DataFrame:

@@ -9,8 +9,9 @@ import pytest
 from spdlib.data.samples import EpochBatches
 from spdlib.errors import ConfigError
 from spdlib.models import network_options
-from spdlib.study.experiments import EXPERIMENTS, SHARD, find_experiment
-from spdlib.study.profiles import deviations, resolve
+from spdlib.models.registry import network_defaults
+from spdlib.study.experiments import EXPERIMENTS, SHARD, plain_recipe
+from spdlib.study.profiles import deviations, find_experiment, resolve
 
 PLANS = ("v13_plan", "v14_plan")
 LOG = [f"exp{number:02d}" for number in range(1, 11)]
@@ -116,3 +117,9 @@ def test_an_epoch_of_the_shard_leaves_its_last_frames_out() -> None:
 def test_a_wrong_name_gets_a_suggestion(name: str, message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
         find_experiment(name)
+
+
+def test_a_network_without_experiment_is_trained_with_its_own_encoder_and_size() -> None:
+    recipe = plain_recipe("v15_2")
+    assert (recipe["encoder"], recipe["image_size"]) == network_defaults("v15_2")
+    assert recipe["input_mean"] is None  # its own encoder's

@@ -100,6 +100,12 @@ def test_arguments_are_no_settings(word: str, tmp_path: Path) -> None:
 def test_wrong_settings_are_named_before_anything_is_derived_from_them() -> None:
     with pytest.raises(ConfigError, match="steps='abc': input should be a valid integer"):
         resolve("v15_2", "smoke", steps="abc")
+    for steps in (float("nan"), float("inf"), None, [3]):
+        with pytest.raises(ConfigError, match=r"steps=.*: input should be a"):
+            resolve("v15_2", "smoke", steps=steps)
+    for size in (5, (96,), "96x128", (float("nan"), 64)):
+        with pytest.raises(ConfigError, match="image_size must be height and width"):
+            resolve("v15_2", "smoke", image_size=size)
     with pytest.raises(ConfigError, match=r"'silog_lamda'; did you mean 'silog_lambda'\?"):
         resolve("v15_2", "smoke", silog_lamda=0.85)
 
