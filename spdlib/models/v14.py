@@ -186,7 +186,7 @@ class V14(DepthModel):
         for number, layer in enumerate(self.layers(), 1):
             watched = replace(queries, layer=f"layer {number}", probes=probes)
             h, canvases = layer(h, canvases, watched)
-        if self.canvas:  # the plan's final canvas joins the queries once more
+        if self.canvas is not None:  # the plan's final canvas joins the queries once more
             h = h + self.canvas.final(queries.read("L3", canvases["L3"]))
         return self.head(h)
 
@@ -242,7 +242,7 @@ class V14(DepthModel):
             positions=self.seed.position(code),
             image_size=image_size,
             fast=self.execution == "fast",
-            write=self.canvas.write if self.canvas else None,
+            write=None if self.canvas is None else self.canvas.write,
         )
         found = torch.cat([queries.read(level, maps[level]) for level in LEVELS], -1)
         return self.seed(found, code), queries

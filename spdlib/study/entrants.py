@@ -23,13 +23,13 @@ from spdlib.data.frames import TRUTHS, Frames, Subset, evenly_spaced
 from spdlib.data.queries import lattice_truth
 from spdlib.data.store import PackedFrames
 from spdlib.errors import DataError
-from spdlib.geometry import Size, lattice_points
+from spdlib.geometry import Size, lattice_points, size_of
 from spdlib.models import DepthModel
 from spdlib.scene import Scene
 from spdlib.study.protocols import View
 
 MILLIMETRES = 1000.0
-LEVELS = 2**16
+MOST_MILLIMETRES = 2**16
 """Depths are whole millimetres below this; farther ones count as 65.535 m."""
 FRAMES = 2000
 """Frames that a fit looks at, at most: medians over more hardly move; 1.2 GB of 480x640 pixels."""
@@ -90,8 +90,7 @@ class SceneAnswers:
         """
         model, maps, padded = self.scene.model, self.scene.maps, self.scene.padded
         dense = model.decode_lattice(maps)
-        size = (dense.shape[1], dense.shape[2])
-        sites = lattice_points(size, padded, dtype=dense.dtype, device=dense.device)
+        sites = lattice_points(size_of(dense), padded, dtype=dense.dtype, device=dense.device)
         sparse = model.decode(maps, sites[None], padded).depth
         return sparse.flatten().cpu(), dense.flatten().cpu()
 
@@ -172,11 +171,10 @@ class MapAnswers:
 
     def dense(self) -> Tensor:
         """Depth [H, W] in metres of every pixel."""
-        height, width = self.view.camera.size
+        size = self.view.camera.size
         if self.view.camera == self.view.frame_camera:
-            return self.depth_map.dense((height, width))
-        v, u = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-        return self.depth_at(torch.stack([u, v], -1).reshape(-1, 2)).view(height, width)
+            return self.depth_map.dense(size)
+        return self.depth_at(lattice_points(size, size)).view(size)
 
 
 Baselines = Mapping[str, Mapping[str, PixelMap]]
@@ -220,13 +218,13 @@ def _reading(frames: Frames, truth: str | None = None) -> Frames:
 def _fit(frames: Frames, size: Size, truth: str) -> dict[str, PixelMap]:
     used = Subset(frames, evenly_spaced(len(frames), FRAMES))
     stack = np.empty((len(used), *size), dtype=np.uint16)  # whole millimetres
-    histogram = np.zeros(LEVELS, dtype=np.int64)
+    histogram = np.zeros(MOST_MILLIMETRES, dtype=np.int64)
     for index, row in enumerate(stack):
         depth = torch.from_numpy(np.ascontiguousarray(used[index].truth(truth)))
         millimetres = MILLIMETRES * lattice_truth(depth, size).numpy()
-        row[:] = np.rint(millimetres).clip(0, LEVELS - 1)
-        histogram += np.bincount(row.ravel(), minlength=LEVELS)
-    weights = (histogram[1:] / np.arange(1, LEVELS)).cumsum()
+        row[:] = np.rint(millimetres).clip(0, MOST_MILLIMETRES - 1)
+        histogram += np.bincount(row.ravel(), minlength=MOST_MILLIMETRES)
+    weights = (histogram[1:] / np.arange(1, MOST_MILLIMETRES)).cumsum()
     if weights[-1] == 0:
         raise DataError("no training frame has a measured pixel; check the depth files")
     best = 1 + int(np.searchsorted(weights, weights[-1] / 2))

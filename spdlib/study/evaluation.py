@@ -192,31 +192,31 @@ def evaluate(
     """
     if not len(frames):
         raise RunError("there are no frames to evaluate; check the split's name")
-    first, who = frames[0], processes or Alone()
-    kinds = list(truths or [kind for kind in TRUTHS if kind in first.depths])
+    first, processes = frames[0], processes or Alone()
+    truths = list(truths or [name for name in TRUTHS if name in first.depths])
     settings = model.config.image_size, crop, model.recorded_points
     chosen = [PROTOCOLS.find(each)(*settings) for each in protocols]
-    given = _of_each_truth(baselines, kinds)
-    board = _Board(model.config.network, chosen, kinds, given, dense and model.has_dense)
+    given = _of_each_truth(baselines, truths)
+    board = _Board(model.config.network, chosen, truths, given, dense and model.has_dense)
     independent = model.queries_are_independent
     swept = INDEPENDENT_SWEEP_FRAMES if independent else SWEEP_FRAMES
-    sweep = KSweep(evenly_spaced(len(frames), swept if k_sweep else 0), kinds[0])
-    kept = _Kept(evenly_spaced(len(frames), examples), kinds)
-    mine = range(who.process_index, len(frames), who.num_processes)
+    sweep = KSweep(evenly_spaced(len(frames), swept if k_sweep else 0), truths[0])
+    kept = _Kept(evenly_spaced(len(frames), examples), truths)
+    indices = range(processes.process_index, len(frames), processes.num_processes)
     quiet = not (progress and sys.stderr.isatty())
     with evaluating(model):
-        for index in tqdm(mine, desc="evaluating", unit="frame", disable=quiet):
-            frame, look = frames[index], ModelPredictor(model, flip, squash)
+        for index in tqdm(indices, desc="evaluating", unit="frame", disable=quiet):
+            frame, predictor = frames[index], ModelPredictor(model, flip, squash)
             for part in (board, sweep, kept):
-                part.add(frame, index, look)
+                part.add(frame, index, predictor)
     shown = "averaged with the mirrored image" if flip else "no flip"
     shown += "; frames squashed to the training size" if squash else ""
     return Evaluation(
-        *board.tables(frames.ids, who),
-        sweep.table(who, independent) if k_sweep else pd.DataFrame(),
+        *board.tables(frames.ids, processes),
+        sweep.table(processes, independent) if k_sweep else pd.DataFrame(),
         look_inside(model, frames, squash=squash) if inside else pd.DataFrame(),
         board.notes(first, shown),
-        *kept.by_frame(frames.ids, who),
+        *kept.by_frame(frames.ids, processes),
     )
 
 
@@ -253,8 +253,8 @@ def evaluate_run(
     options.setdefault("squash", config.data.validation == "squash")
     options.setdefault("crop", config.crop)
     result = evaluate(model, test, baselines=baselines, **options)
-    who = options.get("processes") or Alone()
-    if who.process_index == 0:
+    processes = options.get("processes") or Alone()
+    if processes.process_index == 0:
         result.save(run)
         note = {
             "test": describe_frames(test),
@@ -321,12 +321,12 @@ class _Board:
     def __post_init__(self) -> None:
         self.scores: dict[Key, Accumulator] = {}
 
-    def add(self, frame: Frame, index: int, look: ModelPredictor) -> None:
+    def add(self, frame: Frame, index: int, predictor: ModelPredictor) -> None:
         """Score one frame: the same sites for the network and the baselines of each truth."""
         for protocol in self.protocols:
             for truth in self.truths:
                 view, depth = protocol.view(frame, truth)
-                answers: dict[str, Answers] = {self.name: look(view)}
+                answers: dict[str, Answers] = {self.name: predictor(view)}
                 answers |= {name: each(view) for name, each in self.baselines[truth].items()}
                 for kind, sites in protocol.sites(depth, frame.id).items():
                     for name, each in answers.items():
@@ -387,11 +387,11 @@ class KSweep:
         self.scores = {(k, group): EigenMetrics() for k in SWEEP for group in ("k", "256")}
         self.difference = dict.fromkeys(SWEEP, 0.0)
 
-    def add(self, frame: Frame, index: int, look: Callable[[View], Answers]) -> None:
+    def add(self, frame: Frame, index: int, predictor: Callable[[View], Answers]) -> None:
         """Query one frame's points in all groupings."""
         if index not in self.wanted:
             return
-        answers = look(View(frame.image, frame.camera, frame.camera))
+        answers = predictor(View(frame.image, frame.camera, frame.camera))
         sample = _eigen_sample(frame, self.truth)
         reference = answers.depth_at(sample.points, GROUP)
         for k in SWEEP:
@@ -431,9 +431,9 @@ class _Kept:
         self.points: dict[int, dict[str, np.ndarray]] = {}
         self.examples: dict[int, dict[str, np.ndarray]] = {}
 
-    def add(self, frame: Frame, index: int, look: ModelPredictor) -> None:
+    def add(self, frame: Frame, index: int, predictor: ModelPredictor) -> None:
         """Keep the answers to one frame."""
-        answers = look(View(frame.image, frame.camera, frame.camera))
+        answers = predictor(View(frame.image, frame.camera, frame.camera))
         kept = self.points[index] = {}
         for truth in self.truths:
             sample = _eigen_sample(frame, truth)

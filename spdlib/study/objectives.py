@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spdlib.data.queries import lattice_truth
+from spdlib.geometry import size_of
 from spdlib.plugins import Registry
 from spdlib.settings import require
 
@@ -136,7 +137,7 @@ def dense_auxiliary(
     """
     require(len(maps) > 0, "this network has no auxiliary maps; set auxiliary_weight=0")
     reduce = _chosen("target", target, {"masked": masked_average, "bilinear": bilinear_target})
-    truths = [reduce(depth, (level.shape[-2], level.shape[-1])) for level in maps]
+    truths = [reduce(depth, size_of(level)) for level in maps]
     losses = [silog(*pair, None, lam, reduction) for pair in zip(maps, truths, strict=True)]
     return torch.stack([loss.value for loss in losses]).sum()
 
@@ -276,13 +277,13 @@ OBJECTIVES = Registry[type[Objective]]("objective")
 objective = OBJECTIVES.register
 """Class decorator: `@objective("name")`, the name that a run's setting `loss` gives."""
 TRUTH_KINDS = Registry[TruthKind]("supervision")
-AskAndPair = Callable[[nn.Module, Batch], Pairs]
+Pairing = Callable[[nn.Module, Batch], Pairs]
 
 
-def truth_at(name: str, *inputs: str) -> Callable[[AskAndPair], AskAndPair]:
+def truth_at(name: str, *inputs: str) -> Callable[[Pairing], Pairing]:
     """Register a kind of truth under the name that a run's setting `supervision` gives."""
 
-    def register(pairs: AskAndPair) -> AskAndPair:
+    def register(pairs: Pairing) -> Pairing:
         TRUTH_KINDS[name] = TruthKind(pairs, frozenset(inputs))
         return pairs
 
@@ -323,7 +324,7 @@ def at_points(model: nn.Module, batch: Batch) -> Pairs:
 def at_lattice(model: nn.Module, batch: Batch) -> Pairs:
     """Truth at the sites of the network's own dense path."""
     depth, auxiliary = model(batch["image"])
-    truth = lattice_truth(batch["depth"], (depth.shape[-2], depth.shape[-1]))
+    truth = lattice_truth(batch["depth"], size_of(depth))
     return Pairs(depth, truth, None, auxiliary)
 
 
@@ -331,7 +332,7 @@ def at_lattice(model: nn.Module, batch: Batch) -> Pairs:
 def at_pixels(model: nn.Module, batch: Batch) -> Pairs:
     """Truth at every pixel, the network's dense map resized to it."""
     depth, auxiliary = model(batch["image"])
-    size = (batch["depth"].shape[-2], batch["depth"].shape[-1])
+    size = size_of(batch["depth"])
     resized = F.interpolate(depth[:, None], size, mode="bilinear", align_corners=False)[:, 0]
     return Pairs(resized, batch["depth"], None, auxiliary)
 

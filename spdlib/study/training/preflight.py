@@ -18,7 +18,7 @@ from spdlib.data.frames import Frame, Frames, evenly_spaced
 from spdlib.data.queries import eigen_mask, lattice_truth
 from spdlib.data.samples import TrainingSamples
 from spdlib.errors import RunError
-from spdlib.geometry import lattice_points
+from spdlib.geometry import lattice_points, size_of
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.study.config import RunConfig
@@ -83,7 +83,7 @@ def check(
     ]
     words = {True: "yes", False: "NO", None: "info"}
     table = pd.DataFrame(
-        [(*told, words[ok]) for *told, ok in rows], columns=["check", "value", "allowed", "ok"]
+        [(*texts, words[ok]) for *texts, ok in rows], columns=["check", "value", "allowed", "ok"]
     )
     failed = [
         f"{name} is {value}, allowed is {allowed}"
@@ -166,7 +166,7 @@ def _prediction_rows(
 ) -> list[Row]:
     depth, side = samples["depth"], math.isqrt(config.sampling.points or POINTS)
     truth = lattice_truth(depth, (side, side)).flatten(1)
-    grid = lattice_points((side, side), (depth.shape[-2], depth.shape[-1]))
+    grid = lattice_points((side, side), size_of(depth))
     points = (grid + 0.5).floor().expand(len(depth), -1, -1)  # the pixels of these depths
     images = model.pad(samples["image"].to(model.device, model.dtype))
     with evaluating(model):

@@ -210,7 +210,7 @@ def worker_count(workers: int | None) -> int:
 
 
 def build_model(config: RunConfig, train: Frames) -> DepthModel:
-    """The config's network with seeded fresh weights, told the frames' effective focal length."""
+    """The config's network with seeded fresh weights, for the frames' effective focal length."""
     torch.manual_seed(config.seed)
     model = create_model(
         config.model.network,
