@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from spdlib.geometry import Size
 
+LEVELS = ("L1", "L2", "L3", "L4")
+"""Names of an encoder's maps, fine to coarse."""
 MEDIAN_DEPTH = 2.5
 """Metres that untrained heads answer, near the median of NYU."""
 HEAD_BIAS = {"zero": 0.0, "median": math.log(MEDIAN_DEPTH)}

@@ -30,7 +30,14 @@ from spdlib.inspection import Probe, Reads, Shares
 from spdlib.models.attention import MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.encoders import CONVNEXT_V2_TINY, padded_size
-from spdlib.models.layers import HEAD_BIAS, NumberHead, channels_last, standardised, start_at
+from spdlib.models.layers import (
+    HEAD_BIAS,
+    LEVELS,
+    NumberHead,
+    channels_last,
+    standardised,
+    start_at,
+)
 from spdlib.models.necks import PlanNeck, PyramidNeck
 from spdlib.models.options import Count, ModelConfig, Options, counts
 from spdlib.models.registry import register
@@ -43,7 +50,6 @@ from spdlib.models.v13_blocks import (
     CHANNELS,
     CODE_UNIT,
     HEADS,
-    LEVELS,
     TOKENS,
     WIDTH,
     Calibration,

@@ -27,7 +27,6 @@ from spdlib.models.sampling import (
 )
 from spdlib.scene import Maps
 
-LEVELS = ("L1", "L2", "L3", "L4")
 CHANNELS = (64, 128, 192, 384)
 """Widths of the four levels behind the neck."""
 

@@ -37,7 +37,14 @@ from spdlib.inspection import Number, Probe
 from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.encoders import CONVNEXT_V2_TINY, STRIDES, padded_size
-from spdlib.models.layers import HEAD_BIAS, channels_last, fourier_code, full_precision, start_at
+from spdlib.models.layers import (
+    HEAD_BIAS,
+    LEVELS,
+    channels_last,
+    fourier_code,
+    full_precision,
+    start_at,
+)
 from spdlib.models.necks import project
 from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
@@ -45,7 +52,6 @@ from spdlib.models.sampling import Places
 from spdlib.models.v14_layers import (
     BANDS,
     HEADS,
-    LEVELS,
     READS,
     WIDTH,
     Canvas,

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from spdlib.geometry import GridRule, Size, grid_size, nearest_cell
 from spdlib.inspection import CanvasStep, Gate, Probe, Reads
 from spdlib.models.attention import Attention, layer_tokens
-from spdlib.models.layers import FeedForward, NumberHead, full_precision, start_at_zero
+from spdlib.models.layers import LEVELS, FeedForward, NumberHead, full_precision, start_at_zero
 from spdlib.models.sampling import Places, deformable_read, reference_deformable_read
 from spdlib.scene import Maps
 
-LEVELS = ("L1", "L2", "L3", "L4")
 WIDTH, HEADS, READS, BANDS, DROPOUT = 192, 6, 4, 8, 0.1
 
 Canvases = dict[str, Tensor]

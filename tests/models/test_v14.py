@@ -19,10 +19,9 @@ from spdlib.inspection import CanvasStep, Gate, Number, Reads
 from spdlib.models import DepthModel, create_model
 from spdlib.models.attention import SelfAttention, head_count
 from spdlib.models.base import count_parameters
-from spdlib.models.layers import fourier_code, position_table
+from spdlib.models.layers import LEVELS, fourier_code, position_table
 from spdlib.models.v14 import V14, V14Plan
 from spdlib.models.v14_layers import (
-    LEVELS,
     CanvasRead,
     CanvasWrite,
     DeformableRead,
