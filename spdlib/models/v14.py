@@ -212,15 +212,15 @@ class V14(DepthModel):
 
     def captions(self) -> dict[str, Caption]:
         """Titles and details of the layers, for diagrams."""
-        each = f"each: read, canvas of {', '.join(self.kernels)},\nQ2Q, FFN"
+        steps = f"each: read,\ncanvas on {', '.join(self.kernels)},\nQ2Q, FFN"
         return super().captions() | {
             "values": ("value maps", "of L1, L2 and L4"),
             "b3a_tokens": ("tokens of L3", "keys and values"),
             "b3b_tokens": ("tokens of L4", "keys and values"),
             "seed": ("query starts", "L1 to L4 there"),
-            "msda": ("3 layers: own places", f"6 × 4 × 4 reads\n{each}"),
-            "b3a": ("2 layers: all of L3", each),
-            "b3b": ("2 layers: all of L4", each),
+            "msda": ("3 layers: own places", f"6 × 4 × 4 reads\n{steps}"),
+            "b3a": ("2 layers: all of L3", steps),
+            "b3b": ("2 layers: all of L4", steps),
             "canvas": ("shared canvas", "write and smoothing of\nall layers; read at the end"),
             "head": ("head", "log-depth"),
         }
