@@ -268,8 +268,14 @@ class Study:
 
     def generation_table(self) -> Styler:
         """Scores, parameters and minutes of all networks on equal terms."""
-        aside = ["experiment", "parameters", "silog", "s_star", "machine", "commit"]
-        return report.shown(self.equal_terms.networks.drop(columns=aside))
+        aside = ["experiment", "parameters", "steps", "silog", "s_star", "machine", "commit"]
+        words = {
+            "decoder_parameters": "outside the encoder",
+            "sel_abs_rel": "selection AbsRel",
+            "abs_rel_at_equal_minutes": "at equal minutes",
+        }
+        table = self.equal_terms.networks.drop(columns=aside)
+        return report.shown(table.rename(columns=words | report.METRICS))
 
     def generation_verdict(self, first: Sequence[str], second: Sequence[str]) -> Markdown:
         """Whether the networks `first` beat the networks `second` on equal terms."""
