@@ -31,19 +31,20 @@ class RunError(SPDError):
     """A training or evaluation run cannot start, continue or be read."""
 
 
-def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
+def unknown_name(kind: str, name: object, known: Iterable[str], hint: str = "") -> str:
     """An error's message about a name that is not known: the closest one, or else all of them.
 
     Args:
         kind: what it should name, for instance "experiment".
         name: as it was given; case, dashes, dots and spaces do not count.
         known: all names of this kind.
+        hint: what to say after all of them.
     """
     spelt = {_plain(each): each for each in known}
     closest = difflib.get_close_matches(_plain(str(name)), spelt, n=1)
     if closest:
         return f"unknown {kind} {name!r}; did you mean {spelt[closest[0]]!r}?"
-    return f"unknown {kind} {name!r}; known: {', '.join(spelt.values()) or 'none'}"
+    return f"unknown {kind} {name!r}; known: {', '.join(spelt.values()) or 'none'}{hint}"
 
 
 def _plain(name: str) -> str:

@@ -59,8 +59,13 @@ class Registry(dict[str, Kind]):
         """What was registered under a name, also by a plugin. ConfigError: nothing was."""
         import_plugins()
         if name not in self:
-            raise ConfigError(unknown_name(self.what, name, self))
+            raise ConfigError(unknown_name(self.what, name, self, hint()))
         return self[name]
+
+
+def hint() -> str:
+    """What an error about an unknown name adds while no plugin is named."""
+    return "" if os.environ.get(VARIABLE) else f"; if it is your own, name its file in {VARIABLE}"
 
 
 def same_definition(one: Any, other: Any) -> bool:

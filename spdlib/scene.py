@@ -61,7 +61,7 @@ class Decoder(Protocol):
     def explained(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
         """What the parts read for points, in evaluation mode."""
 
-    def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
+    def answer(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """The answer at points [B, K, 2] in pixels of the padded image."""
 
     def decode_lattice(self, maps: Maps) -> Tensor:
@@ -148,7 +148,7 @@ class Scene:
         together = group or (chunk if self.model.queries_are_independent else GROUP)
         self.model.warn_untrained(stacklevel=3)  # the caller, past the no_grad wrapper
         groups = inside.split(together, 1)
-        parts = [self.model.decode(self.maps, part, self.padded).depth for part in groups]
+        parts = [self.model.answer(self.maps, part, self.padded).depth for part in groups]
         return torch.cat(parts, 1).view(queries.shape[:-1])
 
     def points_3d(self, points: Any, chunk: int | None = None, group: int | None = None) -> Tensor:
@@ -252,6 +252,11 @@ class Scene:
         Raises:
             QueryError: no such scene, a damaged file, or another network or other weights.
         """
+        if not hasattr(model, "fingerprint"):
+            raise QueryError(
+                f"a scene belongs to the network that encoded it: give that network, as "
+                f"spdlib.load returns it; got {model!r}"
+            )
         try:
             with safe_open(path, framework="pt") as file:
                 record = json.loads((file.metadata() or {})["scene"])
@@ -301,7 +306,10 @@ class Scene:
         if queries.numel() == 0:
             raise QueryError("no points were given; give at least one (u, v)")
         if len(shape) not in (1, 2, 3) or shape[-1] != 2:
-            raise QueryError(f"points are (u, v), [2], [K, 2] or [B, K, 2]; got shape {shape}")
+            raise QueryError(
+                f"points are (u, v), [2], [K, 2] or [B, K, 2]; got shape {shape}. One point is "
+                "depth_at((u, v)), several are depth_at([(u, v), ...])"
+            )
         if queries.is_complex() or queries.dtype == torch.bool:
             raise QueryError(f"points are pixels (u, v); got {queries.dtype}")
         images = shape[0] if len(shape) == 3 else 1

@@ -126,6 +126,8 @@ def test_every_command_has_arguments_and_work(name: str) -> None:
         (["train", "v15.2"], "error: unknown experiment 'v15.2'; did you mean 'v15_2'?"),
         (["train", "v14_dual"], "error: 'v14_dual' is a network; experiments that train it: exp08"),
         (["train", "v15_2", "--profile", "Smok"], "error: unknown profile 'Smok'; did you mean"),
+        (["train", "v15_2", "--set", "network=x"], "error: --set network=... is no setting; use"),
+        (["train", "v15_2", "--set", "image_size=96,128"], "error: image_size must be height and"),
         (["train", "v15_2", "--set", "stepz=1"], "error: unknown setting 'stepz'; did you mean"),
     ],
 )

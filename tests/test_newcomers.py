@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from test_benchmarks import benchmark
+from torch import Tensor
 
 from spdlib.data.rooms import Rooms
-from spdlib.errors import ConfigError
+from spdlib.errors import ConfigError, ModelError, SPDError
 from spdlib.inspection import Reads
-from spdlib.models import DepthModel, create_model, list_models, load, registry
+from spdlib.models import DepthModel, create_model, list_models, load, register, registry
 from spdlib.plugins import import_plugins
-from spdlib.scene import Scene
+from spdlib.scene import Answer, Scene
 from spdlib.study.config import RunConfig
 from spdlib.study.datasets import DataSets, open_data
 from spdlib.study.evaluation import Evaluation, evaluate
-from spdlib.study.objectives import OBJECTIVES
+from spdlib.study.objectives import OBJECTIVES, Regression
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 from spdlib.study.training import fit
@@ -154,6 +155,55 @@ def test_unknown_plugins_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("SPD_PLUGINS", str(broken))
     with pytest.raises(ConfigError, match=r"broken\.py.*fails when it is imported"):
         import_plugins()
+
+
+@pytest.mark.parametrize(
+    ("returned", "got"),
+    [
+        (lambda depth: depth, "Tensor"),
+        (lambda depth: None, "NoneType"),
+        (lambda depth: Answer(depth.unsqueeze(-1)), r"a depth \[1, 2, 1\]"),
+    ],
+)
+def test_an_answer_of_another_kind_is_refused(
+    returned: Callable[[Tensor], Any], got: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = create_model("toy")
+    monkeypatch.setattr(model, "decode", lambda maps, points, size: returned(points.sum(-1)))
+    message = rf"toy\.decode must return an Answer with depth \[1, 2\] .*got {got}"
+    images, points = torch.zeros(1, 3, 64, 96), torch.ones(1, 2, 2)
+    with pytest.raises(ModelError, match=message):
+        model(images, points)
+    with pytest.raises(ModelError, match=message):
+        model.encode(images).depth_at(points)
+
+
+def test_a_network_without_its_idea_is_refused() -> None:
+    with pytest.raises(ModelError, match="Nameless has no `idea`"):
+        register("nameless", encoder="mobilenetv3_small_050", image_size=(64, 96))(
+            type("Nameless", (DepthModel,), {})
+        )
+    assert "nameless" not in list_models()
+
+
+def test_parameters_outside_all_parts_are_counted() -> None:
+    model = create_model("toy")
+    model.scale = torch.nn.Parameter(torch.ones(3))
+    table = model.parameter_table().set_index("component")["parameters"]
+    assert table["of its own"] == 3 and table.sum() == 2 * table["total"]
+
+
+def test_objectives_without_a_loss_or_a_loss_value_are_named(
+    data: DataSets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = type("Empty", (Regression,), {})
+    bare = type("Bare", (Regression,), {"loss": lambda self, depth, truth, valid: depth.mean()})
+    for kind, message in ((empty, "Empty has no `loss`"), (bare, "'toy_loss' returns a Tensor")):
+        monkeypatch.setitem(OBJECTIVES, "toy_loss", kind)
+        monkeypatch.setattr(kind, "name", "toy_loss", raising=False)
+        config = resolve("toy", "smoke", steps=2, evaluate_every=2, loss="toy_loss")
+        with pytest.raises(SPDError, match=message):
+            train(config, data, tmp_path)
 
 
 def test_create_model_knows_it() -> None:

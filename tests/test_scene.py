@@ -153,6 +153,7 @@ def bad_images() -> dict[str, tuple[Any, str]]:
         "bool": (colour.astype(bool), "got torch.bool"),
         "objects": (colour.astype(object), "got object"),
         "nothing": (np.zeros((0, 9, 3), np.uint8), "got shape"),
+        "colours last": (torch.zeros(8, 9, 3), r"got shape \[8, 9, 3\]. Use image.permute"),
         "five dimensions": (torch.zeros(1, 1, 3, 8, 9), "got shape"),
         "a missing file": ("room.jpg", "no such picture"),
         "a file of text": (__file__, "not a readable picture"),
@@ -220,6 +221,8 @@ def test_squashed_images_keep_the_callers_pixels(exact_model: DepthModel) -> Non
 def test_camera_of_another_image_is_refused(model: DepthModel, image: np.ndarray) -> None:
     with pytest.raises(QueryError, match=r"camera is of a 480x640 image, the image is 64x96"):
         model.encode(image, NYU_CAMERA)
+    with pytest.raises(QueryError, match=r"96x64 image.* 64x96 .*a camera takes the width first"):
+        model.encode(image, Camera(FOCAL, FOCAL, 32, 48, 64, 96))
 
 
 @pytest.mark.parametrize("camera", [(500, 500, 48, 32), [NYU_CAMERA, NYU_CAMERA]])
@@ -449,6 +452,7 @@ def bad_points() -> dict[str, tuple[Any, str]]:
     return {
         "none": ([], "no points were given"),
         "none of an array": (np.zeros((0, 2)), "no points were given"),
+        "a number": (320, r"One point is depth_at\(\(u, v\)\)"),
         "a flat list": ([3.0, 4.0, 5.0, 6.0], r"got shape \[4\]"),
         "three coordinates": ([[1.0, 2.0, 3.0]], r"got shape \[1, 3\]"),
         "four dimensions": (torch.zeros(1, 1, 1, 2), r"got shape \[1, 1, 1, 2\]"),
@@ -531,6 +535,11 @@ def test_a_saved_network_reads_its_scenes(
     again = spdlib.Scene.load(tmp_path / "scene.safetensors", loaded)
     points = points_in(SIZE)
     assert torch.equal(again.depth_at(points), scene.depth_at(points))
+
+
+def test_a_networks_name_reads_no_scene(tmp_path: Path) -> None:
+    with pytest.raises(QueryError, match=r"give that network, .*got 'v15_2'"):
+        spdlib.Scene.load(tmp_path / "scene.safetensors", "v15_2")
 
 
 @pytest.mark.parametrize("change", ["weights", "config"])

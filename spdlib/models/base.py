@@ -177,6 +177,18 @@ class DepthModel(
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """The answer, depth [B, K] in metres, at points [B, K, 2] in pixels of the padded image."""
 
+    def answer(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
+        """What `decode` answers. ModelError: it is no `Answer` with one depth per point."""
+        answer = self.decode(maps, points, image_size)
+        depth = getattr(answer, "depth", None)
+        if depth is None or depth.shape != points.shape[:2]:
+            got = type(answer).__name__ if depth is None else f"a depth {list(depth.shape)}"
+            wanted = f"an Answer with depth {list(points.shape[:2])} for points"
+            raise ModelError(
+                f"{self.config.network}.decode must return {wanted} {list(points.shape)}; got {got}"
+            )
+        return answer
+
     def decode_lattice(self, maps: Maps) -> Tensor:
         """Depth [B, h, w] in metres at the network's own dense sites."""
         raise ModelError(f"{self.config.network} has no dense path; ask its points instead")
@@ -210,7 +222,7 @@ class DepthModel(
         auxiliary = self.auxiliary(maps) if self.training else {}
         if points is None:
             return Prediction(self.decode_lattice(maps), auxiliary)
-        return Prediction(self.decode(maps, points, size).depth, auxiliary)
+        return Prediction(self.answer(maps, points, size).depth, auxiliary)
 
     def pad(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] replicate-padded right and bottom to the encoder's multiple."""
@@ -270,9 +282,15 @@ class DepthModel(
             kind = type(camera).__name__
             raise QueryError(f"a camera is one spdlib.Camera for all images of a batch; got {kind}")
         if camera is not None and camera.size != size:
+            swapped = camera.size == size[::-1]
             raise QueryError(
                 f"the camera is of a {camera.height}x{camera.width} image, the image is "
-                f"{size[0]}x{size[1]}; use camera.resized or camera.cropped as the image was"
+                f"{size[0]}x{size[1]} (height x width); "
+                + (
+                    "a camera takes the width first"
+                    if swapped
+                    else "use camera.resized or camera.cropped as the image was"
+                )
             )
         focal, scale = self.config.focal, self.config.image_size[0] / size[0]
         assumed: str | None = "scale unknown: the network was not told its training focal length"
@@ -305,8 +323,13 @@ class DepthModel(
         return {name: parts[name] for name in self.order or parts if name in parts}
 
     def parameter_table(self) -> pd.DataFrame:
-        """DataFrame with columns component, parameters; the last row is the total."""
+        """DataFrame with columns component, parameters; the last row is the total.
+
+        Parameters outside all components stand in a row "of its own".
+        """
         counts = {name: count_parameters(part) for name, part in self.components().items()}
+        if own := sum(p.numel() for p in self.parameters(recurse=False)):
+            counts["of its own"] = own
         counts["total"] = count_parameters(self)
         return pd.DataFrame({"component": list(counts), "parameters": list(counts.values())})
 

@@ -80,7 +80,11 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
         values.get("options", {}).pop("sparse", None)  # the form of execution, once an option
         return read(ModelConfig, values), trained
     except FileNotFoundError:
-        raise ModelError(f"no config.json in {folder}; is it a saved model?") from None
+        raise ModelError(
+            f"no config.json in {folder}: give the folder that `save` or a training run wrote"
+        ) from None
+    except NotADirectoryError:
+        raise ModelError(f"{folder} is a file; give the folder that holds it") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{path} is not a model configuration ({error}); take another checkpoint"

@@ -41,12 +41,15 @@ def as_images(image: Any) -> Tensor:
         tensor = _bytes_to_float(tensor)
     elif not tensor.is_floating_point():
         raise QueryError(f"images are uint8 or float in 0..1; got {tensor.dtype}")
+    shape = list(tensor.shape)
     if tensor.dim() == 3:
         tensor = tensor.unsqueeze(0)
     if tensor.dim() != 4 or tensor.shape[1] != 3 or 0 in tensor.shape:
+        swapped = len(shape) == 3 and shape[2] == 3
+        remedy = "Use image.permute(2, 0, 1)" if swapped else "Convert grey or RGBA images to RGB"
         raise QueryError(
-            f"images are RGB: uint8 [H, W, 3], float [3, H, W] or [B, 3, H, W]; got shape "
-            f"{list(tensor.shape)}. Convert grey or RGBA images to RGB"
+            "images are RGB: uint8 [H, W, 3], float [3, H, W] or [B, 3, H, W]; got shape "
+            f"{shape}. {remedy}"
         )
     low, high = tensor.min().item(), tensor.max().item()
     if math.isnan(low):

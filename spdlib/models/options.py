@@ -40,7 +40,8 @@ class ModelConfig:
         whole = isinstance(size, tuple | list) and all(type(side) is int for side in size)
         if not whole or len(size) != 2 or min(size) < 1:
             raise ConfigError(
-                f"image_size must be height and width in whole pixels, both positive; got {size!r}"
+                "image_size must be height and width in whole pixels, both positive, such as "
+                f"[96, 128]; got {size!r}"
             )
         if self.focal is not None and not self.focal > 0:
             raise ConfigError(f"focal must be a positive length in pixels; got {self.focal}")

@@ -14,7 +14,7 @@ from spdlib.models.base import DepthModel
 from spdlib.models.checkpoint import load_weights, read_config
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig, read_options
-from spdlib.plugins import import_plugins, same_definition
+from spdlib.plugins import hint, import_plugins, same_definition
 
 
 class _Entry(NamedTuple):
@@ -36,10 +36,14 @@ def register(name: str, *, encoder: str, image_size: Size) -> Callable[[Network]
     A class that is defined again, as when a notebook's cell runs twice, takes its own place.
 
     Raises:
-        ModelError: another class has this name.
+        ModelError: another class has this name, or the class has no `idea`.
     """
 
     def enter(network: Network) -> Network:
+        if not getattr(network, "idea", ""):
+            raise ModelError(
+                f"{network.__qualname__} has no `idea`: say it in one line, for tables"
+            )
         known = _REGISTRY.get(name)
         if known is not None and not same_definition(known.network, network):
             raise ModelError(
@@ -140,5 +144,5 @@ def load(folder: str | Path) -> DepthModel:
 def _entry(name: str) -> _Entry:
     import_plugins()
     if name not in _REGISTRY:
-        raise ModelError(unknown_name("network", name, _REGISTRY))
+        raise ModelError(unknown_name("network", name, _REGISTRY, hint()))
     return _REGISTRY[name]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spdlib.errors import ConfigError
-from spdlib.models import load
+from spdlib.models import list_models, load
 from spdlib.study.datasets import open_data, open_data_of
 from spdlib.study.entrants import fit_image_free
 from spdlib.study.evaluation import Evaluation, evaluate_run
@@ -21,7 +21,7 @@ from spdlib.study.training import fit, make_accelerator
 
 def add_train(parser: argparse.ArgumentParser) -> None:
     """Arguments of `train`."""
-    names = f"one of {', '.join(EXPERIMENTS)}"
+    names = f"{', '.join(EXPERIMENTS)}; or a network: {', '.join(list_models())}"
     parser.add_argument("experiment", help=names)
     parser.add_argument("--profile", default="demo", help=f"{', '.join(PROFILES)}; default: demo")
     folder = "run folder (default results/runs/EXPERIMENT_PROFILE)"
@@ -43,7 +43,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     settings = parse_settings(args.set)
-    arguments = {"experiment": "EXPERIMENT", "profile": "--profile", "device": "--device"}
+    arguments = {"profile": "--profile", "device": "--device"}
+    arguments |= dict.fromkeys(("experiment", "network"), "EXPERIMENT")
     for name in arguments.keys() & settings.keys():
         raise ConfigError(f"--set {name}=... is no setting; use the argument {arguments[name]}")
     if args.weights is not None:

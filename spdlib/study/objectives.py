@@ -360,6 +360,8 @@ class Regression(Objective):
         aux_target: str = "masked",
     ) -> None:
         super().__init__()
+        written = self.weights or type(self).loss is not Regression.loss
+        require(bool(written), f"{type(self).__name__} has no `loss` and no `weights`: write one")
         self.truth, self.auxiliary_weight = TRUTH_KINDS[supervision], auxiliary_weight
         self.silog_lambda, self.reduction, self.aux_target = silog_lambda, reduction, aux_target
         self.auxiliary = auxiliary_weight > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
@@ -48,9 +49,14 @@ def test_names() -> None:
     assert "v15_2" in list_models()
 
 
-def test_unknown_networks_are_refused() -> None:
-    with pytest.raises(ModelError, match="unknown network 'v15_3'; did you mean 'v15_2'"):
+def test_unknown_networks_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match=r"unknown network 'v15_3'; did you mean 'v15_2'\?$"):
         create_model("v15_3")
+    with pytest.raises(ModelError, match="v15_2; if it is your own, name its file in SPD_PLUGINS"):
+        create_model("mine")
+    monkeypatch.setenv("SPD_PLUGINS", os.pathsep)
+    with pytest.raises(ModelError, match=r"v15_2$"):
+        create_model("mine")
 
 
 def test_an_encoder_is_a_name_or_a_configuration() -> None:
@@ -166,8 +172,13 @@ def test_configuration_of_an_unknown_network_is_refused(saved: Path) -> None:
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
 def test_missing_files_are_named(saved: Path, name: str) -> None:
     (saved / name).unlink()
-    with pytest.raises(ModelError, match=f"no {name} in .*is it a saved model"):
+    with pytest.raises(ModelError, match=f"no {name} in "):
         load(saved)
+
+
+def test_a_file_is_no_folder(saved: Path) -> None:
+    with pytest.raises(ModelError, match=r"best/config\.json is a file; give the folder"):
+        load(saved / "config.json")
 
 
 @pytest.mark.parametrize("keep", [0, 6, -200])

@@ -137,6 +137,16 @@ def test_a_runs_folder_loads_its_best_weights(finished: Run, tmp_path: Path) -> 
         spdlib.load(tmp_path)
 
 
+def test_a_folder_of_other_files_is_left_alone(
+    small: RunConfig, run_fit: Fit, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    (tmp_path / ".hidden").write_text("no matter")
+    with pytest.raises(RunError, match=r"holds no run but other files, such as thesis\.tex"):
+        run_fit(small, tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_other_config_is_refused_by_field(finished: Run, small: RunConfig, run_fit: Fit) -> None:
     with pytest.raises(RunError, match=r"silog_lambda: 0\.5 -> 0\.85"):
         run_fit(small.but(silog_lambda=0.85), finished.folder)

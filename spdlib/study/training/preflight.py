@@ -22,7 +22,7 @@ from spdlib.geometry import lattice_points, size_of
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.study.config import RunConfig
-from spdlib.study.objectives import Objective
+from spdlib.study.objectives import LossValue, Objective
 from spdlib.study.training.setup import build_objective, prepared
 
 FRAMES = 8
@@ -173,7 +173,12 @@ def _prediction_rows(
         first = model(images, points.to(images)).depth.cpu()
         # the network alone is told that it trains, for its auxiliary maps; its parts are not
         model.training = True
-        start = float(objective(model, prepared(samples, model, objective)).value)
+        loss = objective(model, prepared(samples, model, objective))
+    if not isinstance(loss, LossValue):
+        raise PreflightError(
+            f"objective {objective.name!r} returns a {type(loss).__name__}; it must return a "
+            "LossValue(value, images, points)"
+        )
     low, middle, high = (float(x) for x in (first.min(), first.median(), first.max()))
     least, most = PREDICTION
     inside = math.isfinite(low + high) and least <= middle <= most
@@ -181,7 +186,7 @@ def _prediction_rows(
     order = _rank_correlation(first, truth)
     return [
         ("first prediction", metres, f"finite, median {least:g}..{most:g} m", inside),
-        ("loss before training", f"{start:.4f}", "", None),
+        ("loss before training", f"{float(loss.value):.4f}", "", None),
         ("order (rank correlation)", f"{order:+.3f}", "about 0 before training", None),
     ]
 

@@ -87,6 +87,12 @@ def claim(run: Run, config: RunConfig, resume: bool) -> str:
     Raises:
         RunError: the folder holds a run with another config, or one that must not be continued.
     """
+    others = sorted(run.folder.glob("[!.]*"))  # first: another process may write the config now
+    if others and not run.exists:
+        raise RunError(
+            f"{run.folder} holds no run but other files, such as {others[0].name}; choose a new or "
+            "an empty folder"
+        )
     if not run.exists or not (run.state_path.is_file() or run.finished):
         write_json(run.config_path, config.to_dict())  # nothing was learnt here so far
         return "new"
