@@ -8,30 +8,23 @@ knows what parsers raise.
 from __future__ import annotations
 
 import csv
-import math
-import os
 import tarfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
-import h5py
 import numpy as np
 from PIL import Image
 
-from spdlib.data.frames import NYU_VALID_BOX, Frame
+from spdlib.data.frames import Frame
 from spdlib.errors import DataError, SPDError
-from spdlib.geometry import NYU_CAMERA
 
 Box = tuple[int, int, int, int]
 PLAUSIBLE_MEDIAN = (0.1, 20.0)
 """Metres between which the median depth of an indoor frame lies; outside, the unit is wrong."""
 MILLIMETRES = 0.001
 """Metres per step of a uint16 depth file, unless the caller says otherwise."""
-LARGEST_READ = 1 << 28
-"""Bytes that one read of an HDF5 array may ask for; a frame of 4000x3000 floats has 48 MB."""
 PARSER_ERRORS: tuple[type[Exception], ...] = (
     *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError),
     *(SyntaxError, csv.Error, tarfile.TarError),  # Pillow raises SyntaxError for a broken PNG
@@ -54,94 +47,6 @@ def reading(
         raise DataError(f"{where}: no such file{missing}; check the path") from error
     except PARSER_ERRORS as error:
         raise DataError(f"{where}: {problem} ({error}); {remedy}") from error
-
-
-class LazyHDF5:
-    """An HDF5 file that each process opens for itself, when it first reads.
-
-    HDF5 handles do not survive a fork (two processes would share one file position) and cannot be
-    pickled for a spawn. A copy in a worker therefore opens its own handle.
-    """
-
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
-        self._file: h5py.File | None = None
-        self._pid = -1
-
-    def get(self) -> h5py.File:
-        """The file, open for reading in this process; DataError if that fails."""
-        if self._file is None or self._pid != os.getpid():
-            self.close()  # a handle that came through a fork; the parent keeps its own
-            self._file = open_hdf5(self.path)
-            self._pid = os.getpid()
-        return self._file
-
-    def close(self) -> None:
-        """Closes this process's handle; the next `get` opens it again."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "_file": None, "_pid": -1}
-
-
-def open_hdf5(source: str | Path | BinaryIO, name: str = "") -> h5py.File:
-    """Opens an HDF5 file for reading, without locking it (read-only disks refuse locks).
-
-    `name` stands for it in the DataError of a missing, truncated or other file.
-    """
-    remedy = "it is truncated or of another format: download or pack it again"
-    with reading(name or str(source), "not a readable HDF5 file", remedy):
-        return h5py.File(source, "r", locking=False)
-
-
-def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) -> h5py.Dataset:
-    """An array that lies in this very file.
-
-    HDF5 lets a file borrow its arrays from others (external storage, links, virtual data sets), so
-    a data set from elsewhere could show any file of this machine as a frame; it is refused.
-
-    Args:
-        file: where it must lie.
-        name: of the array, with its groups: "depth/raw".
-        where: stands for the file in an error.
-        by_frame: it is read one frame (row) at a time, not whole.
-
-    Raises:
-        DataError: missing, damaged, borrowed, or a read beyond `LARGEST_READ`.
-    """
-    data = own_member(file, name, where)
-    if not isinstance(data, h5py.Dataset) or not data.shape:
-        raise DataError(f"{where}: {name!r} is not an array; download or pack it again")
-    if data.external or data.is_virtual:
-        raise _borrowed(where, name)
-    shape = data.shape[1:] if by_frame else data.shape
-    if math.prod(shape) * data.dtype.itemsize > LARGEST_READ:
-        raise DataError(
-            f"{where}: array {name!r} is {data.dtype} {list(data.shape)}, larger than any frame; "
-            "the file is damaged: download or pack it again"
-        )
-    return data
-
-
-def own_member(file: h5py.File, name: str, where: str) -> h5py.HLObject:
-    """An array or group that lies in this very file; DataError as `own_array` raises."""
-    node = file
-    with reading(where, f"has no readable array {name!r}", "download or pack it again"):
-        for part in name.split("/"):
-            # `in` and `get` would open what a link leads to before they say what kind it is
-            if node.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
-                raise _borrowed(where, name)
-            node = node[part]
-    return node
-
-
-def _borrowed(where: str, name: str) -> DataError:
-    return DataError(
-        f"{where}: {name!r} is not stored in the file but points elsewhere (link, external or "
-        "virtual array); do not trust it, or copy the array into the file (h5repack)"
-    )
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -256,11 +161,6 @@ def check_depth(depth: np.ndarray, where: str) -> None:
             f"{where}: median depth is {median:.4g} m, outside {low} to {high} m; this looks like "
             f"{hint} or 8-bit depth: store uint16 PNG in millimetres or floats in metres"
         )
-
-
-def nyu_box(size: tuple[int, ...]) -> Box:
-    """Valid rows and columns of an NYU frame of this size (height, width)."""
-    return scaled_box(NYU_VALID_BOX, NYU_CAMERA.size, (size[0], size[1]))
 
 
 def scaled_box(box: Box, old: tuple[int, int], new: tuple[int, int]) -> Box:

@@ -34,18 +34,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from spdlib.data.files import (
-    LazyHDF5,
     check_frame,
     metres_to_millimetres,
     millimetres_to_metres,
-    open_hdf5,
-    own_array,
-    own_member,
     reading,
     scaled_box,
 )
 from spdlib.data.frames import Frame, Frames
-from spdlib.data.hdf5_disk import Disk
+from spdlib.data.hdf5 import Disk, LazyHDF5, open_hdf5, own_array, own_member
 from spdlib.disk import replacing
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
@@ -323,17 +319,12 @@ class PackedFrames:
         row, file = int(self._rows[index]), self._file.get()
         where = f"{self.path}: frame {self.ids[index]!r}"
         with reading(where, remedy="run data verify and pack it again"):
-            image = self._array(file, "image")[row]
-            depths = {}
-            for kind in self.truths:
-                values = self._array(file, f"depth/{kind}")[row]
-                metres = values.dtype == np.float32
-                depths[kind] = values if metres else millimetres_to_metres(values)
+            names = ("image", *(f"depth/{kind}" for kind in self.truths))
+            image, *depths = (own_array(file, n, str(self.path), by_frame=True)[row] for n in names)
+        metres = [d if d.dtype == np.float32 else millimetres_to_metres(d) for d in depths]
+        truths = dict(zip(self.truths, metres, strict=True))
         camera = Camera.from_tensor(self._cameras[row])
-        return Frame(self.ids[index], image, depths, camera, self._boxes[row])
-
-    def _array(self, file: h5py.File, name: str) -> h5py.Dataset:
-        return own_array(file, name, str(self.path), by_frame=True)
+        return Frame(self.ids[index], image, truths, camera, self._boxes[row])
 
 
 def _chosen_truths(stored: list[str], wanted: Sequence[str] | None, path: Path) -> list[str]:

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from spdlib.data.files import check_depth, nyu_box, scaled_box
+from spdlib.data.files import check_depth, scaled_box
 from spdlib.data.frames import NYU_VALID_BOX, Frame
 from spdlib.data.sources import (
     BTSFolder,
@@ -700,7 +700,7 @@ def test_bts_round_trip(data: st.DataObject) -> None:
 @settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 80))
 def test_scaled_box_holds_only_whole_pixels(height: int, width: int) -> None:
-    top, left, bottom, right = nyu_box((height, width))
+    top, left, bottom, right = scaled_box(NYU_VALID_BOX, NYU_CAMERA.size, (height, width))
     for low, high, new, old, (start, end) in (
         (top, bottom, height, 480, (7, 474)),
         (left, right, width, 640, (7, 632)),
@@ -710,7 +710,7 @@ def test_scaled_box_holds_only_whole_pixels(height: int, width: int) -> None:
 
 
 def test_box_at_full_size() -> None:
-    assert nyu_box((480, 640)) == NYU_VALID_BOX
+    assert scaled_box(NYU_VALID_BOX, (480, 640), (480, 640)) == NYU_VALID_BOX
     assert scaled_box((0, 0, 47, 63), (48, 64), (24, 32)) == (0, 0, 23, 31)
 
 

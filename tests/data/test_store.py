@@ -24,7 +24,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from spdlib.data import cli, hdf5_disk, store
+from spdlib.data import cli, hdf5, store
 from spdlib.data.frames import Frame, Frames
 from spdlib.data.sources import BTSFolder, LabelledMat, PlainFolder, TarShards, open_source
 from spdlib.data.store import PackedFrames, info, pack, resize_frame, verify
@@ -401,7 +401,7 @@ def test_full_disk(
         written += len(part)
         return pwrite(handle, part, offset)
 
-    monkeypatch.setattr(hdf5_disk.os, "pwrite", limited)
+    monkeypatch.setattr(hdf5.os, "pwrite", limited)
     with pytest.raises(DataError, match=r"store.h5: .*No space left on device.*is kept"):
         pack({"test": BTSFolder(layouts.bts(), "test")}, packed)
     assert written == room

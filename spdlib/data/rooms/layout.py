@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from spdlib.data.rooms.furniture import Item, Solid, Style, Top, ball, box, moved, post
-from spdlib.data.rooms.materials import SCREEN, WHITE, Material, Range
+from spdlib.data.rooms.furniture import BALL, Item, Parts, Solid, Style, Top, moved
+from spdlib.data.rooms.materials import SCREEN, WHITE, Material
 
 THICKNESS = 0.14
 """Thickness of the walls in metres."""
@@ -183,16 +183,14 @@ def add_enclosure(room: Room, style: Style) -> None:
     margin = style.size(1.3, 3.0)
     x, z, h = room.width / 2 + margin, room.depth / 2 + margin, room.height
     ceiling = WHITE if style.chance(0.8) else style.stone()
-    outer, y = style.paint(), (-0.1, h + 0.1)
-    solids = [
-        box((-x, x), (-0.2, 0), (-z, z), style.floor(), "floor"),
-        box((-x, x), (h, h + 0.2), (-z, z), ceiling, "ceiling"),
-        box((-x, x), y, (-z - 0.2, -z), outer, "wall"),
-        box((-x, x), y, (z, z + 0.2), outer, "wall"),
-        box((-x - 0.2, -x), y, (-z, z), outer, "wall"),
-        box((x, x + 0.2), y, (-z, z), outer, "wall"),
-    ]
-    room.solids = [solid._replace(casts=False) for solid in solids]
+    outer, y, shell = style.paint(), (-0.1, h + 0.1), Parts("wall", casts=False)
+    shell.box((-x, x), (-0.2, 0), (-z, z), style.floor(), label="floor")
+    shell.box((-x, x), (h, h + 0.2), (-z, z), ceiling, label="ceiling")
+    shell.box((-x, x), y, (-z - 0.2, -z), outer)
+    shell.box((-x, x), y, (z, z + 0.2), outer)
+    shell.box((-x - 0.2, -x), y, (-z, z), outer)
+    shell.box((x, x + 0.2), y, (-z, z), outer)
+    room.solids += shell
     if style.chance(0.3):
         add_block(room, style)
 
@@ -203,10 +201,11 @@ def add_block(room: Room, style: Style) -> None:
     x = style.choice([-1, 1]) * (room.width / 2 - half_x)
     z = style.size(-1, 1) * (room.depth / 2 - half_z)
     room.claim(x, z, half_x, half_z)
-    block = box((-half_x, half_x), (0, room.height), (-half_z, half_z), style.wall, "wall")
     around_x, around_z = (-half_x - 0.014, half_x + 0.014), (-half_z - 0.014, half_z + 0.014)
-    skirting = box(around_x, (0, 0.09), around_z, style.trim, "wall")
-    room.solids += moved([block, skirting], x, z)
+    block = Parts("wall")
+    block.box((-half_x, half_x), (0, room.height), (-half_z, half_z), style.wall)
+    block.box(around_x, (0, 0.09), around_z, style.trim)
+    room.solids += moved(block, x, z)
 
 
 def add_wall(room: Room, style: Style, wall: Wall) -> None:
@@ -236,46 +235,43 @@ def add_wall(room: Room, style: Style, wall: Wall) -> None:
 def wall_pieces(style: Style, wall: Wall, height: float) -> list[Solid]:
     """A wall cut around its openings, with skirting boards and frames."""
     paint, trim, inside, skirting = style.wall, style.trim, (-THICKNESS, 0), (0, 0.014)
-    solids = []
-
-    def add(x: Range, y: Range, z: Range, material: Material, label: str = "wall") -> None:
-        solid = box(x, y, z, material, label)
-        left, low, back = (c - h for c, h in zip(solid.centre, solid.half, strict=True))
-        origin = (left + 20, low, back)  # so that the texture is that of all of the wall
-        solids.append(solid._replace(casts=False, origin=origin))
-
-    end = wall.length / 2 + THICKNESS
+    parts, end = Parts("wall", casts=False), wall.length / 2 + THICKNESS
     edges = [-end, *[x for o in wall.taken for x in (o.x0, o.x1)], end]
     for x0, x1 in zip(edges[::2], edges[1::2], strict=True):
-        add((x0, x1), (0, height), inside, paint)
-        add((x0, x1), (0, 0.09), skirting, trim)
+        parts.box((x0, x1), (0, height), inside, paint)
+        parts.box((x0, x1), (0, 0.09), skirting, trim)
     for x0, x1, y0, y1 in wall.taken:
         name = "window" if y0 > 0 else "door"
-        add((x0, x1), (y1, height), inside, paint)
+        parts.box((x0, x1), (y1, height), inside, paint)
         if y0 > 0:
-            add((x0, x1), (0, y0), inside, paint)
-            add((x0, x1), (0, 0.09), skirting, trim)
-            add((x0 - 0.1, x1 + 0.1), (y0 - 0.04, y0), (-0.1, 0.05), trim, name)
+            parts.box((x0, x1), (0, y0), inside, paint)
+            parts.box((x0, x1), (0, 0.09), skirting, trim)
+            parts.box((x0 - 0.1, x1 + 0.1), (y0 - 0.04, y0), (-0.1, 0.05), trim, label=name)
         for x in (x0 - 0.07, x1):
-            add((x, x + 0.07), (y0, y1), (-0.02, 0.022), trim, name)
-        add((x0 - 0.07, x1 + 0.07), (y1, y1 + 0.08), (-0.02, 0.024), trim, name)
+            parts.box((x, x + 0.07), (y0, y1), (-0.02, 0.022), trim, label=name)
+        parts.box((x0 - 0.07, x1 + 0.07), (y1, y1 + 0.08), (-0.02, 0.024), trim, label=name)
+    solids = []
+    for part in parts:
+        left, low, back = (c - h for c, h in zip(part.centre, part.half, strict=True))
+        # so that the texture is that of all of the wall
+        solids.append(part._replace(origin=(left + 20, low, back)))
     return solids
 
 
 def window(style: Style, opening: Rectangle, glass: Material) -> list[Solid]:
     """A pane in its opening, often with curtains."""
     x0, x1, y0, y1 = opening
-    pane = box((x0, x1), (y0, y1), (-THICKNESS - 0.02, -THICKNESS + 0.03), glass, "window")
-    solids = [pane._replace(casts=False)]
+    parts = Parts("curtain", casts=False)  # too close to the window's light to throw shadows
+    behind = (-THICKNESS - 0.02, -THICKNESS + 0.03)
+    parts.box((x0, x1), (y0, y1), behind, glass, label="window")
     if style.chance(0.35):
         cloth, share = style.curtain(), style.size(0.1, 0.4)
         low, wide = style.choice([0.05, y0 - 0.1]), (x1 - x0) * share + 0.1
         for left in (x0 - 0.15, x1 + 0.15 - wide):
-            drape = box((left, left + wide), (low, y1 + 0.12), (0.04, 0.1), cloth, "curtain")
-            solids.append(drape._replace(casts=False))  # too close to the window's light
+            parts.box((left, left + wide), (low, y1 + 0.12), (0.04, 0.1), cloth)
         rod = (x0 - 0.3, x1 + 0.3), (y1 + 0.12, y1 + 0.15), (0.05, 0.08)
-        solids.append(box(*rod, style.steel, "curtain"))
-    return solids
+        parts.box(*rod, style.steel, casts=True)
+    return parts
 
 
 def door(style: Style, opening: Rectangle) -> list[Solid]:
@@ -287,8 +283,9 @@ def door(style: Style, opening: Rectangle) -> list[Solid]:
         leaf = style.trim if style.chance(0.5) else style.timber.upright()
         rows, columns = style.choice([1, 2, 3]), style.choice([1, 2])
         leaf = leaf._replace(cell=(width / columns, y1 / rows), seam=0.012, seam_gain=0.7)
-        knob = ball((width - 0.07, 1.0, 0.04), (0.03, 0.03, 0.03), style.steel, "door")
-        panel = [box((0, width), (0.01, y1), (-0.04, 0), leaf, "door"), knob]
+        panel = Parts("door")
+        panel.box((0, width), (0.01, y1), (-0.04, 0), leaf)
+        panel.add(BALL, (width - 0.07, 1.0, 0.04), (0.03, 0.03, 0.03), style.steel)
         solids += moved(panel, x0, -0.05, 0.0 if state < 0.5 else style.size(0.4, 1.9))
     if state >= 0.5:
         item, far = pick(style, WALL_ITEMS["living"]), style.size(1.6, 2.4)
@@ -331,7 +328,7 @@ def furnish_wall(room: Room, style: Style, wall: Wall) -> None:
 
 def decorate(room: Room, style: Style, wall: Wall) -> list[Solid]:
     """Pictures, white boards and shelves where the wall is free."""
-    solids: list[Solid] = []
+    parts = Parts("picture")
     for _ in range(style.choice([1, 3, 5])):
         w, h = style.size(0.12, 0.45), style.size(0.12, 0.4)
         if room.kind == "office" and style.chance(0.3):
@@ -342,27 +339,26 @@ def decorate(room: Room, style: Style, wall: Wall) -> list[Solid]:
             continue
         wall.taken.append(place)
         if style.chance(0.2):
-            top = Top((x - w * 0.9, x + w * 0.9), (0.06, 0.18), y + 0.03)
-            solids.append(box((x - w, x + w), (y, y + 0.03), (0, 0.24), style.timber, "shelves"))
-            solids += style.clutter(top, 4)
+            parts.box((x - w, x + w), (y, y + 0.03), (0, 0.24), style.timber, label="shelves")
+            parts += style.clutter(Top((x - w * 0.9, x + w * 0.9), (0.06, 0.18), y + 0.03), 4)
             continue
         frame = style.choice([style.timber, WHITE, SCREEN])
         art, name, edge = WHITE._replace(gloss=0.3), "whiteboard", 0.02
         if w <= 0.45:
             art, name, edge = style.picture(), "picture", style.size(0.015, 0.06)
         inner = (x - w + edge, x + w - edge), (y - h + edge, y + h - edge)
-        solids.append(box((x - w, x + w), (y - h, y + h), (0, 0.025), frame, name))
-        solids.append(box(*inner, (0, 0.027), art, name))
-    return [solid._replace(casts=False) for solid in solids]
+        parts.box((x - w, x + w), (y - h, y + h), (0, 0.025), frame, label=name)
+        parts.box(*inner, (0, 0.027), art, label=name)
+    return [part._replace(casts=False) for part in parts]
 
 
 def furnish_floor(room: Room, style: Style) -> None:
     """Free-standing furniture, and often a rug."""
     if style.chance(0.35):
         half_x, half_z = style.size(0.5, room.width * 0.35), style.size(0.4, room.depth * 0.35)
-        cloth = style.rug()
-        rug = box((-half_x, half_x), (0, 0.012), (-half_z, half_z), cloth, "floor_mat")
-        room.solids += moved([rug], style.size(-0.5, 0.5), style.size(-0.5, 0.5))
+        rug = Parts("floor_mat")
+        rug.box((-half_x, half_x), (0, 0.012), (-half_z, half_z), style.rug())
+        room.solids += moved(rug, style.size(-0.5, 0.5), style.size(-0.5, 0.5))
     for _ in range(max(1, round(room.width * room.depth * style.size(0.08, 0.25)))):
         item = pick(style, FREE_ITEMS[room.kind])
         yaw = style.choice([0, 1, 2, 3]) * math.pi / 2 + style.rng.gauss(0, 0.15)
@@ -380,11 +376,12 @@ def add_lights(room: Room, style: Style) -> None:
     w, d, h = room.width, room.depth, room.height
     warm, down = np.array([1.0, style.size(0.78, 0.95), style.size(0.55, 0.88)]), -math.pi / 2
     x, z = style.size(-0.25, 0.25) * w, style.size(-0.25, 0.25) * d
-    fixture = style.lit_shade()._replace(glow=3.0)
-    lamp = ball((x, h - 0.02, z), (0.2, 0.09, 0.2), fixture, "lamp")
+    fixture, lamp = style.lit_shade()._replace(glow=3.0), Parts("lamp", casts=False)
     if style.chance(0.5):
-        lamp = post(x, z, style.size(0.05, 0.25), (h - 0.04, h), fixture, "lamp")
-    room.solids.append(lamp._replace(casts=False))
+        lamp.post(x, z, style.size(0.05, 0.25), (h - 0.04, h), fixture)
+    else:
+        lamp.add(BALL, (x, h - 0.02, z), (0.2, 0.09, 0.2), fixture)
+    room.solids += lamp
     place = Pose((x, h - 0.2, z), pitch=down)
     room.lights.append(Light(place, warm * style.size(0.1, 2.5), style.size(1.0, 3), 0.0))
     room.lights.append(side_light(room, style, warm))

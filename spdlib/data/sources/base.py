@@ -7,8 +7,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from spdlib.data.files import check_frame, nyu_box, reading
-from spdlib.data.frames import TRUTHS, Frame
+from spdlib.data.files import check_frame, reading, scaled_box
+from spdlib.data.frames import NYU_VALID_BOX, TRUTHS, Frame
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import NYU_CAMERA
 
@@ -35,17 +35,19 @@ class Source:
 
     Raises:
         DataError: no items, or two with one id.
+        ConfigError: an unknown truth.
     """
 
     expects: ClassVar[str]
-    truth: str | None = None
     split_by = ""
 
-    def __init__(self, items: Sequence[Any], where: str) -> None:
+    def __init__(self, items: Sequence[Any], where: str, truth: str | None = None) -> None:
+        if truth not in (None, *TRUTHS):
+            raise ConfigError(f"truth is {truth!r}; choose one of {', '.join(TRUTHS)}")
         if not items:
             raise DataError(f"{where}: no frames found; see data/README.md for the layouts")
         refuse_duplicates(((item.id, item.where) for item in items), where)
-        self._items, self.ids = list(items), [item.id for item in items]
+        self._items, self.ids, self.truth = list(items), [item.id for item in items], truth
 
     def __len__(self) -> int:
         return len(self._items)
@@ -72,13 +74,6 @@ def refuse_duplicates(found: Iterable[tuple[str, Any]], where: str) -> None:
         places[name] = place
 
 
-def known_truth(truth: str) -> str:
-    """The name of a truth; ConfigError if there is none of this name."""
-    if truth not in TRUTHS:
-        raise ConfigError(f"truth is {truth!r}; choose one of {', '.join(TRUTHS)}")
-    return truth
-
-
 def nyu_frame(item: Any, image: np.ndarray, depths: Mapping[str, np.ndarray]) -> Frame:
     """Frame of an item with NYU's camera and white border; DataError if its shape is not 3:4."""
     height, width = image.shape[:2]
@@ -88,4 +83,5 @@ def nyu_frame(item: Any, image: np.ndarray, depths: Mapping[str, np.ndarray]) ->
             "copy); bring other cameras as a plain folder with cameras.csv"
         )
     camera = NYU_CAMERA.resized(height, width)
-    return Frame(item.id, image, depths, camera, nyu_box((height, width)))
+    box = scaled_box(NYU_VALID_BOX, NYU_CAMERA.size, (height, width))
+    return Frame(item.id, image, depths, camera, box)

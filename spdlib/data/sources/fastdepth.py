@@ -11,19 +11,17 @@ from typing import ClassVar
 import h5py
 import numpy as np
 
-from spdlib.data.files import open_hdf5, own_array, reading
+from spdlib.data.files import reading
 from spdlib.data.frames import Frame, Frames
-from spdlib.data.sources.base import Item, Source, known_truth, nyu_frame
+from spdlib.data.hdf5 import open_hdf5, own_array
+from spdlib.data.sources.base import Item, Source, nyu_frame
 from spdlib.errors import DataError
 
 
 class _H5Frames(Source):
     """Frames of `rgb` (3, H, W) uint8 and `depth` (H, W) float metres in .h5 files.
 
-    Args:
-        path: the folder of the splits.
-        split: "train" or "test".
-        truth: what the depth is.
+    `path` is the folder of the splits, `split` "train" or "test", `truth` what the depth is.
 
     Raises:
         DataError: missing or empty split, duplicate id.
@@ -33,9 +31,8 @@ class _H5Frames(Source):
     """Where the files of a split lie, with {} for its name."""
 
     def __init__(self, path: str | Path, split: str, truth: str = "inpainted") -> None:
-        self.truth = known_truth(truth)
         items = [item for file in self._files(Path(path), split) for item in self._listed(file)]
-        super().__init__(items, f"{path} (split {split!r})")
+        super().__init__(items, f"{path} (split {split!r})", truth)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:

@@ -19,7 +19,7 @@ from spdlib.data.files import (
     reading,
 )
 from spdlib.data.frames import LEAST_TRAINING, Frame, Frames, hold_out
-from spdlib.data.sources.base import IMAGE_SUFFIXES, Source, known_truth, refuse_duplicates
+from spdlib.data.sources.base import IMAGE_SUFFIXES, Source, refuse_duplicates
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
 
@@ -64,7 +64,6 @@ class PlainFolder(Source):
         truth: str = "raw",
         depth_scale: float = MILLIMETRES,
     ) -> None:
-        self.truth = known_truth(truth)
         if not 0 < depth_scale < 1:
             raise ConfigError(f"depth_scale is {depth_scale}; give metres per PNG step, e.g. 0.001")
         self.depth_scale = depth_scale
@@ -73,7 +72,7 @@ class PlainFolder(Source):
             items = self._divided(items, str(path))
         self.splits = sorted({item.split for item in items} - {""})
         chosen = [item for item in items if split in (None, item.split)]
-        super().__init__(chosen, f"{path} (split {split!r} of {self.splits})")
+        super().__init__(chosen, f"{path} (split {split!r} of {self.splits})", truth)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -136,10 +135,13 @@ def _own_frames(root: Path) -> list[_Own]:
         for folder, files in (("rgb", images), ("depth", depths)):
             if name not in files:
                 raise DataError(f"{where}: {folder} has no file {name!r}; add it or drop the row")
-        fx, fy, cx, cy = (_number(row, key, where) for key in _COLUMNS[1:])
-        split = row.get("split") or ""
-        depth, intrinsics = depths[name], (fx, fy, cx, cy)
-        items.append(_Own(name, str(depth), images[name], depth, intrinsics, split))
+        numbers = []
+        for key in _COLUMNS[1:]:
+            with reading(where, f"{key} is {row[key]!r}, not a number of pixels", "correct it"):
+                numbers.append(float(row[key] or ""))
+        fx, fy, cx, cy = numbers
+        depth, split = depths[name], row.get("split") or ""
+        items.append(_Own(name, str(depth), images[name], depth, (fx, fy, cx, cy), split))
         if bool(split) != bool(items[0].split):
             raise DataError(f"{where}: only some frames name a split; fill the column or drop it")
     for files in (images, depths):
@@ -167,8 +169,3 @@ def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
     files = [path for path in sorted(folder.glob("*")) if path.suffix.lower() in suffixes]
     refuse_duplicates(((path.stem, path) for path in files), str(folder))
     return {path.stem: path for path in files}
-
-
-def _number(row: Mapping[str, str | None], key: str, where: str) -> float:
-    with reading(where, f"{key} is {row[key]!r}, not a number of pixels", "correct it"):
-        return float(row[key] or "")

@@ -10,20 +10,13 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
-from spdlib.data.files import (
-    LazyHDF5,
-    millimetres_to_metres,
-    own_array,
-    read_depth_png,
-    read_image,
-    reading,
-)
+from spdlib.data.files import millimetres_to_metres, read_depth_png, read_image, reading
 from spdlib.data.frames import Frame, Frames
+from spdlib.data.hdf5 import LazyHDF5, own_array
 from spdlib.data.sources.base import (
     IMAGE_SUFFIXES,
     Item,
     Source,
-    known_truth,
     nyu_frame,
     refuse_duplicates,
 )
@@ -67,7 +60,6 @@ class BTSFolder(Source):
         truth: str = "raw",
         list_file: str | Path | None = None,
     ) -> None:
-        self.truth = known_truth(truth)
         root, scenes_in_id = _bts_scenes(Path(path), split), split == "sync"
         if root is None:
             raise DataError(
@@ -78,7 +70,7 @@ class BTSFolder(Source):
             pairs = _bts_pairs(root, scenes_in_id)
         else:
             pairs = _bts_listed(root, Path(list_file), scenes_in_id)
-        super().__init__(pairs, f"{root} (split {split!r})")
+        super().__init__(pairs, f"{root} (split {split!r})", truth)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -190,7 +182,6 @@ class LabelledMat(Source):
     Frames have both truths. Ids are the 0-based index as NNNNN, as in BTS folders.
 
     Args:
-        path: the .mat file.
         split: "train" or "test" of the official split; None for all frames.
         split_file: a text list of other test frames (lines that name rgb_NNNNN, as BTS's published
             list); all other frames are then training frames.
