@@ -51,6 +51,8 @@ def _train(args: argparse.Namespace) -> int:
         settings["weights"] = str(args.weights)
     config = resolve(args.experiment, args.profile, device=args.device, **settings)
     out = args.out or DEFAULT_ROOT / f"{args.experiment}_{args.profile}"
+    if _is_main_process():
+        print(config.headline)
     data = open_data(config, args.data)
     run = fit(
         config,

@@ -248,6 +248,16 @@ class RunConfig(Settings):
         )
 
     @property
+    def headline(self) -> str:
+        """What runs, in one line: a profile may replace the network's own encoder and size."""
+        model, schedule, (height, width) = self.model, self.schedule, self.model.image_size
+        return (
+            f"{self.experiment}, profile {self.profile}: {model.network} with {model.encoder.name} "
+            f"at {height}x{width}, {schedule.steps} steps of {schedule.batch_size} frames, "
+            f"seed {self.seed}"
+        )
+
+    @property
     def crop(self) -> str:
         """How the recorded protocol brings frames to the size of the network."""
         return "squash" if self.data.validation == "squash" else self.sampling.augment.crop

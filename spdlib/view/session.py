@@ -71,10 +71,7 @@ def open_study(
     given = report.settings_of(weights=report.from_root(weights), **settings)
     config = resolve(experiment, profile, **given)
     folder = report.run_folder(out, name or experiment, profile)
-    print(
-        f"{experiment}, profile {profile}: {config.schedule.steps} steps of "
-        f"{config.schedule.batch_size} frames, seed {config.seed}"
-    )
+    print(config.headline)
     return Study(config, folder, report.from_root(data) or None)
 
 

@@ -12,8 +12,8 @@ from spdlib.data.rooms import Rooms
 from spdlib.models import counts, create_model, list_models, network_class
 from spdlib.study.objectives import silog
 
-FRAMES, SIZE, POINTS, RATE = 8, (96, 128), 64, 1e-3
-STEPS = dict.fromkeys(list_models(), 200) | {"v13_plan": 300, "v14_plan": 300}
+FRAMES, SIZE, POINTS, RATE = 8, (64, 96), 32, 1e-3
+STEPS = dict.fromkeys(list_models(), 200) | {"v13_plan": 300, "v14_plan": 300, "v15_2": 400}
 """A frozen encoder, and a canvas that seven layers share, make the plans learn more slowly."""
 ALWAYS = ("v13_1", "v13_log_depth", "v14_dual", "v15_2")
 """Each has what its relatives have; those learn in long test runs."""
@@ -23,7 +23,7 @@ ENCODERS = {"v13_plan": "vit_tiny_patch16_224"}
 
 @pytest.fixture(scope="module")
 def frames() -> tuple[Tensor, Tensor]:
-    """Images [8, 3, 96, 128] in 0..1 and their depth [8, 96, 128] in metres."""
+    """Images [8, 3, 64, 96] in 0..1 and their depth [8, 64, 96] in metres."""
     rooms = [Rooms(FRAMES, size=SIZE)[index] for index in range(FRAMES)]
     images = torch.stack([torch.from_numpy(room.image) for room in rooms])
     depth = torch.stack([torch.from_numpy(room.truth()) for room in rooms])
@@ -31,7 +31,7 @@ def frames() -> tuple[Tensor, Tensor]:
 
 
 def questions(depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Random pixels of every frame [8, 64, 2], and their depth [8, 64]."""
+    """Random pixels of every frame [8, 32, 2], and their depth [8, 32]."""
     x, y = (torch.randint(side, (FRAMES, POINTS)) for side in reversed(SIZE))
     return torch.stack([x, y], -1).float(), depth[torch.arange(FRAMES)[:, None], y, x]
 
@@ -66,4 +66,5 @@ def test_eight_frames_are_learnt_by_heart(name: str, frames: tuple[Tensor, Tenso
     with torch.no_grad():  # a few hard pixels decide: eight draws, so that luck does not
         asked = [questions(depth) for _ in range(8)]
         errors = [(network(images, points).depth - truth).abs() / truth for points, truth in asked]
+    print(name, torch.stack(errors).mean())
     assert torch.stack(errors).mean() < 0.05
