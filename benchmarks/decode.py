@@ -191,7 +191,8 @@ def reading(pair: Pair, form: str, points: Tensor) -> Operation:
     scene = pair.scenes[form]
     model: Any = scene.model
     with torch.no_grad():
-        h, known = model.seeded(scene.maps, points[None], scene.padded)
+        known = model.queries(scene.maps, points[None], scene.padded)
+        h, _ = model.seed(known)
 
     @torch.no_grad()
     def run() -> list[Tensor]:

@@ -18,7 +18,6 @@ form of execution that encoded it. The blocks themselves are in `v13_blocks`.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -26,7 +25,7 @@ from torch import Tensor, nn
 
 from spdlib.errors import ModelError
 from spdlib.geometry import GridRule, Size, size_of
-from spdlib.inspection import Probe, Reads, Shares
+from spdlib.inspection import Probe
 from spdlib.models.attention import MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.encoders import CONVNEXT_V2_TINY, padded_size
@@ -35,7 +34,6 @@ from spdlib.models.layers import (
     LEVELS,
     NumberHead,
     channels_last,
-    standardised,
     start_at,
 )
 from spdlib.models.necks import PlanNeck, PyramidNeck
@@ -50,7 +48,6 @@ from spdlib.models.v13_blocks import (
     CHANNELS,
     CODE_UNIT,
     HEADS,
-    TOKENS,
     WIDTH,
     Calibration,
     Precompute,
@@ -117,7 +114,6 @@ class V13(DepthModel):
     dropout: ClassVar[float] = 0.0
     first_block: ClassVar[type[B1]] = B1
     precompute: Any
-    b5: Any
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -126,8 +122,10 @@ class V13(DepthModel):
         self._add_neck()
         self._check_routing(config.image_size)
         self.b1 = self.first_block(CODE_UNIT if options.offset_code == "scaled" else 1)
-        self.b2 = B2(2, 1, self.dropout)
+        self.b2 = B2(self.dropout)
         self.head = NumberHead(WIDTH, low=options.head_dtype == "bfloat16")
+        if not self.calibrated:
+            start_at(self.head[-1], HEAD_BIAS[options.head_bias])
 
     def maps(self, images: Tensor) -> Maps:
         """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text)."""
@@ -154,6 +152,13 @@ class V13(DepthModel):
     @abstractmethod
     def run(self, queries: Queries) -> Tensor:
         """The network's blocks, one after the other: depth [B, K] in metres."""
+
+    def depth(self, h: Tensor, queries: Queries) -> Tensor:
+        """Finished queries h [B, K, 192] -> depth [B, K] in metres."""
+        number = self.head(h).squeeze(-1)
+        if self.calibrated:
+            return Calibration.depth(number, queries.maps["calibration"])
+        return number.exp()
 
     @property
     def fast(self) -> bool:
@@ -193,38 +198,6 @@ class V13(DepthModel):
         self.neck: nn.Module = PyramidNeck(self.encoder.channels, CHANNELS)
         self.level4_attention = MapAttention(CHANNELS[3], HEADS, positions=self.coded)
 
-    def _local(self, queries: Queries) -> tuple[Tensor, list[Tensor]]:
-        """B1 and B2: queries [B, K, 192], and their own 91 tokens by level."""
-        h, tokens, pixels = self.b1(queries)
-        tokens = [standardised(part) for part in tokens]
-        h, weights = self.b2(h, tokens, queries.fast)
-        levels = [level for level, count in TOKENS.items() for _ in range(count)]
-        queries.record(
-            lambda: Reads("B2", "tokens around", pixels, weights.mean(2), levels, close=True)
-        )
-        return h, tokens
-
-    def _fuse(
-        self, h: Tensor, tokens: Sequence[Tensor], sources: dict[str, int], queries: Queries
-    ) -> Tensor:
-        """B5 over tokens [B, K, T_i, 192], of which each source has so many, in this order."""
-        h, weights = self.b5(h, tokens, queries.fast)
-
-        def shares() -> Shares:
-            parts = weights.mean(2).split(list(sources.values()), -1)
-            sums = (part.sum(-1) for part in parts)
-            return Shares("B5", dict(zip(sources, sums, strict=True)), sources)
-
-        queries.record(shares)
-        return h
-
-    def _depth(self, h: Tensor, queries: Queries) -> Tensor:
-        """The head's numbers of finished queries [B, K, 192] as depth [B, K] in metres."""
-        number = self.head(h).squeeze(-1)
-        if self.calibrated:
-            return Calibration.depth(number, queries.maps["calibration"])
-        return number.exp()
-
     def _check_routing(self, image_size: Size) -> None:
         """ModelError if a level of such images has fewer cells than a query is routed to."""
         multiple = self.encoder.multiple
@@ -259,7 +232,7 @@ class V13Calibrated(V13):
         self.precompute = Precompute(self.coded, calibrated=True)
         self.precompute.anchors.requires_grad_(False)
         self.precompute.values.requires_grad_(False)
-        self.b3 = B3("b3", self.dropout)
+        self.b3 = B3("b3", "L4", routed=0, dropout=self.dropout)
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """B3's keys and values."""
@@ -267,10 +240,10 @@ class V13Calibrated(V13):
 
     def run(self, queries: Queries) -> Tensor:
         """B1, B2, B3 and the head."""
-        h, _ = self._local(queries)
-        h, weights = self.b3(h, queries.maps)
-        queries.record_attention("B3", "L4", weights, None)
-        return self._depth(h, queries)
+        h, tokens, pixels = self.b1(queries)
+        h = self.b2(h, tokens, pixels, queries)
+        h, _, _ = self.b3(h, queries)
+        return self.depth(h, queries)
 
 
 @register("v13_log_depth", encoder=CONVNEXT_V2_TINY, image_size=(256, 320))
@@ -285,11 +258,9 @@ class V13LogDepth(V13):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
         self.precompute = Precompute(self.coded, self.calibrated)
-        self.b3 = B3("b3", self.dropout)
-        self.b4 = B4(bounded=not self.planned)
-        self.b5 = B5(3, 1 if self.planned else 3, self.dropout)
-        if not self.planned:
-            start_at(self.head[-1], HEAD_BIAS[self.options.head_bias])
+        self.b3 = B3("b3", "L4", self.options.routed_l4, self.dropout)
+        self.b4 = B4(self.planned)
+        self.b5 = B5(1 if self.planned else 3, self.dropout)
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """B3's keys and values, the anchors and the value maps of B4."""
@@ -302,20 +273,12 @@ class V13LogDepth(V13):
 
     def run(self, queries: Queries) -> Tensor:
         """B1 to B5 and the head."""
-        h, local = self._local(queries)
-        h, weights = self.b3(h, queries.maps)
-        routed = weights.topk(self.options.routed_l4).indices
-        queries.record_attention("B3", "L4", weights, routed)
-        tokens = self.b4(h, routed, queries)
-        if self.planned:
-            # Choosing the largest weights has no gradient, so B3 would not learn where to send a
-            # query: the tokens' gradient goes straight through to the weights.
-            chosen = weights.gather(-1, routed)
-            tokens = tokens * (chosen - chosen.detach() + 1).unsqueeze(-1)
-        tokens = standardised(tokens + self.b4.type_code)
-        sources = {**TOKENS, "routed L4": self.options.routed_l4}
-        h = self._fuse(h, [*local, tokens], sources, queries)
-        return self._depth(h, queries)
+        h, tokens, pixels = self.b1(queries)
+        h = self.b2(h, tokens, pixels, queries)
+        h, cells, weights = self.b3(h, queries)
+        routed = self.b4(h, cells, weights, queries)
+        h = self.b5(h, {**tokens, "routed L4": routed}, queries)
+        return self.depth(h, queries)
 
 
 @register("v13_plan", encoder="vit_small_patch14_dinov2", image_size=(518, 518))

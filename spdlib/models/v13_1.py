@@ -12,6 +12,7 @@ the query's own place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +24,7 @@ from spdlib.models import v13_blocks
 from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption
 from spdlib.models.encoders import CONVNEXT_V2_TINY
-from spdlib.models.layers import HEAD_BIAS, standardised, start_at
+from spdlib.models.layers import standardised
 from spdlib.models.options import Count, ModelConfig
 from spdlib.models.registry import register
 from spdlib.models.sampling import gather_rows
@@ -101,8 +102,20 @@ class B5(v13_blocks.B5):
     """v13's B5 over the 33 tokens, and the type codes of routed cells (1,336,128)."""
 
     def __init__(self) -> None:
-        super().__init__(layers=3, norms=3, dropout=0.0)
+        super().__init__(norms=3, dropout=0.0)
         self.routed_code = nn.Parameter(torch.zeros(2, WIDTH))
+
+    def routed(self, cells3: Tensor, cells4: Tensor, queries: Queries) -> dict[str, Tensor]:
+        """Tokens [B, K, R, 192] of cells [B, K, R] of L3 and L4, by number: row * w + column."""
+        tokens = {}
+        for name, cells, code in zip(("g3", "g4"), (cells3, cells4), self.routed_code, strict=True):
+            level, width = queries.maps[name], queries.size(name)[1]
+            tokens[f"routed L{name[1]}"] = gather_rows(level, cells % width, cells // width) + code
+        return tokens
+
+    def read(self, h: Tensor, tokens: Sequence[Tensor], fast: bool) -> tuple[Tensor, Tensor]:
+        """As v13's, but of plain tokens: so few are sooner joined than read part by part."""
+        return super().read(h, [standardised(torch.cat(list(tokens), 2))], fast)
 
 
 @register("v13_1", encoder=CONVNEXT_V2_TINY, image_size=(256, 320))
@@ -117,12 +130,14 @@ class V131(V13):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
-        start = self.options.inserted_attention
-        self.level3_attention = MapAttention.inserted(self.encoder, start, positions=self.coded)
+        options = self.options
+        self.level3_attention = MapAttention.inserted(
+            self.encoder, options.inserted_attention, positions=self.coded
+        )
         self.precompute = Precompute(self.coded)
-        self.b3a, self.b3b = B3("b3a", self.dropout), B3("b3b", self.dropout)
+        self.b3a = B3("b3a", "L3", options.routed_l3, self.dropout)
+        self.b3b = B3("b3b", "L4", options.routed_l4, self.dropout)
         self.b5 = B5()
-        start_at(self.head[-1], HEAD_BIAS[self.options.head_bias])
 
     def projected(self, levels: Maps) -> dict[str, Tensor]:
         """Keys and values of B3a and B3b, and the maps of B5's tokens."""
@@ -130,23 +145,13 @@ class V131(V13):
 
     def run(self, queries: Queries) -> Tensor:
         """B1, B2, B3a, B3b, B5 and the head."""
-        h, _ = self._local(queries)
-        h, weights = self.b3a(h, queries.maps)
-        routed3 = weights.topk(self.options.routed_l3).indices
-        queries.record_attention("B3a", "L3", weights, routed3)
-        h, weights = self.b3b(h, queries.maps)
-        routed4 = weights.topk(self.options.routed_l4).indices
-        queries.record_attention("B3b", "L4", weights, routed4)
-        code3, code4 = self.b5.routed_code
-        tokens = {
-            **self.b1.central(queries),
-            "routed L3": cells_of(queries.maps["g3"], routed3) + code3,
-            "routed L4": cells_of(queries.maps["g4"], routed4) + code4,
-        }
-        sources = {name: part.shape[2] for name, part in tokens.items()}
-        joined = standardised(torch.cat(list(tokens.values()), 2))
-        h = self._fuse(h, [joined], sources, queries)
-        return self._depth(h, queries)
+        h, tokens, pixels = self.b1(queries)
+        h = self.b2(h, tokens, pixels, queries)
+        h, cells3, _ = self.b3a(h, queries)
+        h, cells4, _ = self.b3b(h, queries)
+        tokens = {**self.b1.central(queries), **self.b5.routed(cells3, cells4, queries)}
+        h = self.b5(h, tokens, queries)
+        return self.depth(h, queries)
 
     def captions(self) -> dict[str, Caption]:
         """Titles and details of the blocks, for diagrams."""
@@ -156,8 +161,3 @@ class V131(V13):
             "b3b": ("B3b: read all of L4", f"route to {four} cells"),
             "b5": ("B5: read all finds", f"3 + {three} + {four} tokens, 3 layers"),
         }
-
-
-def cells_of(level: Tensor, routed: Tensor) -> Tensor:
-    """Cells [B, K, R, C] of a map [B, h, w, C] by their number, row * w + column [B, K, R]."""
-    return gather_rows(level, routed % level.shape[2], routed // level.shape[2])

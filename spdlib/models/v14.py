@@ -32,25 +32,16 @@ import torch
 from torch import Tensor, nn
 
 from spdlib.errors import ModelError
-from spdlib.geometry import GridRule, Size, grid_size, size_of
+from spdlib.geometry import GridRule, Size, size_of
 from spdlib.inspection import Number, Probe
 from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.encoders import CONVNEXT_V2_TINY, STRIDES, padded_size
-from spdlib.models.layers import (
-    HEAD_BIAS,
-    LEVELS,
-    channels_last,
-    fourier_code,
-    full_precision,
-    start_at,
-)
+from spdlib.models.layers import HEAD_BIAS, LEVELS, channels_last, full_precision, start_at
 from spdlib.models.necks import project
 from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
-from spdlib.models.sampling import Places
 from spdlib.models.v14_layers import (
-    BANDS,
     HEADS,
     READS,
     WIDTH,
@@ -141,8 +132,8 @@ class V14(DepthModel):
         refuse_plain_vit(self)
         self._level_sizes(config.image_size)  # refuses images that are too small
         options = self.options
-        self.grid = Grid(GridRule(options.grid_rule), self.per_level)
-        self.canvas: SharedCanvas | None = None  # what the plan's layers share
+        mean = options.canvas_write == "mean"
+        self.grid = Grid(GridRule(options.grid_rule), self.per_level, mean)
         self.neck = nn.ModuleList(
             project(channels, width)
             for channels, width in zip(self.encoder.channels, self.widths, strict=True)
@@ -180,20 +171,21 @@ class V14(DepthModel):
 
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
-        return Answer(self._run(maps, points, image_size))
+        return Answer(self.run(self.queries(maps, points, image_size)))
 
-    def _run(
-        self, maps: Maps, points: Tensor, image_size: Size, probes: list[Probe] | None = None
-    ) -> Tensor:
-        """Depth [B, K]; with a list of probes the layers add what they do."""
-        h, queries = self.seeded(maps, points, image_size)
+    def queries(self, maps: Maps, points: Tensor, image_size: Size) -> Queries:
+        """The points [B, K, 2] with all that the layers know of them."""
+        fast = self.execution == "fast"
+        return Queries.of(maps, points, image_size, self.grid, self.kernels, fast)
+
+    def run(self, queries: Queries) -> Tensor:
+        """The seed, the layers in order, the head: depth [B, K]."""
+        h, positions = self.seed(queries)
         # what the layers add up stays in float32 under autocast
-        canvases = {level: full_precision(maps[level])[0] for level in self.kernels}
+        canvases = {level: full_precision(queries.maps[level])[0] for level in self.kernels}
         for number, layer in enumerate(self.layers(), 1):
-            watched = replace(queries, layer=f"layer {number}", probes=probes)
-            h, canvases = layer(h, canvases, watched)
-        if self.canvas is not None:  # the plan's final canvas joins the queries once more
-            h = h + self.canvas.final(queries.read("L3", canvases["L3"]))
+            named = replace(queries, positions=positions, layer=f"layer {number}")
+            h, canvases = layer(h, canvases, named)
         return self.head(h)
 
     def layers(self) -> list[nn.Module]:
@@ -203,7 +195,7 @@ class V14(DepthModel):
     def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
         """Reads of every deformable layer, gates and canvases of every layer, the head's scale."""
         found: list[Probe] = []
-        self._run(maps, points, image_size, found)
+        self.run(replace(self.queries(maps, points, image_size), probes=found))
         return [*found, Number("head", "scale of ln depth", float(self.head.scale.detach().exp()))]
 
     def ablations(self) -> dict[str, Callable[[], AbstractContextManager[None]]]:
@@ -227,40 +219,6 @@ class V14(DepthModel):
 
     def _layer(self, cross: nn.Module) -> Layer:
         return Layer(cross, self.canvas_step(self.kernels))
-
-    def seeded(self, maps: Maps, points: Tensor, image_size: Size) -> tuple[Tensor, Queries]:
-        """Seeds [B, K, C] of the queries, and what the layers know of them."""
-        sizes = {level: grid_size(maps[level]) for level in LEVELS}
-        grid, zeros = self.grid, self.grid.rule.zeros
-        reference = {n: grid.reference(points, image_size, sizes[n]) for n in LEVELS}
-        places = {n: Places.of(grid.cells(reference[n], sizes[n]), sizes[n], zeros) for n in LEVELS}
-        cells = {n: grid.written(points, image_size, sizes[n]) for n in self.kernels}
-        shares = {n: self._shares(cells[n], maps[n]) for n in cells}
-        code = fourier_code(points / points.new_tensor(image_size[::-1]), BANDS)
-        code = code.to(maps["L1"].dtype)
-        queries = Queries(
-            maps=maps,
-            grid=grid,
-            reference=reference,
-            places=places,
-            cells=cells,
-            shares=shares,
-            positions=self.seed.position(code),
-            image_size=image_size,
-            fast=self.execution == "fast",
-            write=None if self.canvas is None else self.canvas.write,
-        )
-        found = torch.cat([queries.read(level, maps[level]) for level in LEVELS], -1)
-        return self.seed(found, code), queries
-
-    def _shares(self, cells: Tensor, level: Tensor) -> Tensor:
-        """Share [B K, 1] that each query has in the change of its cell [B K] on a level."""
-        dtype = torch.promote_types(level.dtype, torch.float32)
-        ones = torch.ones_like(cells, dtype=dtype).unsqueeze(-1)
-        if self.options.canvas_write == "sum":
-            return ones
-        count = torch.bincount(cells, minlength=level.shape[:3].numel())
-        return ones / count.index_select(0, cells).unsqueeze(-1)
 
     def _level_sizes(self, image_size: Size) -> list[Size]:
         """Height, width of the four levels; ModelError if the coarsest is too small to be read."""
@@ -313,7 +271,6 @@ class V14Plan(V14):
     canvas_step = PlanCanvas
     per_level = True
     value_maps = ("V1", "V2", "L3", "V4")
-    canvas: SharedCanvas
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -333,8 +290,12 @@ class V14Plan(V14):
         return {**values, **self.b3a_tokens(maps["L3"], "b3a"), **super().projected(maps)}
 
     def layers(self) -> list[nn.Module]:
-        """The decoder layers in order."""
-        return [*self.msda, *self.b3a, *self.b3b]
+        """The decoder layers in order; the last reads the canvas once more."""
+        return [*self.msda, *self.b3a, *self.b3b, self.canvas]
+
+    def queries(self, maps: Maps, points: Tensor, image_size: Size) -> Queries:
+        """The points [B, K, 2] with all that the layers know of them, the shared write included."""
+        return replace(super().queries(maps, points, image_size), write=self.canvas.write)
 
 
 @register("v14_dual", encoder=CONVNEXT_V2_TINY, image_size=(256, 320))

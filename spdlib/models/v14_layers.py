@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,14 @@ from torch import Tensor, nn
 from spdlib.geometry import GridRule, Size, grid_size, nearest_cell
 from spdlib.inspection import CanvasStep, Gate, Probe, Reads
 from spdlib.models.attention import Attention, layer_tokens
-from spdlib.models.layers import LEVELS, FeedForward, NumberHead, full_precision, start_at_zero
+from spdlib.models.layers import (
+    LEVELS,
+    FeedForward,
+    NumberHead,
+    fourier_code,
+    full_precision,
+    start_at_zero,
+)
 from spdlib.models.sampling import Places, deformable_read, reference_deformable_read
 from spdlib.scene import Maps
 
@@ -34,10 +41,12 @@ class Grid:
         rule: how pixels find cells.
         per_level: under the recorded rule, place a point on each level by u / stride (the plan)
             instead of once for all levels by u / (W - 1) (as run).
+        mean: queries of one cell share its change; else each adds its own in full (F17a).
     """
 
     rule: GridRule
     per_level: bool
+    mean: bool = True
 
     @property
     def shift(self) -> float:
@@ -78,6 +87,12 @@ class Grid:
         image = torch.arange(len(points), device=points.device).unsqueeze(-1)
         return ((image * map_size[0] + y) * map_size[1] + x).flatten()
 
+    def shares(self, cells: Tensor, dtype: torch.dtype) -> Tensor:
+        """Share [B K, 1] that each query has in the change of its cell [B K]."""
+        ones = torch.ones_like(cells, dtype=torch.promote_types(dtype, torch.float32))
+        shares = ones / torch.bincount(cells).index_select(0, cells) if self.mean else ones
+        return shares.unsqueeze(-1)
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -85,31 +100,45 @@ class Queries:
 
     Attributes:
         maps: of the scene.
+        points: the queries [B, K, 2] in pixels of the padded image.
+        image_size: height, width of that image.
         grid: the rule that places points and reads.
         reference: the queries in map units by level, [B, K, 2].
         places: the queries' bilinear reads by level.
         cells: the cell that each query writes to by canvas level, [B K].
         shares: of each query in its cell's change by canvas level, [B K, 1].
-        positions: the queries' position code for Q2Q, [B, K, C].
-        image_size: height, width of the padded image.
         fast: the form of execution.
         write: the canvas write that all layers share; None where each has its own.
+        positions: the queries' position code for Q2Q, [B, K, C], which the seed makes.
         layer: name of the layer at work.
         probes: what the layers did, if it is wanted.
     """
 
     maps: Maps
+    points: Tensor
+    image_size: Size
     grid: Grid
     reference: Mapping[str, Tensor]
     places: Mapping[str, Places]
     cells: Mapping[str, Tensor]
     shares: Mapping[str, Tensor]
-    positions: Tensor
-    image_size: Size
     fast: bool
-    write: CanvasWrites | None
+    write: CanvasWrites | None = None
+    positions: Tensor | None = None
     layer: str = ""
     probes: list[Probe] | None = None
+
+    @classmethod
+    def of(
+        cls, maps: Maps, points: Tensor, size: Size, grid: Grid, canvases: Iterable[str], fast: bool
+    ) -> Queries:
+        """Points of images of a size: where they lie on all levels, and what they write to."""
+        sizes, zeros = {level: grid_size(maps[level]) for level in LEVELS}, grid.rule.zeros
+        reference = {n: grid.reference(points, size, sizes[n]) for n in LEVELS}
+        places = {n: Places.of(grid.cells(reference[n], sizes[n]), sizes[n], zeros) for n in LEVELS}
+        cells = {n: grid.written(points, size, sizes[n]) for n in canvases}
+        shares = {n: grid.shares(cells[n], maps[n].dtype) for n in cells}
+        return cls(maps, points, size, grid, reference, places, cells, shares, fast)
 
     def record(self, probe: Callable[[], Probe]) -> None:
         """Keep what a layer did if it is wanted; else it is not even computed."""
@@ -130,10 +159,14 @@ class Seed(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
         self.position = nn.Linear(4 * BANDS, WIDTH)
 
-    def forward(self, found: Tensor, code: Tensor) -> Tensor:
-        """Values of all levels [B, K, 800 - 32] and codes [B, K, 32] -> queries [B, K, C]."""
-        h = self.norm(self.project(torch.cat([found, code], -1)))
-        return full_precision(h)[0]  # what the layers add up stays in float32 under autocast
+    def forward(self, queries: Queries) -> tuple[Tensor, Tensor]:
+        """Seeds h and positions of the queries, [B, K, C] each."""
+        places = queries.points / queries.points.new_tensor(queries.image_size[::-1])
+        code = fourier_code(places, BANDS).to(queries.maps["L1"].dtype)
+        found = [queries.read(level, queries.maps[level]) for level in LEVELS]
+        h = self.norm(self.project(torch.cat([*found, code], -1)))
+        # what the layers add up stays in float32 under autocast
+        return full_precision(h)[0], self.position(code)
 
 
 class DeformableRead(nn.Module):
@@ -318,6 +351,10 @@ class SharedCanvas(nn.Module):
         super().__init__()
         self.write = CanvasWrites(kernels)
         self.final = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, h: Tensor, canvases: Canvases, queries: Queries) -> tuple[Tensor, Canvases]:
+        """As a last layer: queries [B, K, C] that have read the canvas, which stays as it is."""
+        return h + self.final(queries.read("L3", canvases["L3"])), canvases
 
 
 class QueryAttention(nn.Module):

@@ -23,7 +23,7 @@ from spdlib.models.necks import PlanNeck
 from spdlib.models.sampling import gather_rows
 from spdlib.models.v13 import V13, V13LogDepth, V13Plan
 from spdlib.models.v13_1 import V131
-from spdlib.models.v13_blocks import TOKENS, Queries
+from spdlib.models.v13_blocks import Queries
 from spdlib.scene import Maps
 
 SIZE = (64, 96)
@@ -471,7 +471,7 @@ def test_maps_are_named(execution: str) -> None:
 
 def route(network: Any, few: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Depth and the routed cells, if B3 looked by `weights` [2, 12, 6]."""
-    network.b3.forward = lambda h, maps: (h, weights)
+    network.b3.layers[-1].read_shared = lambda h, keys, values: (h, weights.unsqueeze(1))
     queries = network.queries(some_maps(network), few, SIZE)._replace(probes=[])
     depth = network.run(queries)
     (looked,) = (probe for probe in queries.probes if isinstance(probe, CellAttention))
@@ -494,7 +494,7 @@ def test_as_run_routing_has_no_gradient(name: str, few: Tensor) -> None:
     network = exact(name)
     weights = torch.rand(2, 12, 6, dtype=torch.float64).softmax(-1).requires_grad_()
     block = network.b3 if name == "v13_log_depth" else network.b3b
-    block.forward = lambda h, maps: (h, weights)
+    block.layers[-1].read_shared = lambda h, keys, values: (h, weights.unsqueeze(1))
     depth = network.run(network.queries(some_maps(network), few, SIZE))
     (gradient,) = torch.autograd.grad(depth.sum(), weights, allow_unused=True)
     assert gradient is None
@@ -522,7 +522,7 @@ def test_dropped_weights_are_dropped_alike_in_both_forms(equal: Equal) -> None:
     for network in (fast, twin(fast, execution="reference")):
         torch.manual_seed(4)
         own = [standardised(part) for part in tokens]
-        found.append(network.train().b2(h, own, network.fast)[0])
+        found.append(network.train().b2.read(h, own, network.fast)[0])
     equal(*found)
 
 
@@ -662,7 +662,8 @@ def test_probes_tell_what_the_blocks_do(
             assert torch.equal(weights.gather(-1, probe.routed), best)
         else:
             assert isinstance(probe, Shares)
-            own = {"L2": 1, "L3": 1, "L4": 1} if name == "v13_1" else TOKENS
+            around = {"L1": 32, "L2": 25, "L3": 25, "L4": 9}
+            own = {"L2": 1, "L3": 1, "L4": 1} if name == "v13_1" else around
             routed = {f"routed {key[-2:].upper()}": n for key, n in ROUTES[name].items()}
             assert probe.tokens == {**own, **routed}
             equal(torch.stack(list(probe.shares.values())).sum(0), one)

@@ -27,6 +27,7 @@ from spdlib.models.v14_layers import (
     DeformableRead,
     GlobalRead,
     Grid,
+    Layer,
     Queries,
     QueryAttention,
     SharedCanvas,
@@ -270,6 +271,11 @@ def plain_q2q(part: QueryAttention, h: Tensor, positions: Tensor) -> Tensor:
     return h + part.attention.out_proj(attend(*projected))
 
 
+def decoder_layers(network: V14) -> list[Layer]:
+    """All but the plan's last read of its canvas."""
+    return [layer for layer in network.layers() if isinstance(layer, Layer)]
+
+
 def plain(network: V14, maps: Maps, points: Tensor) -> Tensor:
     """The decoder written out: depth [B, K]."""
     code = fourier_code(points / torch.tensor([SIZE[1], SIZE[0]]), 8)
@@ -282,7 +288,7 @@ def plain(network: V14, maps: Maps, points: Tensor) -> Tensor:
         return {n: plain_write(network, parts[n], canvases[n], h, points) for n in canvases}
 
     layer: Any
-    for layer in network.layers():
+    for layer in decoder_layers(network):
         h = plain_cross(network, layer.cross, h, maps, points)
         if isinstance(network, V14Plan):
             h = plain_read(network, layer.canvas.read, canvases, h, points)
@@ -430,7 +436,7 @@ def write_of(network: V14, level: str) -> CanvasWrite:
 
 
 def ask(network: V14, points: Tensor) -> Queries:
-    return network.seeded(some_maps(network), points, SIZE)[1]
+    return network.queries(some_maps(network), points, SIZE)
 
 
 CELL = [(17.0, 20.0), (22.4, 16.0), (23.4, 23.4), (40.0, 8.0)]
@@ -705,7 +711,7 @@ def of_kind(network: V14, maps: Maps, points: Tensor, kind: type[Any]) -> list[A
 def test_probes_tell_what_the_layers_do(name: str, points: Tensor, equal: Equal) -> None:
     network = exact(name)
     maps, count = some_maps(network), points.shape[1]
-    layers = [f"layer {number}" for number in range(1, len(network.layers()) + 1)]
+    layers = [f"layer {number}" for number in range(1, len(decoder_layers(network)) + 1)]
     gates = of_kind(network, maps, points, Gate)
     assert [gate.part for gate in gates] == layers
     assert all(gate.opening.shape == (2, count) for gate in gates)
@@ -753,8 +759,8 @@ def test_probes_measure_the_canvas_change(points: Tensor) -> None:
     """Of the first layer, against its own parts; zero where nothing is written or smoothed."""
     network = exact("v14_dual")
     maps = some_maps(network)
-    h, queries = network.seeded(maps, points, SIZE)
-    h = network.msda[0].get_submodule("cross")(h, queries)
+    queries = network.queries(maps, points, SIZE)
+    h = network.msda[0].get_submodule("cross")(network.seed(queries)[0], queries)
     after = write_of(network, "L3")(maps["L3"], h, queries)
     change = (after - maps["L3"]).flatten(1).norm(dim=1) / maps["L3"].flatten(1).norm(dim=1)
 
