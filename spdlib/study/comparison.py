@@ -61,7 +61,7 @@ class Measured(NamedTuple):
 
 
 class _Series(NamedTuple):
-    """One side of a comparison: scores by epoch, and how they came about."""
+    """One side of a comparison: scores by epoch, and how they came about, in words."""
 
     network: str
     data: str
@@ -71,7 +71,7 @@ class _Series(NamedTuple):
     truth: str
     """The depth that counts, behind a slash; "" where that is not on record."""
     points: str
-    """How many of each frame, in words."""
+    """How many of each frame."""
     frames: str
     """Those that were scored."""
     view: str
@@ -234,7 +234,7 @@ def _final_pairs(theirs: _Series, final: _Series) -> list[_Pair]:
     (kept,) = final.epochs
     same = kept is not None and kept in theirs.epochs
     beside = kept if same else list(theirs.epochs)[-1]
-    scored = [epoch for epoch, scores in theirs.epochs.items() if "abs_rel" in scores]
+    scored = [epoch for epoch in theirs.epochs if theirs.score(epoch, "abs_rel") > 0]
     best = min(scored, key=lambda epoch: theirs.score(epoch, "abs_rel"), default=beside)
     pairs = [_Pair(SAME if same else LAST, beside, final, kept)]
     return pairs + ([_Pair(BEST, best, final, kept)] if best != beside else [])
@@ -278,7 +278,6 @@ def fairness(table: pd.DataFrame) -> pd.DataFrame:
 
 def _recorded_series(record: pd.DataFrame, facts: Facts) -> _Series:
     epochs = [None if pd.isna(epoch) else float(epoch) for epoch in record.index]
-    scores = [_scores(row.dropna()) for _, row in record.iterrows()]
     return _Series(
         network=str(facts["network"]),
         data=f"{facts['data']}, {_word(facts['train_images'])} frames",
@@ -288,15 +287,14 @@ def _recorded_series(record: pd.DataFrame, facts: Facts) -> _Series:
         frames=f"{_word(facts['val_frames'])} test frames, nyu",
         view=VIEWS.get(str(facts["val_view"]), NOT_STATED),
         chosen_on=str(facts["chosen_on"]),
-        epochs=dict(zip(epochs, scores, strict=True)),
+        epochs=_by_epoch(epochs, record),
     )
 
 
 def _history_series(run: Measured) -> _Series:
     """Every evaluation on the selection frames."""
     columns = {column: name for name, column in HISTORY.items() if column in run.history}
-    rows = run.history[list(columns)].rename(columns=columns)
-    scores = [_scores(row) for _, row in rows.iterrows()]
+    scores = run.history[list(columns)].rename(columns=columns)
     frames, truth = run.record["data"], run.config.data.truth
     if truth is None and run.metrics is not None:
         # a run that names none takes the frames' first, and so does its evaluation
@@ -310,7 +308,7 @@ def _history_series(run: Measured) -> _Series:
         frames=_frames(run, frames["selection"]["frames"], "selection"),
         view="whole",
         chosen_on="selection",
-        epochs=dict(zip(run.history["epoch"].tolist(), scores, strict=True)),
+        epochs=_by_epoch(run.history["epoch"].tolist(), scores),
     )
 
 
@@ -327,7 +325,7 @@ def _final_series(run: Measured) -> _Series | None:
         points=_word(scores.get("points", math.nan) / frames),
         frames=_frames(run, frames, "test"),
         view=VIEWS[run.config.crop],
-        epochs={_only(kept["epoch"]): scores | _other_scores(run, protocol, kept)},
+        epochs={next(iter(kept["epoch"]), None): scores | _other_scores(run, protocol, kept)},
     )
 
 
@@ -356,24 +354,18 @@ def _other_scores(run: Measured, protocol: str, kept: pd.DataFrame) -> Scores:
     assert run.metrics is not None and run.bins is not None
     model, bins = run.config.model.network, run.bins
     _, dense = recorded_scores(run.metrics, model, "dense")
-    own = bins[(bins["model"] == model) & (bins["protocol"] == protocol)]
-    near_to_far = own[own["sites"] == "points"].set_index("bin")["abs_rel"].to_dict()
-    scores = {
-        f"abs_rel_{low:g}_{high:g}m": near_to_far.get(bin_name(low, high), math.nan)
-        for low, high in BINS
+    own = (bins["model"] == model) & (bins["protocol"] == protocol) & (bins["sites"] == "points")
+    near_to_far = bins[own].set_index("bin")["abs_rel"]
+    return {
+        **{f"abs_rel_{a:g}_{b:g}m": near_to_far.get(bin_name(a, b), math.nan) for a, b in BINS},
+        "train_loss": kept["train_loss"].mean(),
+        "dense_abs_rel": dense.get("abs_rel", math.nan),
     }
-    loss = _only(kept["train_loss"])
-    scores["train_loss"] = math.nan if loss is None else loss
-    return scores | {"dense_abs_rel": dense.get("abs_rel", math.nan)}
 
 
-def _scores(row: pd.Series) -> Scores:
-    return {str(name): float(value) for name, value in row.items()}
-
-
-def _only(column: pd.Series) -> float | None:
-    """The value of the one row with the kept weights; None if the history lacks it."""
-    return None if column.empty else float(column.iloc[0])
+def _by_epoch(epochs: list[Any], scores: pd.DataFrame) -> dict[float | None, Scores]:
+    rows: Any = scores.to_dict("records")
+    return dict(zip(epochs, rows, strict=True))
 
 
 def _frames(run: Measured, count: int, split: str) -> str:
