@@ -115,15 +115,9 @@ def compare(
     experiment: str,
     metrics: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Set what the log recorded of an experiment against what runs measured: `compare_tables`.
+    """`compare_tables` of one or several runs, or of their folders.
 
-    Args:
-        runs: one or several runs, or their folders.
-        experiment: as there.
-        metrics: as there.
-
-    Raises:
-        RunError: a folder holds no run, or a run has no history; further errors as there.
+    RunError: a folder holds no run, or a run has no history; further errors as there.
     """
     several = [runs] if isinstance(runs, Run | str | Path) else runs
     opened = [each if isinstance(each, Run) else Run.open(each) for each in several]
@@ -247,10 +241,7 @@ def _on_both_sides(table: pd.DataFrame, keys: list[str]) -> pd.Series:
 
 
 def fairness(table: pd.DataFrame) -> pd.DataFrame:
-    """Say what in a comparison is fair, and what is not for which reasons.
-
-    Args:
-        table: of `compare_tables`.
+    """Say what in a table of `compare_tables` is fair, and what is not for which reasons.
 
     Returns:
         run, comparison, verdict, because: a row for each pairing in which both sides have scores,
@@ -330,15 +321,9 @@ def _final_series(run: Measured) -> _Series | None:
 
 
 def recorded_scores(metrics: pd.DataFrame, model: str, sites: str = "points") -> tuple[str, Scores]:
-    """A network's scores under the recorded protocol, and the protocol's full name.
+    """The recorded protocol's full name, and a network's scores under it, of an evaluation's table.
 
-    Args:
-        metrics: table of an evaluation.
-        model: the network's name in it.
-        sites: "points" or "dense".
-
-    Raises:
-        RunError: the table has no such scores.
+    RunError: the table has no such scores at these sites ("points" or "dense").
     """
     mine = metrics[(metrics["model"] == model) & metrics["protocol"].str.startswith("recorded")]
     if mine.empty:
@@ -381,12 +366,7 @@ def _is_loss(metric: str) -> bool:
 
 
 def as_recorded(config: RunConfig, frames: int) -> dict[str, Any]:
-    """A config's settings, those that the log calls otherwise by its names too.
-
-    Args:
-        config: of a run.
-        frames: that it learns from.
-    """
+    """Settings of a run on so many frames, those that the log calls otherwise by its names too."""
     schedule, options = config.schedule, config.model.options
     epoch = frames / schedule.batch_size
     used = {

@@ -96,10 +96,9 @@ class SceneAnswers:
 
 
 class ModelPredictor:
-    """A network in front of one frame: a view that it has answered is not encoded again.
+    """A network in evaluation mode in front of one frame; no view is encoded twice.
 
     Args:
-        model: in evaluation mode, on any device.
         flip: average the answers to all views with those to the mirrored image.
         squash: press views into the training size (F1).
     """
@@ -241,11 +240,7 @@ def _fit(frames: Frames, size: Size, truth: str) -> dict[str, PixelMap]:
 def weighted_medians(millimetres: np.ndarray) -> np.ndarray:
     """For each row, the depth that minimises the mean of |c - g| / g over its measured entries.
 
-    Args:
-        millimetres: uint16 [P, N]; 0 where nothing was measured.
-
-    Returns:
-        uint16 [P]; 0 for rows without a measurement.
+    uint16 [P, N] millimetres, 0 where nothing was measured -> [P], 0 for rows without measurement.
     """
     ordered = np.sort(millimetres, axis=1)
     # zeros come first and weigh nothing

@@ -8,8 +8,8 @@ Protocols are always named with their truth, for instance "eigen/inpainted".
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ INDEPENDENT_SWEEP_FRAMES = 4
 """Frames that are enough where queries are independent by construction."""
 
 Key = tuple[str, str, str]
-"""Model, protocol, sites."""
+KEYS = ["model", "protocol", "sites"]
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,9 @@ class Evaluation:
         return wide_scores(self.metrics, SUMMARY)
 
     def answers(self, truth: str | None = None) -> pd.DataFrame:
-        """The network's answers at the eigen points of every frame, beside the truth.
+        """The network's answers at the eigen points of every frame, beside a truth by its name.
 
-        Args:
-            truth: name of the truth; None takes the one that was scored first.
+        None takes the truth that was scored first.
 
         Returns:
             DataFrame frame, prediction, truth (metres), one row a point whose truth is known.
@@ -242,12 +241,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Evaluate a run's network, write the tables into its folder and a note into its record.
 
-    Args:
-        run: a finished run.
-        model: usually `spdlib.load(run.best)`, on the device that shall compute.
-        test: test frames.
-        baselines: see `evaluate`.
-        options: further arguments of `evaluate`.
+    The network is usually `spdlib.load(run.best)`; `options` are further arguments of `evaluate`.
     """
     config = run.config
     options.setdefault("squash", config.data.validation == "squash")
@@ -317,9 +311,7 @@ class _Board:
     truths: Sequence[str]
     baselines: Baselines
     dense: bool
-
-    def __post_init__(self) -> None:
-        self.scores: dict[Key, Accumulator] = {}
+    scores: dict[Key, Accumulator] = field(default_factory=dict)
 
     def add(self, frame: Frame, index: int, predictor: ModelPredictor) -> None:
         """Score one frame: the same sites for the network and the baselines of each truth."""
@@ -347,24 +339,12 @@ class _Board:
         depth = protocol.scored(depth, sites)
         self.scores[key].update(depth, sites.truth.to(depth), sites.valid, index, sites.edges)
 
-    def tables(
-        self, ids: list[str], processes: Any
-    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    def tables(self, ids: list[str], processes: Any) -> Iterator[pd.DataFrame]:
         """The tables metrics, bins and frames, of all processes."""
-        metrics: list[tuple[Any, ...]] = []
-        bins, frames = [], []
-        for key, scores in merge_processes(self.scores, processes).items():
-            values = scores.compute()
-            count = int(values.pop("frames"))
-            metrics += [(*key, name, value, count) for name, value in values.items()]
-            bins.append(_keyed(scores.bin_table(), key))
-            frames.append(_keyed(scores.frame_table(ids), key))
-        columns = ["model", "protocol", "sites", "metric", "value", "frames"]
-        return (
-            pd.DataFrame(metrics, columns=columns),
-            pd.concat(bins, ignore_index=True),
-            pd.concat(frames, ignore_index=True),
-        )
+        scores = merge_processes(self.scores, processes).items()
+        yield _of_keys({key: each.metric_table() for key, each in scores})
+        yield _of_keys({key: each.bin_table() for key, each in scores})
+        yield _of_keys({key: each.frame_table(ids) for key, each in scores})
 
     def notes(self, frame: Frame, shown: str) -> dict[str, str]:
         """What was done, by protocol and truth."""
@@ -469,7 +449,6 @@ class _Kept:
         return kept[0], kept[1]
 
 
-def _keyed(table: pd.DataFrame, key: Key) -> pd.DataFrame:
-    for name, value in zip(("sites", "protocol", "model"), reversed(key), strict=True):
-        table.insert(0, name, value)
-    return table
+def _of_keys(tables: Mapping[Key, pd.DataFrame]) -> pd.DataFrame:
+    """One table of several, with their keys as columns."""
+    return pd.concat(tables, names=KEYS).reset_index(KEYS).reset_index(drop=True)

@@ -79,14 +79,11 @@ def _files(path: str | Path) -> list[Path]:
 
 
 def step_seconds(path: str | Path, points: int) -> dict[str, float]:
-    """What a training step of each network costs on a machine that does nothing else.
+    """Seconds of each network's training step with so many points a frame, on an idle machine.
 
-    Args:
-        path: table of `benchmarks/training.py`, of one device and number of threads.
-        points: queries of each frame in a step.
+    From a table of `benchmarks/training.py`, of one device and number of threads.
 
-    Raises:
-        RunError: the table cannot be read, or has no step, or several of one network.
+    RunError: the table cannot be read, or has no step, or several of one network.
     """
     try:
         table = pd.read_csv(path)
@@ -101,7 +98,7 @@ def step_seconds(path: str | Path, points: int) -> dict[str, float]:
             f"{path} has {len(seconds)} steps of {points} points for {seconds.index.nunique()} "
             "networks; a comparison takes one each, of one machine"
         )
-    return {str(name): float(value) for name, value in seconds.items()}
+    return dict(seconds)
 
 
 def equal_terms(
@@ -127,7 +124,7 @@ def equal_terms(
     comparable = seconds is not None or len({_machine(run) for run in opened}) == 1
     shortest = min(curve["minutes"].max() for curve in curves.values()) if comparable else np.nan
     rows = [row for run in opened for row in _rows(run, curves[run.config.model.network], shortest)]
-    frames = pd.concat([_points(run) for run in opened], ignore_index=True)
+    frames = pd.concat([_own_points(run, run.frames) for run in opened], ignore_index=True)
     networks = pd.DataFrame(rows)
     protocols = {run.config.model.network: run.record["evaluation"]["protocols"] for run in opened}
     pairs = [
@@ -148,9 +145,8 @@ def compare_frames(
 
     Frames whose score is NaN for both had nothing to score and are left out.
 
-    Raises:
-        RunError: the table lacks one of them, or frames that both have.
-        DataError: the score of a frame is NaN for one of them.
+    RunError: the table lacks one of them, or frames that both have.
+    DataError: the score of a frame is NaN for one of them.
     """
     chosen = frames[(frames["protocol"] == protocol) & (frames["sites"] == sites)]
     have = sorted(set(chosen["model"]))
@@ -168,11 +164,7 @@ def compare_frames(
 def paired_bootstrap(
     first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray
 ) -> Comparison:
-    """Compare two networks' errors on the same frames, by `SAMPLES` samples of the frames.
-
-    Args:
-        first: one error per frame.
-        second: the other network's errors, in the same order.
+    """Compare two networks' errors on the same frames, one a frame, by `SAMPLES` samples of these.
 
     Returns:
         Difference, its 2.5th and 97.5th percentile and "better", "worse" or "tie" (0 lies inside).
@@ -229,13 +221,12 @@ def _terms(run: Run) -> dict[str, Any]:
 def _require_own_options(run: Run) -> None:
     """RunError names an option that is not the network's own, a fault that is switched on."""
     network, given = run.config.model.network, run.config.model.options
-    defaults = network_options(network)
+    own = network_options(network)
     for name in words(network_class(network).Options):
-        own = defaults[name]
-        if given[name] != own:
+        if given[name] != own[name]:
             raise RunError(
                 f"not on equal terms: {network} has {name}={given[name]!r} in {run.folder}, "
-                f"not its own {own!r}"
+                f"not its own {own[name]!r}"
             )
 
 
@@ -261,10 +252,8 @@ def _rows(run: Run, curve: pd.DataFrame, minutes: float) -> list[dict[str, Any]]
     """A run's row for each protocol, at points."""
     config, record = run.config, run.record
     parameters = record["parameters"]
-    own = run.metrics
-    own = own[(own["model"] == config.model.network) & (own["sites"] == "points")]
     rows = []
-    for protocol, scores in own.groupby("protocol", sort=False):
+    for protocol, scores in _own_points(run, run.metrics).groupby("protocol", sort=False):
         values = scores.set_index("metric")["value"]
         rows.append(
             {
@@ -287,7 +276,6 @@ def _rows(run: Run, curve: pd.DataFrame, minutes: float) -> list[dict[str, Any]]
     return rows
 
 
-def _points(run: Run) -> pd.DataFrame:
-    """The network's own scores of frames, at points."""
-    table = run.frames
+def _own_points(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the run's network, at points."""
     return table[(table["model"] == run.config.model.network) & (table["sites"] == "points")]

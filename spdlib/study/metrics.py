@@ -8,6 +8,7 @@ kept in float64, and a prediction that is not finite shows in every mean that it
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -89,6 +90,11 @@ class Accumulator(ABC):
     def compute(self) -> dict[str, float]:
         """Scores by name, and the number of "frames" behind them."""
 
+    def metric_table(self) -> pd.DataFrame:
+        """Rows metric, value, frames (behind the value)."""
+        values = pd.Series(self.compute()).rename_axis("metric")
+        return values.drop("frames").reset_index(name="value").assign(frames=int(values["frames"]))
+
     @abstractmethod
     def _bin_sums(self) -> np.ndarray:
         """`bin_sums` of all images' points."""
@@ -107,20 +113,18 @@ class Accumulator(ABC):
 
 
 def frame_scores(prediction: Tensor, truth: Tensor, edges: Tensor | None = None) -> Tensor:
-    """Eigen-protocol scores of an image's points, in the order of `FRAME_METRICS`.
+    """Eigen-protocol scores of an image's points [N] in metres, in the order of `FRAME_METRICS`.
 
     Args:
-        prediction: [N] metres, clamped to 1e-3..10 m.
-        truth: [N] metres.
-        edges: [N] bool, points near depth edges (`queries.edge_mask`), or None.
+        prediction: clamped to 1e-3..10 m.
+        truth: of these points.
+        edges: bool, points near depth edges (`queries.edge_mask`), or None.
 
     Returns:
         float64 [11]; NaN where there is no point, and of the last two where `edges` is None.
     """
-
     # elementwise work keeps the input's precision (whole frames are large), sums take float64
-    def mean(values: Tensor) -> Tensor:
-        return values.mean(dtype=torch.float64)
+    mean = functools.partial(torch.mean, dtype=torch.float64)
 
     error, log_error = prediction - truth, prediction.log() - truth.log()
     relative, ratio = error.abs() / truth, torch.maximum(prediction / truth, truth / prediction)
@@ -143,11 +147,8 @@ def frame_scores(prediction: Tensor, truth: Tensor, edges: Tensor | None = None)
 class EigenMetrics(Accumulator):
     """Scores of each frame and their means, and depth bins pooled over points.
 
-    A frame that comes twice counts once, but for the pooled scores.
-
-    Args:
-        pooled: also pool the points of all frames, for `POOLED_EIGEN`; for points, as whole images
-            are many.
+    A frame that comes twice counts once, but for the pooled scores: `POOLED_EIGEN`, where they are
+    wanted, of all frames' points (whole images would be many).
     """
 
     def __init__(self, pooled: bool = False) -> None:
@@ -206,10 +207,7 @@ class RecordedMetrics(Accumulator):
     """Scores pooled over the points of all images.
 
     Nothing tells the same frame twice apart here: several processes must share the frames out
-    without filling up the last batch.
-
-    Args:
-        by_frame: also give the AbsRel of each frame.
+    without filling up the last batch. `by_frame` also gives the AbsRel of each frame.
     """
 
     def __init__(self, by_frame: bool = True) -> None:

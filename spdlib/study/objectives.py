@@ -127,10 +127,9 @@ def dense_auxiliary(
     Args:
         maps: depth maps [B, h, w] in metres, one per supervised level.
         depth: [B, H, W] metres, 0 where nothing was measured.
-        lam: as in `silog`.
-        reduction: as in `silog`.
-        target: "masked" averages what was measured in each cell; "bilinear" is the recorded
-            reduction (see `bilinear_target`).
+        lam: with `reduction`, as in `silog`.
+        reduction: "pooled" or "per_image".
+        target: "masked" (`masked_average`) or "bilinear" (`bilinear_target`).
 
     Raises:
         ConfigError: there are no maps, or no such target.
@@ -143,14 +142,9 @@ def dense_auxiliary(
 
 
 def masked_average(depth: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mean of the measured pixels in each cell of a coarser grid; 0 where a cell has none.
+    """Mean of the measured pixels of [B, H, W] metres in each cell of a grid [B, h, w].
 
-    Args:
-        depth: [B, H, W] metres, 0 where nothing was measured.
-        size: height, width of the grid.
-
-    Returns:
-        [B, h, w] metres.
+    0 is what was not measured, and the mean where a cell has nothing else.
     """
     share = F.adaptive_avg_pool2d((depth > 0).to(depth.dtype), size)
     mean = F.adaptive_avg_pool2d(depth, size)
@@ -256,15 +250,13 @@ class Objective(nn.Module):
     inputs: frozenset[str] = frozenset({"points", "truth", "valid"})
     auxiliary = False
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # takes no settings: see `create_objective`
         super().__init__()
 
     def forward(self, model: nn.Module, batch: Batch) -> LossValue:
-        """Loss of the whole batch, all processes together.
+        """Loss of the whole batch, all processes together; images and depth are padded.
 
-        Args:
-            model: takes (images, points), or images alone for its dense path.
-            batch: collated training samples, "image" and "depth" padded to the network's size.
+        The network takes (images, points), or images alone for its dense path.
         """
         raise NotImplementedError
 
@@ -291,14 +283,9 @@ def truth_at(name: str, *inputs: str) -> Callable[[Pairing], Pairing]:
 
 
 def create_objective(loss: str, **settings: Any) -> Objective:
-    """The objective of this name.
+    """The objective of this name, with those of a run's settings that its constructor takes.
 
-    Args:
-        loss: its name, a key of `OBJECTIVES`.
-        settings: of a run; those that the objective's constructor does not take are left out.
-
-    Raises:
-        ConfigError: there is none of this name.
+    ConfigError: there is none of this name.
     """
     kind = OBJECTIVES.find(loss)
     taken = inspect.signature(kind).parameters
@@ -340,12 +327,7 @@ def at_pixels(model: nn.Module, batch: Batch) -> Pairs:
 class Regression(Objective):
     """A loss between depth and truth, and SILog on the auxiliary maps where that has a weight.
 
-    Args:
-        supervision: a key of `TRUTH_KINDS`.
-        silog_lambda: lambda of SILog.
-        reduction: of SILog, "per_image" or "pooled".
-        auxiliary_weight: of SILog on the network's auxiliary maps; 0 leaves them out.
-        aux_target: how depth is reduced to their size, "masked" or "bilinear" (F17d).
+    `supervision` is a key of `TRUTH_KINDS`; `ObjectiveConfig` describes the others.
     """
 
     weights: Mapping[str, float] = MappingProxyType({})

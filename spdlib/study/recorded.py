@@ -60,10 +60,7 @@ def recorded_table() -> pd.DataFrame:
 
 
 def recorded(experiment: str) -> pd.DataFrame:
-    """An experiment's scores as the log has them.
-
-    Args:
-        experiment: such as "exp08" or "exp12_attempt2"; "exp08_corrected" finds exp08.
+    """An experiment's scores as the log has them; "exp08_corrected" finds exp08.
 
     Returns:
         One row an epoch, one column a score of `SCORES`, NaN where the log is silent. The index
@@ -95,9 +92,6 @@ def recorded_facts(experiment: str) -> dict[str, float | str]:
 
 def recorded_best(network: str) -> dict[str, Any]:
     """The epoch with a network's lowest AbsRel in the log.
-
-    Args:
-        network: its name in the log.
 
     Returns:
         "experiment", "epoch" and those of `SCORES` that are on record for it; empty if the log has

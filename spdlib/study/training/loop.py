@@ -266,8 +266,7 @@ class Loop:
     def interrupt(self) -> None:
         """End after a request to stop; the state is saved.
 
-        Raises:
-            KeyboardInterrupt: always; it says how to go on.
+        KeyboardInterrupt: always; it says how to go on.
         """
         counters = self.state.counters
         if self.accelerator.is_main_process:
