@@ -1,11 +1,9 @@
 """Who is scored: networks, and baselines that never look at the image.
 
-Called with a view, everything that answers points gives `Answers`, and is scored alike.
-
-The baselines say what a score is worth. The constant and the per-pixel map that minimise the
-training frames' AbsRel, mean |c - g| / g, are medians weighted by 1 / g. Depth is counted in whole
-millimetres, which makes the constant a matter of one histogram and lets the map be sorted as 16-bit
-numbers.
+Called with a view, everything that answers points gives `Answers`, and is scored alike. The
+constant and the per-pixel map that minimise the training frames' AbsRel, mean |c - g| / g, are
+medians weighted by 1 / g. Depth is counted in whole millimetres, which makes the constant a matter
+of one histogram and lets the map be sorted as 16-bit numbers.
 """
 
 from __future__ import annotations
@@ -125,15 +123,12 @@ class ModelPredictor:
 
 @dataclass(frozen=True)
 class PixelMap:
-    """Answers every image with one fixed map.
-
-    Attributes:
-        depth: float32 [h, w] metres, stretched over any image under the half-pixel rule.
-        fitted_to: the frames it was fitted to, in words; empty if it was not.
-    """
+    """Answers every image with one fixed map."""
 
     depth: Tensor
+    """float32 [h, w] metres, stretched over any image under the half-pixel rule."""
     fitted_to: str = ""
+    """The frames it was fitted to, in words; empty if it was not."""
 
     def __call__(self, view: View) -> MapAnswers:
         """The map where the view lies in its frame."""

@@ -7,8 +7,7 @@ Protocols are always named with their truth, for instance "eigen/inpainted".
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,35 +54,32 @@ KEYS = ["model", "protocol", "sites"]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Tables of one evaluation.
-
-    Attributes:
-        metrics: model, protocol, sites, metric, value, frames.
-        bins: model, protocol, sites, bin, abs_rel, delta1, count.
-        frames: model, protocol, sites, frame and the scores of each frame; of the recorded
-            protocol AbsRel at the points only.
-        k_sweep: k, points, abs_rel, abs_rel_same_points (of the row's points in groups of 256),
-            rmse, delta1, max_abs_difference (metres, to groups of 256), frames, independent. With
-            independent queries all rows are one line: the same answers. K = 1 is measured at fewer
-            points, so that only abs_rel_same_points may be set against its abs_rel.
-        inside: what `look_inside` tells of the network; empty if that was switched off.
-        notes: protocol name -> what was done, in words.
-        examples: arrays of a few frames for figures, by frame id: image (uint8 [H, W, 3]), truth
-            [H, W] metres, points [K, 2], point_truth [K] and point_depth [K] metres; for networks
-            with a dense path also dense [H, W] metres, and lattice_sparse and lattice_dense [N]
-            metres: both paths at the sites of the network's lattice.
-        points: the network's answers at the eigen points of every frame, by frame id:
-            "TRUTH.prediction" and "TRUTH.truth", float32 [K] metres.
-    """
+    """Tables of one evaluation."""
 
     metrics: pd.DataFrame
+    """model, protocol, sites, metric, value, frames."""
     bins: pd.DataFrame
+    """model, protocol, sites, bin, abs_rel, delta1, count."""
     frames: pd.DataFrame
+    """model, protocol, sites, frame and the scores of each frame; of the recorded protocol AbsRel at
+    the points only."""
     k_sweep: pd.DataFrame
+    """k, points, abs_rel, abs_rel_same_points (of the row's points in groups of 256), rmse, delta1,
+    max_abs_difference (metres, to groups of 256), frames, independent. With independent queries all
+    rows are one line: the same answers. K = 1 is measured at fewer points, so that only
+    abs_rel_same_points may be set against its abs_rel."""
     inside: pd.DataFrame
+    """What `look_inside` tells of the network; empty if that was switched off."""
     notes: Mapping[str, str]
+    """Protocol name -> what was done, in words."""
     examples: Arrays
+    """A few frames for figures, by frame id: image (uint8 [H, W, 3]), truth [H, W] metres, points
+    [K, 2], point_truth [K] and point_depth [K] metres; for networks with a dense path also dense
+    [H, W] metres, and lattice_sparse and lattice_dense [N] metres: both paths at the sites of the
+    network's lattice."""
     points: Arrays
+    """The network's answers at the eigen points of every frame, by frame id: "TRUTH.prediction" and
+    "TRUTH.truth", float32 [K] metres."""
 
     def value(self, model: str, protocol: str, metric: str, sites: str = "points") -> float:
         """One score. RunError: there is no such score."""
@@ -161,7 +157,6 @@ def evaluate(
     squash: bool = False,
     examples: int = 6,
     processes: Any = None,
-    progress: bool = True,
 ) -> Evaluation:
     """Score a network and the image-free baselines on the same frames and points.
 
@@ -182,7 +177,6 @@ def evaluate(
         squash: show the network every frame pressed into its training size (F1).
         examples: frames, evenly spaced, whose predictions are kept for figures.
         processes: an accelerator, to share the frames out; every process gets all tables.
-        progress: show a bar on terminals.
 
     Raises:
         RunError: no frames, or no baselines for one of the truths.
@@ -202,9 +196,8 @@ def evaluate(
     sweep = KSweep(evenly_spaced(len(frames), swept if k_sweep else 0), truths[0])
     kept = _Kept(evenly_spaced(len(frames), examples), truths)
     indices = range(processes.process_index, len(frames), processes.num_processes)
-    quiet = not (progress and sys.stderr.isatty())
     with evaluating(model):
-        for index in tqdm(indices, desc="evaluating", unit="frame", disable=quiet):
+        for index in tqdm(indices, "evaluating", unit="frame", disable=None):  # on terminals
             frame, predictor = frames[index], ModelPredictor(model, flip, squash)
             for part in (board, sweep, kept):
                 part.add(frame, index, predictor)
@@ -339,12 +332,16 @@ class _Board:
         depth = protocol.scored(depth, sites)
         self.scores[key].update(depth, sites.truth.to(depth), sites.valid, index, sites.edges)
 
-    def tables(self, ids: list[str], processes: Any) -> Iterator[pd.DataFrame]:
+    def tables(
+        self, ids: list[str], processes: Any
+    ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """The tables metrics, bins and frames, of all processes."""
         scores = merge_processes(self.scores, processes).items()
-        yield _of_keys({key: each.metric_table() for key, each in scores})
-        yield _of_keys({key: each.bin_table() for key, each in scores})
-        yield _of_keys({key: each.frame_table(ids) for key, each in scores})
+        return (
+            _of_keys({key: each.metric_table() for key, each in scores}),
+            _of_keys({key: each.bin_table() for key, each in scores}),
+            _of_keys({key: each.frame_table(ids) for key, each in scores}),
+        )
 
     def notes(self, frame: Frame, shown: str) -> dict[str, str]:
         """What was done, by protocol and truth."""

@@ -61,7 +61,7 @@ class Experiment:
         return None if self.recorded is None else RunConfig.of({**named, **self.recorded})
 
     def but(
-        self, name: str, title: str, small: Mapping[str, Recipe] | None = None, **changes: Any
+        self, name: str, title: str, small: Mapping[str, Recipe] | None = None, /, **changes: Any
     ) -> Experiment:
         """The next experiment of the log: this one with changes."""
         recipe = {**self.recipe, **changes}
@@ -116,8 +116,8 @@ def departures_of(experiment: str) -> tuple[Departure, ...]:
     )
 
 
-SHORT_DEMO = dict(train_frames=200, selection_frames=16, test_frames=24, points=32) | dict(
-    steps=150, evaluate_every=30
+SHORT_DEMO = dict(
+    train_frames=200, selection_frames=16, test_frames=24, points=32, steps=150, evaluate_every=30
 )
 """A demo of three minutes: a step of these networks costs two to three times one of v15.2."""
 UNCROWDED = dict(points=16)
@@ -176,7 +176,7 @@ EXP07 = EXP06.but("exp07", "as 6, with more weight on scale", silog_lambda=0.15)
 EXP08 = EXP07.but(
     "exp08",
     "v14 with canvases on L2 and L3",
-    small={"smoke": UNCROWDED, "demo": SHORT_DEMO},
+    {"smoke": UNCROWDED, "demo": SHORT_DEMO},
     network="v14_dual",
     options=V14_FAULTS,
     **dict(auxiliary_weight=0.5, aux_target="bilinear"),
@@ -214,7 +214,7 @@ LONG = dict(train_subset="all", batch_size=8, steps=30 * 47_584 // 8, cosine_ste
 V13_PLAN = EXP02.but(
     "v13_plan",
     "v13 as designed: frozen ViT-S, B1 to B5, calibrated inverse depth",
-    small={"smoke": PLAIN_VIT, "demo": SHORT_DEMO | PLAIN_VIT},
+    {"smoke": PLAIN_VIT, "demo": SHORT_DEMO | PLAIN_VIT},
     network="v13_plan",
     options=recorded_values(["offset_code", "token_positions"]),
     **dict(encoder="vit_small_patch14_dinov2", padding="patch", input_norm="weights"),

@@ -33,24 +33,21 @@ class Comparison(NamedTuple):
 
 
 class EqualTerms(NamedTuple):
-    """Tables of a comparison.
-
-    Attributes:
-        networks: a row a run and protocol: network, experiment, protocol, parameters,
-            decoder_parameters, steps, minutes of these steps, `SCORES`, sel_abs_rel (of the kept
-            weights on the selection frames), abs_rel_at_equal_minutes (there too, after as many
-            minutes as the fastest network takes; NaN if that was before the first evaluation, or
-            the minutes are of different machines), machine, commit.
-        pairs: a row a pair of networks and protocol: first, second, protocol, difference (of mean
-            AbsRel, first less second), low, high, verdict (on the first). Intervals are of frames:
-            how far another seed would move a run they do not know. Networks that a protocol asks
-            in different ways are no pair.
-        curves: a row an evaluation: network, step, epoch, minutes, sel_abs_rel, train_loss.
-    """
+    """Tables of a comparison."""
 
     networks: pd.DataFrame
+    """A row a run and protocol: network, experiment, protocol, parameters, decoder_parameters,
+    steps, minutes of these steps, `SCORES`, sel_abs_rel (of the kept weights on the selection
+    frames), abs_rel_at_equal_minutes (there too, after as many minutes as the fastest network
+    takes; NaN if that was before the first evaluation, or the minutes are of different machines),
+    machine, commit."""
     pairs: pd.DataFrame
+    """A row a pair of networks and protocol: first, second, protocol, difference (of mean AbsRel,
+    first less second), low, high, verdict (on the first). Intervals are of frames: how far another
+    seed would move a run they do not know. Networks that a protocol queries in different ways are
+    no pair."""
     curves: pd.DataFrame
+    """A row an evaluation: network, step, epoch, minutes, sel_abs_rel, train_loss."""
 
     def save(self, path: str | Path) -> list[Path]:
         """Write PATH.csv, PATH_pairs.csv and PATH_curves.csv."""
@@ -172,13 +169,12 @@ def paired_bootstrap(
     Raises:
         DataError: the errors differ in number, are not finite or are missing.
     """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    a, b = (np.asarray(errors, dtype=np.float64) for errors in (first, second))
     if a.shape != b.shape or a.ndim != 1 or not a.size:
         raise DataError(f"paired scores need one length above 0; got {a.shape} and {b.shape}")
     difference = a - b
-    if not np.isfinite(difference).all():
-        bad = int(np.flatnonzero(~np.isfinite(difference))[0])
-        raise DataError(f"the score of frame {bad} is not finite; leave it out in both networks")
+    if (bad := np.flatnonzero(~np.isfinite(difference))).size:
+        raise DataError(f"the score of frame {bad[0]} is not finite; leave it out in both networks")
     generator = np.random.default_rng(0)
     block = max(1, 2_000_000 // a.size)  # samples at a time, for memory's sake
     means = [

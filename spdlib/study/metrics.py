@@ -158,7 +158,8 @@ class EigenMetrics(Accumulator):
         self._pooled = RecordedMetrics(by_frame=False) if pooled else None
 
     def _add(self, frame: int, prediction: Tensor, truth: Tensor, edges: Tensor | None) -> None:
-        p, g = _wide(prediction).clamp(EIGEN_MIN_DEPTH, EIGEN_MAX_DEPTH), _wide(truth)
+        p, g = (x if x.dtype == torch.float64 else x.float() for x in (prediction, truth))
+        p = p.clamp(EIGEN_MIN_DEPTH, EIGEN_MAX_DEPTH)
         near = 0 if edges is None else int(edges.sum())
         counts = len(p), near, 0 if edges is None else len(p) - near
         self._frames[frame] = frame_scores(p, g, edges).cpu().numpy(), counts, bin_sums(p, g)
@@ -425,7 +426,3 @@ def _deviation(means: Mapping[str, float], name: str, n: float) -> float:
     variance = (means[f"{name}2"] - means[name] * means[name]) * n / (n - 1)
     # rounding can make it slightly negative; NaN stays NaN
     return 0.0 if variance < 0 else math.sqrt(variance)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()

@@ -1,18 +1,14 @@
 """What a training step minimises: losses as plain functions, and objectives by name.
 
 Every loss works in float32 (float64 for float64 predictions) outside autocast and leaves out points
-without truth. A batch without any valid point gives exactly 0 with gradient exactly 0. With several
-processes every one must call the loss, and every one returns that of the whole batch: sums and
-counts are added up, with gradient, before the root. The adjoint of that sum adds up the processes'
-gradients, so the mean that DDP takes over processes is exactly the gradient of a single process.
+without truth; a batch without any gives exactly 0 with gradient exactly 0. With several processes
+every one must call the loss, and every one returns that of the whole batch: sums and counts are
+added up, with gradient, before the root. The adjoint of that sum adds up the processes' gradients,
+so the mean that DDP takes over processes is exactly the gradient of a single process.
 
-An objective takes a network and a batch and returns a `LossValue`. Besides that, the training loop
-only knows which entries of a batch it reads (`inputs`), and the parameters that it learns itself,
-if any: those join the optimizer and the saved state. A new one is a class under `@objective`, whose
-constructor declares its settings; settings of a run reach it by their names.
-
-Truth can lie at query points, at the network's own lattice or at all pixels. Each kind is a
-function under `@truth_at`, which pairs the network's depth with the truth.
+A new objective is a class under `@objective`, whose constructor declares its settings: those of a
+run reach it by their names. A kind of truth (at query points, at the network's own lattice, at all
+pixels) is a function under `@truth_at`, which pairs the network's depth with the truth.
 """
 
 from __future__ import annotations
@@ -237,18 +233,15 @@ class TruthKind(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Base of all objectives.
-
-    Attributes:
-        name: that it is registered under.
-        inputs: entries of a batch that are read besides "image".
-        auxiliary: whether the network's auxiliary maps are learned from; heads without a loss have
-            no gradient, which several processes must know.
-    """
+    """Base of all objectives."""
 
     name = ""
+    """That it is registered under."""
     inputs: frozenset[str] = frozenset({"points", "truth", "valid"})
+    """Entries of a batch that are read besides "image"."""
     auxiliary = False
+    """Whether the network's auxiliary maps are learned from; heads without a loss have no gradient,
+    which several processes must know."""
 
     def __init__(self) -> None:  # takes no settings: see `create_objective`
         super().__init__()

@@ -1,9 +1,7 @@
-"""Profiles: what a machine can afford.
+"""Profiles: what a machine can afford, as functions from an experiment's recipe to one to train.
 
-An experiment fixes the network, its options and its objective. A profile is a function from an
-experiment's recipe to the one that is trained: it chooses data, encoder, image size, batch, steps,
-learning rates and points. `resolve` makes a `RunConfig` of that; `deviations` lists where a config
-differs from what is on record.
+A profile keeps network, options and objective, and chooses data, encoder, image size, batch, steps,
+learning rates and points.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -45,9 +43,8 @@ TensorFlow's padding, and the file does not say so."""
 
 def essence(recipe: Recipe) -> dict[str, Any]:
     """What makes an experiment what it is, in every profile: network, objective, faults."""
-    names = ("network", "options", "input_norm", "validation")
-    objective = [field.name for field in fields(ObjectiveConfig)]
-    return {name: recipe[name] for name in (*names, *objective) if name in recipe}
+    names = ("network", "options", "input_norm", "validation", *vars(ObjectiveConfig()))
+    return {name: recipe[name] for name in names if name in recipe}
 
 
 def smoke(recipe: Recipe, device: str) -> Recipe:
