@@ -228,7 +228,7 @@ def _final_pairs(theirs: _Series, final: _Series) -> list[_Pair]:
     (kept,) = final.epochs
     same = kept is not None and kept in theirs.epochs
     beside = kept if same else list(theirs.epochs)[-1]
-    scored = [epoch for epoch in theirs.epochs if theirs.score(epoch, "abs_rel") > 0]
+    scored = [each for each in theirs.epochs if not math.isnan(theirs.score(each, "abs_rel"))]
     best = min(scored, key=lambda epoch: theirs.score(epoch, "abs_rel"), default=beside)
     pairs = [_Pair(SAME if same else LAST, beside, final, kept)]
     return pairs + ([_Pair(BEST, best, final, kept)] if best != beside else [])
