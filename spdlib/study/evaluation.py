@@ -61,7 +61,7 @@ class Evaluation:
     bins: pd.DataFrame
     """model, protocol, sites, bin, abs_rel, delta1, count."""
     frames: pd.DataFrame
-    """model, protocol, sites, frame and its scores; of the recorded protocol AbsRel at points only."""
+    """model, protocol, sites, frame, its scores (of the recorded protocol: AbsRel at points)."""
     k_sweep: pd.DataFrame
     """k, points, abs_rel, abs_rel_same_points (of the row's points in groups of 256), rmse, delta1,
     max_abs_difference (metres, to groups of 256), frames, independent. With independent queries all
