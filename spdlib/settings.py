@@ -18,8 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Settings:
     """Base of dataclasses whose values are checked when they are made.
 
-    Raises:
-        ConfigError: a value is not of its field's type, not among its choices or out of range.
+    ConfigError: a value is not of its field's type, not among its choices or out of range.
     """
 
     def __post_init__(self) -> None:
@@ -31,8 +30,7 @@ def check(settings: Any) -> None:
 
     Nothing is converted; a whole number passes for a float.
 
-    Raises:
-        ConfigError: names the first value that does not fit, and what would.
+    ConfigError: names the first value that does not fit, and what would.
     """
     for name, adapter in _adapters(settings.__class__).items():
         value = getattr(settings, name)
@@ -60,8 +58,7 @@ def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
 def read(kind: type[T], values: Mapping[str, Any]) -> T:
     """A dataclass from the dictionary that JSON made of it; parts that are left out get defaults.
 
-    Raises:
-        ConfigError: a field is unknown, missing or has a wrong value.
+    ConfigError: a field is unknown, missing or has a wrong value.
     """
     hints = get_type_hints(kind)
     names = [field.name for field in fields(kind)]  # type: ignore[arg-type]

@@ -65,7 +65,7 @@ def record_of(experiment: str, precision: str = "float64") -> Record:
             config, data.train, data.selection, folder, device="cpu", workers=0, progress=False
         )
         trained = load(run.last)
-    result = evaluate(trained, data.test, k_sweep=False, inside=False, examples=0, progress=False)
+    result = evaluate(trained, data.test, k_sweep=False, inside=False, examples=0)
     return {
         "losses": losses,
         "untrained": answers(untrained, data),

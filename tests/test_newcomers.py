@@ -66,7 +66,7 @@ def trained(
 
 @pytest.fixture(scope="module")
 def result(trained: DepthModel, data: DataSets) -> Evaluation:
-    return evaluate(trained, data.test, progress=False)
+    return evaluate(trained, data.test)
 
 
 def test_on_paper_it_has_its_own_encoder_and_image_size() -> None:

@@ -12,7 +12,7 @@ from spdlib.errors import ConfigError
 from spdlib.models import list_models, load
 from spdlib.study.datasets import open_data, open_data_of
 from spdlib.study.entrants import fit_image_free
-from spdlib.study.evaluation import Evaluation, evaluate_run
+from spdlib.study.evaluation import evaluate_run
 from spdlib.study.experiments import EXPERIMENTS
 from spdlib.study.profiles import PROFILES, resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, publish
@@ -78,8 +78,7 @@ def _train(args: argparse.Namespace) -> int:
 def parse_settings(items: list[str]) -> dict[str, Any]:
     """Settings from "field=value" words; values are JSON, or text where they are not.
 
-    Raises:
-        ConfigError: a word without "=".
+    ConfigError: a word without "=".
     """
     settings: dict[str, Any] = {}
     for item in items:
@@ -119,15 +118,11 @@ def _evaluate(args: argparse.Namespace) -> int:
         processes=accelerator,
     )
     if _is_main_process():
-        _show(run, result)
+        for protocol, note in result.notes.items():
+            print(f"{protocol}: {note}")
+        print(result.summary().to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+        print(f"tables in {run.folder}")
     return 0
-
-
-def _show(run: Run, result: Evaluation) -> None:
-    for protocol, note in result.notes.items():
-        print(f"{protocol}: {note}")
-    print(result.summary().to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-    print(f"tables in {run.folder}")
 
 
 def add_publish(parser: argparse.ArgumentParser) -> None:

@@ -61,7 +61,7 @@ class Measured(NamedTuple):
 
 
 class _Series(NamedTuple):
-    """One side of a comparison: scores by epoch, and how they came about."""
+    """One side of a comparison: scores by epoch, and how they came about, in words."""
 
     network: str
     data: str
@@ -71,7 +71,7 @@ class _Series(NamedTuple):
     truth: str
     """The depth that counts, behind a slash; "" where that is not on record."""
     points: str
-    """How many of each frame, in words."""
+    """How many of each frame."""
     frames: str
     """Those that were scored."""
     view: str
@@ -115,15 +115,9 @@ def compare(
     experiment: str,
     metrics: Sequence[str] | None = None,
 ) -> pd.DataFrame:
-    """Set what the log recorded of an experiment against what runs measured: `compare_tables`.
+    """`compare_tables` of one or several runs, or of their folders.
 
-    Args:
-        runs: one or several runs, or their folders.
-        experiment: as there.
-        metrics: as there.
-
-    Raises:
-        RunError: a folder holds no run, or a run has no history; further errors as there.
+    RunError: a folder holds no run, or a run has no history; further errors as there.
     """
     several = [runs] if isinstance(runs, Run | str | Path) else runs
     opened = [each if isinstance(each, Run) else Run.open(each) for each in several]
@@ -234,7 +228,7 @@ def _final_pairs(theirs: _Series, final: _Series) -> list[_Pair]:
     (kept,) = final.epochs
     same = kept is not None and kept in theirs.epochs
     beside = kept if same else list(theirs.epochs)[-1]
-    scored = [epoch for epoch, scores in theirs.epochs.items() if "abs_rel" in scores]
+    scored = [each for each in theirs.epochs if not math.isnan(theirs.score(each, "abs_rel"))]
     best = min(scored, key=lambda epoch: theirs.score(epoch, "abs_rel"), default=beside)
     pairs = [_Pair(SAME if same else LAST, beside, final, kept)]
     return pairs + ([_Pair(BEST, best, final, kept)] if best != beside else [])
@@ -247,10 +241,7 @@ def _on_both_sides(table: pd.DataFrame, keys: list[str]) -> pd.Series:
 
 
 def fairness(table: pd.DataFrame) -> pd.DataFrame:
-    """Say what in a comparison is fair, and what is not for which reasons.
-
-    Args:
-        table: of `compare_tables`.
+    """Say what in a table of `compare_tables` is fair, and what is not for which reasons.
 
     Returns:
         run, comparison, verdict, because: a row for each pairing in which both sides have scores,
@@ -278,7 +269,6 @@ def fairness(table: pd.DataFrame) -> pd.DataFrame:
 
 def _recorded_series(record: pd.DataFrame, facts: Facts) -> _Series:
     epochs = [None if pd.isna(epoch) else float(epoch) for epoch in record.index]
-    scores = [_scores(row.dropna()) for _, row in record.iterrows()]
     return _Series(
         network=str(facts["network"]),
         data=f"{facts['data']}, {_word(facts['train_images'])} frames",
@@ -288,15 +278,14 @@ def _recorded_series(record: pd.DataFrame, facts: Facts) -> _Series:
         frames=f"{_word(facts['val_frames'])} test frames, nyu",
         view=VIEWS.get(str(facts["val_view"]), NOT_STATED),
         chosen_on=str(facts["chosen_on"]),
-        epochs=dict(zip(epochs, scores, strict=True)),
+        epochs=_by_epoch(epochs, record),
     )
 
 
 def _history_series(run: Measured) -> _Series:
     """Every evaluation on the selection frames."""
     columns = {column: name for name, column in HISTORY.items() if column in run.history}
-    rows = run.history[list(columns)].rename(columns=columns)
-    scores = [_scores(row) for _, row in rows.iterrows()]
+    scores = run.history[list(columns)].rename(columns=columns)
     frames, truth = run.record["data"], run.config.data.truth
     if truth is None and run.metrics is not None:
         # a run that names none takes the frames' first, and so does its evaluation
@@ -310,7 +299,7 @@ def _history_series(run: Measured) -> _Series:
         frames=_frames(run, frames["selection"]["frames"], "selection"),
         view="whole",
         chosen_on="selection",
-        epochs=dict(zip(run.history["epoch"].tolist(), scores, strict=True)),
+        epochs=_by_epoch(run.history["epoch"].tolist(), scores),
     )
 
 
@@ -327,20 +316,14 @@ def _final_series(run: Measured) -> _Series | None:
         points=_word(scores.get("points", math.nan) / frames),
         frames=_frames(run, frames, "test"),
         view=VIEWS[run.config.crop],
-        epochs={_only(kept["epoch"]): scores | _other_scores(run, protocol, kept)},
+        epochs={next(iter(kept["epoch"]), None): scores | _other_scores(run, protocol, kept)},
     )
 
 
 def recorded_scores(metrics: pd.DataFrame, model: str, sites: str = "points") -> tuple[str, Scores]:
-    """A network's scores under the recorded protocol, and the protocol's full name.
+    """The recorded protocol's full name, and a network's scores under it, of an evaluation's table.
 
-    Args:
-        metrics: table of an evaluation.
-        model: the network's name in it.
-        sites: "points" or "dense".
-
-    Raises:
-        RunError: the table has no such scores.
+    RunError: the table has no such scores at these sites ("points" or "dense").
     """
     mine = metrics[(metrics["model"] == model) & metrics["protocol"].str.startswith("recorded")]
     if mine.empty:
@@ -356,24 +339,18 @@ def _other_scores(run: Measured, protocol: str, kept: pd.DataFrame) -> Scores:
     assert run.metrics is not None and run.bins is not None
     model, bins = run.config.model.network, run.bins
     _, dense = recorded_scores(run.metrics, model, "dense")
-    own = bins[(bins["model"] == model) & (bins["protocol"] == protocol)]
-    near_to_far = own[own["sites"] == "points"].set_index("bin")["abs_rel"].to_dict()
-    scores = {
-        f"abs_rel_{low:g}_{high:g}m": near_to_far.get(bin_name(low, high), math.nan)
-        for low, high in BINS
+    own = (bins["model"] == model) & (bins["protocol"] == protocol) & (bins["sites"] == "points")
+    near_to_far = bins[own].set_index("bin")["abs_rel"]
+    return {
+        **{f"abs_rel_{a:g}_{b:g}m": near_to_far.get(bin_name(a, b), math.nan) for a, b in BINS},
+        "train_loss": kept["train_loss"].mean(),
+        "dense_abs_rel": dense.get("abs_rel", math.nan),
     }
-    loss = _only(kept["train_loss"])
-    scores["train_loss"] = math.nan if loss is None else loss
-    return scores | {"dense_abs_rel": dense.get("abs_rel", math.nan)}
 
 
-def _scores(row: pd.Series) -> Scores:
-    return {str(name): float(value) for name, value in row.items()}
-
-
-def _only(column: pd.Series) -> float | None:
-    """The value of the one row with the kept weights; None if the history lacks it."""
-    return None if column.empty else float(column.iloc[0])
+def _by_epoch(epochs: list[Any], scores: pd.DataFrame) -> dict[float | None, Scores]:
+    rows: Any = scores.to_dict("records")
+    return dict(zip(epochs, rows, strict=True))
 
 
 def _frames(run: Measured, count: int, split: str) -> str:
@@ -389,12 +366,7 @@ def _is_loss(metric: str) -> bool:
 
 
 def as_recorded(config: RunConfig, frames: int) -> dict[str, Any]:
-    """A config's settings, those that the log calls otherwise by its names too.
-
-    Args:
-        config: of a run.
-        frames: that it learns from.
-    """
+    """Settings of a run on so many frames, those that the log calls otherwise by its names too."""
     schedule, options = config.schedule, config.model.options
     epoch = frames / schedule.batch_size
     used = {

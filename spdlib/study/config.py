@@ -44,8 +44,7 @@ class DataConfig(Settings):
         rooms = (self.train_frames, self.selection_frames, self.test_frames)
         require(
             self.train_subset == "all" or self.source == "nyu_full",
-            f"train_subset={self.train_subset!r} is a part of 'nyu_full'; data={self.source!r} has "
-            "no shards: keep 'all'",
+            f"train_subset={self.train_subset!r}: data={self.source!r} has no shards; keep 'all'",
         )
         require(
             (self.source == "rooms") == (min(rooms) > 0),
@@ -75,8 +74,8 @@ class SamplingConfig(Settings):
         TRUTH_KINDS.find(self.supervision)
         require(
             self.at_points == (self.points > 0),
-            f"supervision={self.supervision!r} contradicts points={self.points}: give points > 0 "
-            "with truth at points and points=0 otherwise",
+            f"supervision={self.supervision!r} contradicts points={self.points}: "
+            "points > 0 go with truth at points, points=0 with any other",
         )
         require(
             self.at_points or self.sampling == "uniform",
@@ -220,7 +219,12 @@ class RunConfig(Settings):
 
         ConfigError: a field is unknown, missing or contradicts another.
         """
-        return read(cls, values) if "model" in values else cls.of(_today(values))
+        if "model" in values:
+            return read(cls, values)
+        # `grid_rule` and the option `sparse` changed nothing that a config has to say now
+        flat = {name: value for name, value in values.items() if name != "grid_rule"}
+        options = flat.get("options", {}).items()
+        return cls.of({**flat, "options": {key: v for key, v in options if key != "sparse"}})
 
     def to_dict(self) -> dict[str, Any]:
         """JSON form. The weights file appears by its name alone, never with a folder."""
@@ -240,12 +244,8 @@ class RunConfig(Settings):
 
     def sample_config(self) -> SampleConfig:
         """What one training sample holds."""
-        sampling = self.sampling
-        names = [each.name for each in fields(sampling) if each.name != "supervision"]
-        chosen = {name: getattr(sampling, name) for name in names}
-        return SampleConfig(
-            image_size=self.model.image_size, seed=self.seed, truth=self.data.truth, **chosen
-        )
+        settings = self.settings()
+        return SampleConfig(**{each.name: settings[each.name] for each in fields(SampleConfig)})
 
     @property
     def headline(self) -> str:
@@ -285,13 +285,3 @@ def _paths(kind: type, prefix: str = "") -> dict[str, str]:
 
 
 SETTINGS: Mapping[str, str] = _paths(RunConfig)
-
-
-def _today(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a flat config, without those that have become a matter of execution or of form.
-
-    `sparse` and, in the first runs, `grid_rule` changed nothing that a config has to say now.
-    """
-    options = {name: value for name, value in values.get("options", {}).items() if name != "sparse"}
-    today = {name: value for name, value in values.items() if name != "grid_rule"}
-    return {**today, "options": options}

@@ -35,12 +35,8 @@ class DataSets(NamedTuple):
 class InMemory:
     """A copy of all frames of a source, made once, for sources that are slow to ask.
 
-    Many frames are made by as many processes as there are cores.
-
-    Attributes:
-        ids: of the frames.
-        provenance: of the source, if it has one.
-        fingerprint: SHA-256 of all frames; equal copies hold equal frames.
+    Many frames are made by as many processes as there are cores. `provenance` is the source's, if
+    it has one; copies of one `fingerprint` hold equal frames.
     """
 
     def __init__(self, frames: Frames) -> None:
@@ -77,13 +73,10 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
     is the first 4,133 frames by name, as experiments 1 to 10 were given (F2). The test split,
     with every depth, is left alone until it is reported on.
 
-    Args:
-        config: names the data.
-        store: packed store for data other than rooms; default the environment's SPD_DATA.
+    The packed store is needed for data other than rooms; default: the environment's SPD_DATA.
 
-    Raises:
-        RunError: no store is named, or one is given for rooms.
-        DataError: the store cannot be read or lacks a split.
+    RunError: no store is named, or one is given for rooms.
+    DataError: the store cannot be read or lacks a split.
     """
     if config.data.source == "rooms":
         if store:
@@ -113,13 +106,10 @@ def open_data(config: RunConfig, store: str | Path | None = None) -> DataSets:
 def open_data_of(run: Run, store: str | Path | None = None) -> DataSets:
     """Open the three sets that a run was trained with.
 
-    Args:
-        run: with a record of its data.
-        store: packed store; default the one that the run read, then the environment's SPD_DATA.
+    The packed store is by default the one that the run read, then the environment's SPD_DATA.
 
-    Raises:
-        RunError: no store is known, or it holds other frames than those that the run learned from.
-        DataError: the store cannot be read or lacks a split.
+    RunError: no store is known, or it holds other frames than those that the run learned from.
+    DataError: the store cannot be read or lacks a split.
     """
     if run.config.data.source == "rooms":
         return open_data(run.config, store)

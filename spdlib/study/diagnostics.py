@@ -25,12 +25,6 @@ from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.scene import GROUP, Scene
 
-NOT_LEARNING = 0.1
-BARELY_LEARNING = 0.3
-"""Below these standard deviations of ln p the log-depth head counts as idle, or nearly so."""
-SCALE_GAP_ALARM = 20.0
-CV_ALARM = 0.3
-SPREAD_ALARM = 0.01
 ROUTED_ALARM = 1.5
 """All queries' different cells over the cells of one, below which routing has collapsed: the
 recorded reports' 30 and 15 cells where a query takes 20 and 10. 1 is the same cells for all."""
@@ -44,32 +38,22 @@ RANGE_COLUMNS = ("epoch", "pred_min", "pred_max", "gt_min", "gt_max")
 
 
 def head_spread_verdict(log_std: float) -> str:
-    """Judge the standard deviation of ln p over all points.
-
-    Returns:
-        "not learning" below 0.1, "barely learning" below 0.3, else "OK"; "not finite" for NaN.
-    """
-    if not log_std < float("inf"):
+    """Judge by the standard deviation of ln p over all points whether the head is idle."""
+    if not math.isfinite(log_std):
         return "not finite"
-    if log_std < NOT_LEARNING:
-        return "not learning"
-    return "barely learning" if log_std < BARELY_LEARNING else "OK"
+    return "not learning" if log_std < 0.1 else "barely learning" if log_std < 0.3 else "OK"
 
 
 def alarms(scores: Mapping[str, float]) -> list[str]:
-    """Sentences on what is wrong with recorded-protocol scores; empty if nothing is.
-
-    Args:
-        scores: `RecordedMetrics.compute()`.
-    """
+    """Sentences on what is wrong with scores of `RecordedMetrics`; empty if nothing is."""
     checks = {
         f"{scores['nonfinite']:.0f} predictions are not finite": scores["nonfinite"] > 0,
         f"scale bias: one global factor, s* = {scores['s_star']:.3f}, removes "
-        f"{scores['scale_gap']:.0f} % of AbsRel": scores["scale_gap"] > SCALE_GAP_ALARM,
+        f"{scores['scale_gap']:.0f} % of AbsRel": scores["scale_gap"] > 20,
         f"collapse: predictions vary {scores['pred_cv']:.3f} of their mean, the truth "
-        f"{scores['gt_cv']:.3f}": scores["pred_cv"] < CV_ALARM * scores["gt_cv"],
+        f"{scores['gt_cv']:.3f}": scores["pred_cv"] < 0.3 * scores["gt_cv"],
         f"spatial collapse: one image's predictions vary by only "
-        f"{scores['intra_std_min']:.4f} m": scores["intra_std_min"] < SPREAD_ALARM,
+        f"{scores['intra_std_min']:.4f} m": scores["intra_std_min"] < 0.01,
         f"head spread {head_spread_verdict(scores['log_std'])}: ln p varies by "
         f"{scores['log_std']:.3f}": head_spread_verdict(scores["log_std"]) != "OK",
     }
@@ -77,10 +61,7 @@ def alarms(scores: Mapping[str, float]) -> list[str]:
 
 
 def range_table(history: pd.DataFrame) -> pd.DataFrame:
-    """Predicted beside true depth range, one row per evaluated epoch.
-
-    Args:
-        history: history.csv, with NaN where nothing was evaluated.
+    """Predicted beside true depth range of a run's history, one row per evaluated epoch.
 
     Returns:
         `RANGE_COLUMNS` and `covered`, the share of the true range that predictions span; the last
@@ -113,12 +94,7 @@ def _require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
 
 
 def wide_scores(metrics: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """One row per protocol, sites and model in the table's order, one column per metric.
-
-    Args:
-        metrics: metrics.csv of a run.
-        names: which metrics, in the order of the columns.
-    """
+    """Of metrics.csv: one row per protocol, sites and model, one column for each of these names."""
     rows = metrics[metrics["metric"].isin(names)]
     keys = ["protocol", "sites", "model"]
     # pivot_table would sort or drop rows whose scores are all NaN
@@ -136,10 +112,8 @@ Note = tuple[str, str, float]
 def look_inside(model: DepthModel, frames: Frames, squash: bool = False) -> pd.DataFrame:
     """Watch a network answer 256 points of each of `FRAMES` frames, evenly spaced.
 
-    Args:
-        model: the network; those without probes have set dependence alone.
-        frames: to look at.
-        squash: show the network every frame pressed into its training size (F1).
+    Networks without probes have set dependence alone; `squash` presses every frame into the
+    training size (F1).
 
     Returns:
         DataFrame with columns diagnostic, part (layer or level), value, deviation and verdict (""
@@ -270,10 +244,7 @@ def _verdict(diagnostic: str, value: float) -> str:
 
 
 def gradient_coverage(model: DepthModel) -> pd.DataFrame:
-    """Which parameters the last backward pass has reached, by component.
-
-    Args:
-        model: after `backward`, before its gradients are cleared.
+    """Which parameters the last backward pass has reached, by component, before it is cleared.
 
     Returns:
         DataFrame with columns component, parameters, reached (share of them whose tensor has a

@@ -1,11 +1,9 @@
 """Who is scored: networks, and baselines that never look at the image.
 
-Called with a view, everything that answers points gives `Answers`, and is scored alike.
-
-The baselines say what a score is worth. The constant and the per-pixel map that minimise the
-training frames' AbsRel, mean |c - g| / g, are medians weighted by 1 / g. Depth is counted in whole
-millimetres, which makes the constant a matter of one histogram and lets the map be sorted as 16-bit
-numbers.
+Called with a view, everything that answers points gives `Answers`, and is scored alike. The
+constant and the per-pixel map that minimise the training frames' AbsRel, mean |c - g| / g, are
+medians weighted by 1 / g. Depth is counted in whole millimetres, which makes the constant a matter
+of one histogram and lets the map be sorted as 16-bit numbers.
 """
 
 from __future__ import annotations
@@ -96,10 +94,9 @@ class SceneAnswers:
 
 
 class ModelPredictor:
-    """A network in front of one frame: a view that it has answered is not encoded again.
+    """A network in evaluation mode in front of one frame; no view is encoded twice.
 
     Args:
-        model: in evaluation mode, on any device.
         flip: average the answers to all views with those to the mirrored image.
         squash: press views into the training size (F1).
     """
@@ -126,15 +123,12 @@ class ModelPredictor:
 
 @dataclass(frozen=True)
 class PixelMap:
-    """Answers every image with one fixed map.
-
-    Attributes:
-        depth: float32 [h, w] metres, stretched over any image under the half-pixel rule.
-        fitted_to: the frames it was fitted to, in words; empty if it was not.
-    """
+    """Answers every image with one fixed map."""
 
     depth: Tensor
+    """float32 [h, w] metres, stretched over any image under the half-pixel rule."""
     fitted_to: str = ""
+    """The frames it was fitted to, in words; empty if it was not."""
 
     def __call__(self, view: View) -> MapAnswers:
         """The map where the view lies in its frame."""
@@ -241,11 +235,7 @@ def _fit(frames: Frames, size: Size, truth: str) -> dict[str, PixelMap]:
 def weighted_medians(millimetres: np.ndarray) -> np.ndarray:
     """For each row, the depth that minimises the mean of |c - g| / g over its measured entries.
 
-    Args:
-        millimetres: uint16 [P, N]; 0 where nothing was measured.
-
-    Returns:
-        uint16 [P]; 0 for rows without a measurement.
+    uint16 [P, N] millimetres, 0 where nothing was measured -> [P], 0 for rows without measurement.
     """
     ordered = np.sort(millimetres, axis=1)
     # zeros come first and weigh nothing

@@ -7,9 +7,8 @@ Protocols are always named with their truth, for instance "eigen/inpainted".
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -50,40 +49,36 @@ INDEPENDENT_SWEEP_FRAMES = 4
 """Frames that are enough where queries are independent by construction."""
 
 Key = tuple[str, str, str]
-"""Model, protocol, sites."""
+KEYS = ["model", "protocol", "sites"]
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Tables of one evaluation.
-
-    Attributes:
-        metrics: model, protocol, sites, metric, value, frames.
-        bins: model, protocol, sites, bin, abs_rel, delta1, count.
-        frames: model, protocol, sites, frame and the scores of each frame; of the recorded
-            protocol AbsRel at the points only.
-        k_sweep: k, points, abs_rel, abs_rel_same_points (of the row's points in groups of 256),
-            rmse, delta1, max_abs_difference (metres, to groups of 256), frames, independent. With
-            independent queries all rows are one line: the same answers. K = 1 is measured at fewer
-            points, so that only abs_rel_same_points may be set against its abs_rel.
-        inside: what `look_inside` tells of the network; empty if that was switched off.
-        notes: protocol name -> what was done, in words.
-        examples: arrays of a few frames for figures, by frame id: image (uint8 [H, W, 3]), truth
-            [H, W] metres, points [K, 2], point_truth [K] and point_depth [K] metres; for networks
-            with a dense path also dense [H, W] metres, and lattice_sparse and lattice_dense [N]
-            metres: both paths at the sites of the network's lattice.
-        points: the network's answers at the eigen points of every frame, by frame id:
-            "TRUTH.prediction" and "TRUTH.truth", float32 [K] metres.
-    """
+    """Tables of one evaluation."""
 
     metrics: pd.DataFrame
+    """model, protocol, sites, metric, value, frames."""
     bins: pd.DataFrame
+    """model, protocol, sites, bin, abs_rel, delta1, count."""
     frames: pd.DataFrame
+    """model, protocol, sites, frame, its scores (of the recorded protocol: AbsRel at points)."""
     k_sweep: pd.DataFrame
+    """k, points, abs_rel, abs_rel_same_points (of the row's points in groups of 256), rmse, delta1,
+    max_abs_difference (metres, to groups of 256), frames, independent. With independent queries all
+    rows are one line: the same answers. K = 1 is measured at fewer points, so that only
+    abs_rel_same_points may be set against its abs_rel."""
     inside: pd.DataFrame
+    """What `look_inside` tells of the network; empty if that was switched off."""
     notes: Mapping[str, str]
+    """Protocol name -> what was done, in words."""
     examples: Arrays
+    """A few frames for figures, by frame id: image (uint8 [H, W, 3]), truth [H, W] metres, points
+    [K, 2], point_truth [K] and point_depth [K] metres; for networks with a dense path also dense
+    [H, W] metres, and lattice_sparse and lattice_dense [N] metres: both paths at the sites of the
+    network's lattice."""
     points: Arrays
+    """The network's answers at the eigen points of every frame, by frame id: "TRUTH.prediction" and
+    "TRUTH.truth", float32 [K] metres."""
 
     def value(self, model: str, protocol: str, metric: str, sites: str = "points") -> float:
         """One score. RunError: there is no such score."""
@@ -98,10 +93,9 @@ class Evaluation:
         return wide_scores(self.metrics, SUMMARY)
 
     def answers(self, truth: str | None = None) -> pd.DataFrame:
-        """The network's answers at the eigen points of every frame, beside the truth.
+        """The network's answers at the eigen points of every frame, beside a truth by its name.
 
-        Args:
-            truth: name of the truth; None takes the one that was scored first.
+        None takes the truth that was scored first.
 
         Returns:
             DataFrame frame, prediction, truth (metres), one row a point whose truth is known.
@@ -162,7 +156,6 @@ def evaluate(
     squash: bool = False,
     examples: int = 6,
     processes: Any = None,
-    progress: bool = True,
 ) -> Evaluation:
     """Score a network and the image-free baselines on the same frames and points.
 
@@ -183,7 +176,6 @@ def evaluate(
         squash: show the network every frame pressed into its training size (F1).
         examples: frames, evenly spaced, whose predictions are kept for figures.
         processes: an accelerator, to share the frames out; every process gets all tables.
-        progress: show a bar on terminals.
 
     Raises:
         RunError: no frames, or no baselines for one of the truths.
@@ -203,9 +195,8 @@ def evaluate(
     sweep = KSweep(evenly_spaced(len(frames), swept if k_sweep else 0), truths[0])
     kept = _Kept(evenly_spaced(len(frames), examples), truths)
     indices = range(processes.process_index, len(frames), processes.num_processes)
-    quiet = not (progress and sys.stderr.isatty())
     with evaluating(model):
-        for index in tqdm(indices, desc="evaluating", unit="frame", disable=quiet):
+        for index in tqdm(indices, "evaluating", unit="frame", disable=None):  # on terminals
             frame, predictor = frames[index], ModelPredictor(model, flip, squash)
             for part in (board, sweep, kept):
                 part.add(frame, index, predictor)
@@ -242,12 +233,7 @@ def evaluate_run(
 ) -> Evaluation:
     """Evaluate a run's network, write the tables into its folder and a note into its record.
 
-    Args:
-        run: a finished run.
-        model: usually `spdlib.load(run.best)`, on the device that shall compute.
-        test: test frames.
-        baselines: see `evaluate`.
-        options: further arguments of `evaluate`.
+    The network is usually `spdlib.load(run.best)`; `options` are further arguments of `evaluate`.
     """
     config = run.config
     options.setdefault("squash", config.data.validation == "squash")
@@ -317,9 +303,7 @@ class _Board:
     truths: Sequence[str]
     baselines: Baselines
     dense: bool
-
-    def __post_init__(self) -> None:
-        self.scores: dict[Key, Accumulator] = {}
+    scores: dict[Key, Accumulator] = field(default_factory=dict)
 
     def add(self, frame: Frame, index: int, predictor: ModelPredictor) -> None:
         """Score one frame: the same sites for the network and the baselines of each truth."""
@@ -351,19 +335,11 @@ class _Board:
         self, ids: list[str], processes: Any
     ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
         """The tables metrics, bins and frames, of all processes."""
-        metrics: list[tuple[Any, ...]] = []
-        bins, frames = [], []
-        for key, scores in merge_processes(self.scores, processes).items():
-            values = scores.compute()
-            count = int(values.pop("frames"))
-            metrics += [(*key, name, value, count) for name, value in values.items()]
-            bins.append(_keyed(scores.bin_table(), key))
-            frames.append(_keyed(scores.frame_table(ids), key))
-        columns = ["model", "protocol", "sites", "metric", "value", "frames"]
+        scores = merge_processes(self.scores, processes).items()
         return (
-            pd.DataFrame(metrics, columns=columns),
-            pd.concat(bins, ignore_index=True),
-            pd.concat(frames, ignore_index=True),
+            _of_keys({key: each.metric_table() for key, each in scores}),
+            _of_keys({key: each.bin_table() for key, each in scores}),
+            _of_keys({key: each.frame_table(ids) for key, each in scores}),
         )
 
     def notes(self, frame: Frame, shown: str) -> dict[str, str]:
@@ -469,7 +445,6 @@ class _Kept:
         return kept[0], kept[1]
 
 
-def _keyed(table: pd.DataFrame, key: Key) -> pd.DataFrame:
-    for name, value in zip(("sites", "protocol", "model"), reversed(key), strict=True):
-        table.insert(0, name, value)
-    return table
+def _of_keys(tables: Mapping[Key, pd.DataFrame]) -> pd.DataFrame:
+    """One table of several, with their keys as columns."""
+    return pd.concat(tables, names=KEYS).reset_index(KEYS).reset_index(drop=True)

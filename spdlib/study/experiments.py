@@ -60,15 +60,16 @@ class Experiment:
         named = {"experiment": self.name, "profile": "paper"}
         return None if self.recorded is None else RunConfig.of({**named, **self.recorded})
 
-    def but(self, name: str, title: str, *departures: Departure, **changes: Any) -> Experiment:
+    def but(
+        self, name: str, title: str, small: Mapping[str, Recipe] | None = None, /, **changes: Any
+    ) -> Experiment:
         """The next experiment of the log: this one with changes."""
-        recipe, said = {**self.recipe, **changes}, departures or self.departures
-        return Experiment(name, title, recipe, recipe, said, self.small)
+        recipe = {**self.recipe, **changes}
+        return Experiment(name, title, recipe, recipe, departures_of(name), small or self.small)
 
-    def corrected(self) -> Experiment:
-        """The same with every named fault off."""
-        name, title = f"{self.name}_corrected", f"{self.title}; put right"
-        return replace(self, name=name, title=title, recipe=put_right(self.recipe))
+    def corrected(self, **changes: Any) -> Experiment:
+        """The same with every named fault off, and other changes of its fields."""
+        return replace(self, recipe=put_right(self.recipe), **changes)
 
 
 def put_right(recipe: Recipe) -> Recipe:
@@ -78,25 +79,45 @@ def put_right(recipe: Recipe) -> Recipe:
     return {**recipe, **off, **views, "options": {}}
 
 
-COMMON = (
-    Departure("schedule", "the cosine moves once an epoch", "the cosine moves every step"),
-    Departure("selection", "best epoch on the 654 test frames", "best weights on selection frames"),
-    Departure(
-        "last batch of an epoch",
-        "incomplete: 517 steps of 8 in the shard's 4,133 frames",
-        "left out: 516 steps, so that as many steps are a little more than as many epochs",
-    ),
-)
-"""What all of experiments 1 to 10 depart in."""
-RESIZING = Departure("resizing of images", "bicubic (PIL)", "bilinear, antialiased")
-ROTATION = Departure(
-    "augmentation order",
-    "the unscaled frame is rotated, then cropped",
-    "the crop is rotated; its corners lose what the frame still shows",
-)
+DEPARTURES = """
+exp | schedule | the cosine moves once an epoch | the cosine moves every step
+exp | selection | best epoch on the 654 test frames | best weights on selection frames
+exp | last batch of an epoch | incomplete: 517 steps of 8 in the shard's 4,133 frames
+    | left out: 516 steps, so that as many steps are a little more than as many epochs
+exp01 exp02 exp03 exp04 | resizing of images | bicubic (PIL) | bilinear, antialiased
+exp01 | batch | 8, later 12; the commit says 4 | 12
+exp10 | batch and data | the log infers about 92 of the full set, which cannot be (F3)
+    | 8 of the first shard
+exp10 | image size, augmentation and validation | not stated | those of experiment 8
+v15_2 | network | v15_1 | v15_2, of which no run is on record
+v15_2 | grid_rule | v15.1's patches: u/t at fractional centres, align_corners=True, zero padding
+    | half_pixel, border padding
+v15_2 | head bias | none: training starts near 0.69 m | training starts at 2.5 m
+v15_2 | embeddings | none in v15.1; N(0, 1) in v15.2's code | N(0, 0.02^2)
+exp09 v15_2 | augmentation order | the unscaled frame is rotated, then cropped
+    | the crop is rotated; its corners lose what the frame still shows
+v13_plan | grid_rule | 2p/size - 1 with align_corners=False, zeros outside
+    | half_pixel: 2(p + 0.5)/size - 1, border repeated (F9)
+v14_plan | smooth_init | PyTorch's default, in one convolution that all seven layers share
+    | the identity, for by the default first answers leave every range
+v14_plan | msda_init | offsets near zero | every head looks its own way (F16)
+v13_plan v14_plan | training frames | about 24,000 | all 47,584 of the full set
+v13_plan v14_plan | augmentation | hue within 0.1 and resized crops of scale 0.8 to 1.2 too
+    | neither
+"""
+"""Experiments ("exp": all of them) | what differs | how it was | how it is here."""
 
-SHORT_DEMO = dict(train_frames=200, selection_frames=16, test_frames=24, points=32) | dict(
-    steps=150, evaluate_every=30
+
+def departures_of(experiment: str) -> tuple[Departure, ...]:
+    """The rows of `DEPARTURES` that name an experiment."""
+    rows = [row.split(" | ") for row in DEPARTURES.replace("\n   ", "").strip().splitlines()]
+    return tuple(
+        Departure(*row) for names, *row in rows if experiment.startswith(tuple(names.split()))
+    )
+
+
+SHORT_DEMO = dict(
+    train_frames=200, selection_frames=16, test_frames=24, points=32, steps=150, evaluate_every=30
 )
 """A demo of three minutes: a step of these networks costs two to three times one of v15.2."""
 UNCROWDED = dict(points=16)
@@ -125,10 +146,10 @@ EXP01 = Experiment(
     "v13, B1 to B3, calibrated inverse depth, L_point",
     FIRST,
     FIRST,
-    (*COMMON, RESIZING, Departure("batch", "8, later 12; the commit says 4", "12")),
+    departures_of("exp01"),
     {"demo": SHORT_DEMO},
 )
-EXP02 = EXP01.but("exp02", "as 1, with half of SILog added", *COMMON, RESIZING, loss="huber_silog")
+EXP02 = EXP01.but("exp02", "as 1, with half of SILog added", loss="huber_silog")
 EXP03 = EXP02.but(
     "exp03",
     "v13, B1 to B5, log-depth, L_point and half of SILog",
@@ -140,7 +161,6 @@ EXP04 = EXP03.but("exp04", "as 3, SILog alone", loss="silog", cosine_steps=0)
 EXP05 = EXP04.but(
     "exp05",
     "v13.1: self-attention on L3 and L4, routing over L3 and L4",
-    *COMMON,
     network="v13_1",
     options=V13_FAULTS | recorded_values(["inserted_attention"]),
     silog_lambda=0.5,
@@ -156,32 +176,20 @@ EXP07 = EXP06.but("exp07", "as 6, with more weight on scale", silog_lambda=0.15)
 EXP08 = EXP07.but(
     "exp08",
     "v14 with canvases on L2 and L3",
+    {"smoke": UNCROWDED, "demo": SHORT_DEMO},
     network="v14_dual",
     options=V14_FAULTS,
     **dict(auxiliary_weight=0.5, aux_target="bilinear"),
 )
-EXP08 = replace(EXP08, small={"smoke": UNCROWDED, "demo": SHORT_DEMO})
 EXP09 = EXP08.but(
     "exp09",
     "v14 with canvases on L2, L3 and L4, larger crops of unscaled frames",
-    *COMMON,
-    ROTATION,
     network="v14_triple",
     silog_lambda=0.5,
     **dict(image_size=(416, 544), augment=STYLES["bts_native"], focal_mismatch=True),
     **dict(batch_size=4, steps=10 * 1034),
 )
-EXP10 = EXP08.but(
-    "exp10",
-    "logged as 8 with more data; a repeat that is poorly described",
-    *COMMON,
-    Departure(
-        "batch and data",
-        "the log infers about 92 of the full set, which cannot be (F3)",
-        "8 of the first shard",
-    ),
-    Departure("image size, augmentation and validation", "not stated", "those of experiment 8"),
-)
+EXP10 = EXP08.but("exp10", "logged as 8 with more data; a repeat that is poorly described")
 LOG = (EXP01, EXP02, EXP03, EXP04, EXP05, EXP06, EXP07, EXP08, EXP09, EXP10)
 
 EXP13: Recipe = (
@@ -198,65 +206,32 @@ V15_2 = Experiment(
     "DPT global path, cross-attention local path; a query costs 0.17 M MACs",
     EXP13,
     EXP13,
-    (
-        Departure("network", "v15_1", "v15_2, of which no run is on record"),
-        Departure(
-            "grid_rule",
-            "v15.1's patches: u/t at fractional centres, align_corners=True, zero padding",
-            "half_pixel, border padding",
-        ),
-        Departure("head bias", "none: training starts near 0.69 m", "training starts at 2.5 m"),
-        Departure("embeddings", "none in v15.1; N(0, 1) in v15.2's code", "N(0, 0.02^2)"),
-        ROTATION,
-    ),
+    departures_of("v15_2"),
 )
 
 # Designed, never trained: what is on record is the design, 30 epochs of the whole training set.
 LONG = dict(train_subset="all", batch_size=8, steps=30 * 47_584 // 8, cosine_steps=0)
-DESIGNED = (
-    Departure("training frames", "about 24,000", "all 47,584 of the full set"),
-    Departure(
-        "augmentation", "hue within 0.1 and resized crops of scale 0.8 to 1.2 too", "neither"
-    ),
-)
-V13_DESIGN = EXP02.but(
+V13_PLAN = EXP02.but(
     "v13_plan",
     "v13 as designed: frozen ViT-S, B1 to B5, calibrated inverse depth",
-    Departure(
-        "grid_rule",
-        "2p/size - 1 with align_corners=False, zeros outside",
-        "half_pixel: 2(p + 0.5)/size - 1, border repeated (F9)",
-    ),
-    *DESIGNED,
+    {"smoke": PLAIN_VIT, "demo": SHORT_DEMO | PLAIN_VIT},
     network="v13_plan",
     options=recorded_values(["offset_code", "token_positions"]),
     **dict(encoder="vit_small_patch14_dinov2", padding="patch", input_norm="weights"),
     **dict(image_size=(518, 518), augment=replace(STYLES["flip_jitter"], crop="squash")),
     **dict(sampling="uniform") | LONG,
-)
-V14_DESIGN = EXP08.but(
+).corrected()
+V14_PLAN = EXP08.but(
     "v14_plan",
     "v14 as designed: one canvas on L3; deformable reads, then all of L3, then all of L4",
-    Departure(
-        "smooth_init",
-        "PyTorch's default, in one convolution that all seven layers share",
-        "the identity, for by the default first answers leave every range",
-    ),
-    Departure("msda_init", "offsets near zero", "every head looks its own way (F16)"),
-    *DESIGNED,
     network="v14_plan",
     options=recorded_values(["grid_rule", "canvas_write", "token_positions"]),
     **dict(image_size=(480, 640), augment=STYLES["flip_jitter"], validation="aspect"),
     **dict(sampling="uniform") | LONG,
-)
-V13_PLAN = replace(
-    V13_DESIGN,
-    recipe=put_right(V13_DESIGN.recipe),
-    small={"smoke": PLAIN_VIT, "demo": SHORT_DEMO | PLAIN_VIT},
-)
-V14_PLAN = replace(V14_DESIGN, recipe=put_right(V14_DESIGN.recipe))
+).corrected()
 
-ALL = (*(each for log in LOG for each in (log, log.corrected())), V15_2, V13_PLAN, V14_PLAN)
+RIGHT = [e.corrected(name=f"{e.name}_corrected", title=f"{e.title}; put right") for e in LOG]
+ALL = (*(each for pair in zip(LOG, RIGHT, strict=True) for each in pair), V15_2, V13_PLAN, V14_PLAN)
 DEFAULT = "v15_2"
 """The experiment that is run where none is named."""
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType({each.name: each for each in ALL})

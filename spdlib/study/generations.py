@@ -33,24 +33,21 @@ class Comparison(NamedTuple):
 
 
 class EqualTerms(NamedTuple):
-    """Tables of a comparison.
-
-    Attributes:
-        networks: a row a run and protocol: network, experiment, protocol, parameters,
-            decoder_parameters, steps, minutes of these steps, `SCORES`, sel_abs_rel (of the kept
-            weights on the selection frames), abs_rel_at_equal_minutes (there too, after as many
-            minutes as the fastest network takes; NaN if that was before the first evaluation, or
-            the minutes are of different machines), machine, commit.
-        pairs: a row a pair of networks and protocol: first, second, protocol, difference (of mean
-            AbsRel, first less second), low, high, verdict (on the first). Intervals are of frames:
-            how far another seed would move a run they do not know. Networks that a protocol asks
-            in different ways are no pair.
-        curves: a row an evaluation: network, step, epoch, minutes, sel_abs_rel, train_loss.
-    """
+    """Tables of a comparison."""
 
     networks: pd.DataFrame
+    """A row a run and protocol: network, experiment, protocol, parameters, decoder_parameters,
+    steps, minutes of these steps, `SCORES`, sel_abs_rel (of the kept weights on the selection
+    frames), abs_rel_at_equal_minutes (there too, after as many minutes as the fastest network
+    takes; NaN if that was before the first evaluation, or the minutes are of different machines),
+    machine, commit."""
     pairs: pd.DataFrame
+    """A row a pair of networks and protocol: first, second, protocol, difference (of mean AbsRel,
+    first less second), low, high, verdict (on the first). Intervals are of frames: how far another
+    seed would move a run they do not know. Networks that a protocol queries in different ways are
+    no pair."""
     curves: pd.DataFrame
+    """A row an evaluation: network, step, epoch, minutes, sel_abs_rel, train_loss."""
 
     def save(self, path: str | Path) -> list[Path]:
         """Write PATH.csv, PATH_pairs.csv and PATH_curves.csv."""
@@ -79,14 +76,11 @@ def _files(path: str | Path) -> list[Path]:
 
 
 def step_seconds(path: str | Path, points: int) -> dict[str, float]:
-    """What a training step of each network costs on a machine that does nothing else.
+    """Seconds of each network's training step with so many points a frame, on an idle machine.
 
-    Args:
-        path: table of `benchmarks/training.py`, of one device and number of threads.
-        points: queries of each frame in a step.
+    From a table of `benchmarks/training.py`, of one device and number of threads.
 
-    Raises:
-        RunError: the table cannot be read, or has no step, or several of one network.
+    RunError: the table cannot be read, or has no step, or several of one network.
     """
     try:
         table = pd.read_csv(path)
@@ -101,7 +95,7 @@ def step_seconds(path: str | Path, points: int) -> dict[str, float]:
             f"{path} has {len(seconds)} steps of {points} points for {seconds.index.nunique()} "
             "networks; a comparison takes one each, of one machine"
         )
-    return {str(name): float(value) for name, value in seconds.items()}
+    return dict(seconds)
 
 
 def equal_terms(
@@ -127,7 +121,7 @@ def equal_terms(
     comparable = seconds is not None or len({_machine(run) for run in opened}) == 1
     shortest = min(curve["minutes"].max() for curve in curves.values()) if comparable else np.nan
     rows = [row for run in opened for row in _rows(run, curves[run.config.model.network], shortest)]
-    frames = pd.concat([_points(run) for run in opened], ignore_index=True)
+    frames = pd.concat([_own_points(run, run.frames) for run in opened], ignore_index=True)
     networks = pd.DataFrame(rows)
     protocols = {run.config.model.network: run.record["evaluation"]["protocols"] for run in opened}
     pairs = [
@@ -148,9 +142,8 @@ def compare_frames(
 
     Frames whose score is NaN for both had nothing to score and are left out.
 
-    Raises:
-        RunError: the table lacks one of them, or frames that both have.
-        DataError: the score of a frame is NaN for one of them.
+    RunError: the table lacks one of them, or frames that both have.
+    DataError: the score of a frame is NaN for one of them.
     """
     chosen = frames[(frames["protocol"] == protocol) & (frames["sites"] == sites)]
     have = sorted(set(chosen["model"]))
@@ -168,11 +161,7 @@ def compare_frames(
 def paired_bootstrap(
     first: Sequence[float] | np.ndarray, second: Sequence[float] | np.ndarray
 ) -> Comparison:
-    """Compare two networks' errors on the same frames, by `SAMPLES` samples of the frames.
-
-    Args:
-        first: one error per frame.
-        second: the other network's errors, in the same order.
+    """Compare two networks' errors on the same frames, one a frame, by `SAMPLES` samples of these.
 
     Returns:
         Difference, its 2.5th and 97.5th percentile and "better", "worse" or "tie" (0 lies inside).
@@ -180,13 +169,12 @@ def paired_bootstrap(
     Raises:
         DataError: the errors differ in number, are not finite or are missing.
     """
-    a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    a, b = (np.asarray(errors, dtype=np.float64) for errors in (first, second))
     if a.shape != b.shape or a.ndim != 1 or not a.size:
         raise DataError(f"paired scores need one length above 0; got {a.shape} and {b.shape}")
     difference = a - b
-    if not np.isfinite(difference).all():
-        bad = int(np.flatnonzero(~np.isfinite(difference))[0])
-        raise DataError(f"the score of frame {bad} is not finite; leave it out in both networks")
+    if (bad := np.flatnonzero(~np.isfinite(difference))).size:
+        raise DataError(f"the score of frame {bad[0]} is not finite; leave it out in both networks")
     generator = np.random.default_rng(0)
     block = max(1, 2_000_000 // a.size)  # samples at a time, for memory's sake
     means = [
@@ -229,13 +217,12 @@ def _terms(run: Run) -> dict[str, Any]:
 def _require_own_options(run: Run) -> None:
     """RunError names an option that is not the network's own, a fault that is switched on."""
     network, given = run.config.model.network, run.config.model.options
-    defaults = network_options(network)
+    own = network_options(network)
     for name in words(network_class(network).Options):
-        own = defaults[name]
-        if given[name] != own:
+        if given[name] != own[name]:
             raise RunError(
                 f"not on equal terms: {network} has {name}={given[name]!r} in {run.folder}, "
-                f"not its own {own!r}"
+                f"not its own {own[name]!r}"
             )
 
 
@@ -261,10 +248,8 @@ def _rows(run: Run, curve: pd.DataFrame, minutes: float) -> list[dict[str, Any]]
     """A run's row for each protocol, at points."""
     config, record = run.config, run.record
     parameters = record["parameters"]
-    own = run.metrics
-    own = own[(own["model"] == config.model.network) & (own["sites"] == "points")]
     rows = []
-    for protocol, scores in own.groupby("protocol", sort=False):
+    for protocol, scores in _own_points(run, run.metrics).groupby("protocol", sort=False):
         values = scores.set_index("metric")["value"]
         rows.append(
             {
@@ -287,7 +272,6 @@ def _rows(run: Run, curve: pd.DataFrame, minutes: float) -> list[dict[str, Any]]
     return rows
 
 
-def _points(run: Run) -> pd.DataFrame:
-    """The network's own scores of frames, at points."""
-    table = run.frames
+def _own_points(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the run's network, at points."""
     return table[(table["model"] == run.config.model.network) & (table["sites"] == "points")]

@@ -8,6 +8,7 @@ kept in float64, and a prediction that is not finite shows in every mean that it
 
 from __future__ import annotations
 
+import functools
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -39,14 +40,6 @@ POOLED_EIGEN = (
     *("pred_max", "gt_mean", "gt_std", "gt_min", "gt_median", "gt_max", "within_2x", "log_std"),
 )
 """Scores pooled over the eigen protocol's points, beside the means over images."""
-MOMENTS = (
-    *("count", "abs_rel", "sq_rel", "error2", "log_error", "log_error2", "log10"),
-    *("delta1", "delta2", "delta3", "pred", "pred2", "gt", "gt2", "log", "log2"),
-    *("ratio", "ratio2", "within_2x", "nonfinite"),
-)
-"""What `RecordedMetrics` sums over an image's points."""
-EXTREMES = ("deviation", "pred_min", "gt_min", "log_min", "pred_max", "gt_max", "log_max")
-"""Of an image besides: deviation of its predictions, smallest and largest values."""
 
 
 class Alone(NamedTuple):
@@ -97,9 +90,22 @@ class Accumulator(ABC):
     def compute(self) -> dict[str, float]:
         """Scores by name, and the number of "frames" behind them."""
 
+    def metric_table(self) -> pd.DataFrame:
+        """Rows metric, value, frames (behind the value)."""
+        values = pd.Series(self.compute()).rename_axis("metric")
+        return values.drop("frames").reset_index(name="value").assign(frames=int(values["frames"]))
+
     @abstractmethod
+    def _bin_sums(self) -> np.ndarray:
+        """`bin_sums` of all images' points."""
+
     def bin_table(self) -> pd.DataFrame:
         """Rows bin, abs_rel, delta1, count, pooled over all points; NaN where a bin is empty."""
+        relative, close, count = self._bin_sums().T
+        with np.errstate(invalid="ignore"):
+            scores = {"abs_rel": relative / count, "delta1": close / count}
+        names = [bin_name(low, high) for low, high in BINS]
+        return pd.DataFrame({"bin": names, **scores, "count": count.astype(int)})
 
     @abstractmethod
     def frame_table(self, ids: Sequence[str]) -> pd.DataFrame:
@@ -107,20 +113,18 @@ class Accumulator(ABC):
 
 
 def frame_scores(prediction: Tensor, truth: Tensor, edges: Tensor | None = None) -> Tensor:
-    """Eigen-protocol scores of an image's points, in the order of `FRAME_METRICS`.
+    """Eigen-protocol scores of an image's points [N] in metres, in the order of `FRAME_METRICS`.
 
     Args:
-        prediction: [N] metres, clamped to 1e-3..10 m.
-        truth: [N] metres.
-        edges: [N] bool, points near depth edges (`queries.edge_mask`), or None.
+        prediction: clamped to 1e-3..10 m.
+        truth: of these points.
+        edges: bool, points near depth edges (`queries.edge_mask`), or None.
 
     Returns:
         float64 [11]; NaN where there is no point, and of the last two where `edges` is None.
     """
-
     # elementwise work keeps the input's precision (whole frames are large), sums take float64
-    def mean(values: Tensor) -> Tensor:
-        return values.mean(dtype=torch.float64)
+    mean = functools.partial(torch.mean, dtype=torch.float64)
 
     error, log_error = prediction - truth, prediction.log() - truth.log()
     relative, ratio = error.abs() / truth, torch.maximum(prediction / truth, truth / prediction)
@@ -143,11 +147,8 @@ def frame_scores(prediction: Tensor, truth: Tensor, edges: Tensor | None = None)
 class EigenMetrics(Accumulator):
     """Scores of each frame and their means, and depth bins pooled over points.
 
-    A frame that comes twice counts once, but for the pooled scores.
-
-    Args:
-        pooled: also pool the points of all frames, for `POOLED_EIGEN`; for points, as whole images
-            are many.
+    A frame that comes twice counts once, but for the pooled scores: `POOLED_EIGEN`, where they are
+    wanted, of all frames' points (whole images would be many).
     """
 
     def __init__(self, pooled: bool = False) -> None:
@@ -157,7 +158,8 @@ class EigenMetrics(Accumulator):
         self._pooled = RecordedMetrics(by_frame=False) if pooled else None
 
     def _add(self, frame: int, prediction: Tensor, truth: Tensor, edges: Tensor | None) -> None:
-        p, g = _wide(prediction).clamp(EIGEN_MIN_DEPTH, EIGEN_MAX_DEPTH), _wide(truth)
+        p, g = (x if x.dtype == torch.float64 else x.float() for x in (prediction, truth))
+        p = p.clamp(EIGEN_MIN_DEPTH, EIGEN_MAX_DEPTH)
         near = 0 if edges is None else int(edges.sum())
         counts = len(p), near, 0 if edges is None else len(p) - near
         self._frames[frame] = frame_scores(p, g, edges).cpu().numpy(), counts, bin_sums(p, g)
@@ -193,9 +195,9 @@ class EigenMetrics(Accumulator):
         table.insert(0, "frame", [ids[n] for n in sorted(self._frames)])
         return table
 
-    def bin_table(self) -> pd.DataFrame:
-        """Rows bin, abs_rel, delta1, count; NaN where a bin is empty."""
-        return _bin_frame(self._parts(2, len(BINS), 3).sum(axis=0))
+    def _bin_sums(self) -> np.ndarray:
+        sums: np.ndarray = self._parts(2, len(BINS), 3).sum(axis=0)
+        return sums
 
     def _parts(self, which: int, *shape: int) -> np.ndarray:
         """One of the three arrays of all frames, by number, whatever their order of arrival."""
@@ -206,16 +208,13 @@ class RecordedMetrics(Accumulator):
     """Scores pooled over the points of all images.
 
     Nothing tells the same frame twice apart here: several processes must share the frames out
-    without filling up the last batch.
-
-    Args:
-        by_frame: also give the AbsRel of each frame.
+    without filling up the last batch. `by_frame` also gives the AbsRel of each frame.
     """
 
     def __init__(self, by_frame: bool = True) -> None:
         self._by_frame = by_frame
-        # of each image with a point: its number, MOMENTS, EXTREMES
         self._images: list[tuple[float, ...]] = []
+        """Of each image with a point: its number, then `IMAGE_COLUMNS`."""
         self._bins = np.zeros((len(BINS), 3))
         self.predictions, self.truths, self.ratios = LogSample(), LogSample(), LogSample()
 
@@ -224,10 +223,7 @@ class RecordedMetrics(Accumulator):
             return
         raw, g = prediction.double(), truth.double()
         p = raw.clamp(min=EIGEN_MIN_DEPTH)
-        logs, deviation = p.log(), p.std() if len(p) > 1 else p.new_zeros(())
-        extremes = (p.min(), g.min(), logs.min(), p.max(), g.max(), logs.max())
-        numbers = torch.stack([*_moments(p, g, raw), deviation, *extremes])
-        self._images.append((frame, *numbers.tolist()))
+        self._images.append((frame, *torch.stack(list(_of_image(raw, p, g).values())).tolist()))
         self._bins += bin_sums(p, g)
         for sample, values in ((self.predictions, p), (self.truths, g), (self.ratios, g / p)):
             sample.add(values)
@@ -242,20 +238,52 @@ class RecordedMetrics(Accumulator):
     def compute(self) -> dict[str, float]:
         """All scores of the recorded reports; NaN where there is no point."""
         images = self._table()
-        sums = images[list(MOMENTS)].sum(skipna=False)
-        points = float(sums["count"])
-        means = {str(name): float(mean) for name, mean in (sums / points).items()}
-        return {
-            **self._errors(means),
-            **self._distributions(images, means),
-            "nonfinite": float(sums["nonfinite"]),
-            "points": points,
-            "frames": float(len(images)),
+        sums = images.sum(skipna=False)
+        low, high = images.min(skipna=False), images.max(skipna=False)
+        n, mean = sums["count"], sums / sums["count"]
+        scale = self.ratios.median()
+        scaled = self.ratios.mean(lambda ratio: (scale / ratio - 1).abs())
+        squared = mean["log_error2"] - 0.5 * mean["log_error"] ** 2
+        scores: dict[str, float] = {
+            "abs_rel": mean["abs_rel"],
+            "sq_rel": mean["sq_rel"],
+            "rmse": math.sqrt(mean["error2"]),
+            "rmse_log": math.sqrt(mean["log_error2"]),
+            "silog": math.sqrt(squared + 1e-8),
+            **{name: mean[name] for name in ("log10", "delta1", "delta2", "delta3")},
+            "s_star": scale,
+            "scaled_abs_rel": scaled,
+            "scale_gap": 100 * (mean["abs_rel"] - scaled) / (mean["abs_rel"] + 1e-8),
         }
+        for name, sample in (("pred", self.predictions), ("gt", self.truths)):
+            scores |= {
+                f"{name}_mean": mean[name],
+                f"{name}_std": _deviation(mean, name, n),
+                f"{name}_min": low[f"{name}_min"],
+                f"{name}_median": sample.median(),
+                f"{name}_max": high[f"{name}_max"],
+                f"{name}_cv": _deviation(mean, name, n) / (mean[name] + 1e-8),
+            }
+        deviations = images.loc[images["count"] > 1, "deviation"]
+        scores |= {
+            "log_mean": mean["log"],
+            "log_std": _deviation(mean, "log", n),
+            "log_min": low["log_min"],
+            "log_max": high["log_max"],
+            "ratio_mean": mean["ratio"],
+            "ratio_median": 1 / self.ratios.median(upper=True),
+            "ratio_std": _deviation(mean, "ratio", n),
+            "within_2x": mean["within_2x"],
+            "intra_std_mean": deviations.mean(skipna=False),
+            "intra_std_min": deviations.min(skipna=False),
+            "nonfinite": sums["nonfinite"],
+            "points": n,
+            "frames": len(images),
+        }
+        return {name: float(value) for name, value in scores.items()}
 
-    def bin_table(self) -> pd.DataFrame:
-        """Rows bin, abs_rel, delta1, count; NaN where a bin is empty."""
-        return _bin_frame(self._bins)
+    def _bin_sums(self) -> np.ndarray:
+        return self._bins
 
     def frame_table(self, ids: Sequence[str]) -> pd.DataFrame:
         """Rows frame, abs_rel of the images that had a point."""
@@ -264,53 +292,33 @@ class RecordedMetrics(Accumulator):
         return pd.DataFrame({"frame": names, "abs_rel": scores.tolist()})
 
     def _table(self) -> pd.DataFrame:
-        columns = ["frame", *MOMENTS, *EXTREMES]
-        return pd.DataFrame(self._images, columns=columns, dtype=float)
+        return pd.DataFrame(self._images, columns=["frame", *IMAGE_COLUMNS], dtype=float)
 
-    def _errors(self, means: Mapping[str, float]) -> dict[str, float]:
-        scale = self.ratios.median()
-        scaled = self.ratios.mean(lambda ratio: (scale / ratio - 1).abs())
-        abs_rel = means["abs_rel"]
-        squared = means["log_error2"] - 0.5 * means["log_error"] ** 2
-        return {
-            "abs_rel": abs_rel,
-            "sq_rel": means["sq_rel"],
-            "rmse": math.sqrt(means["error2"]),
-            "rmse_log": math.sqrt(means["log_error2"]),
-            "silog": math.sqrt(squared + 1e-8),
-            **{name: means[name] for name in ("log10", "delta1", "delta2", "delta3")},
-            "s_star": scale,
-            "scaled_abs_rel": scaled,
-            "scale_gap": 100 * (abs_rel - scaled) / (abs_rel + 1e-8),
-        }
 
-    def _distributions(self, images: pd.DataFrame, means: Mapping[str, float]) -> dict[str, float]:
-        n = images["count"].sum()
-        lowest, highest = images.min(skipna=False), images.max(skipna=False)
-        result: dict[str, float] = {}
-        for name, sample in (("pred", self.predictions), ("gt", self.truths)):
-            mean, std = means[name], _deviation(means, name, n)
-            result |= {
-                f"{name}_mean": mean,
-                f"{name}_std": std,
-                f"{name}_min": float(lowest[f"{name}_min"]),
-                f"{name}_median": sample.median(),
-                f"{name}_max": float(highest[f"{name}_max"]),
-                f"{name}_cv": std / (mean + 1e-8),
-            }
-        deviations = images.loc[images["count"] > 1, "deviation"]
-        return result | {
-            "log_mean": means["log"],
-            "log_std": _deviation(means, "log", n),
-            "log_min": float(lowest["log_min"]),
-            "log_max": float(highest["log_max"]),
-            "ratio_mean": means["ratio"],
-            "ratio_median": 1 / self.ratios.median(upper=True),
-            "ratio_std": _deviation(means, "ratio", n),
-            "within_2x": means["within_2x"],
-            "intra_std_mean": float(deviations.mean(skipna=False)),
-            "intra_std_min": float(deviations.min(skipna=False)),
-        }
+def _of_image(raw: Tensor, p: Tensor, g: Tensor) -> dict[str, Tensor]:
+    """Sums over an image's points [N], float64, and its extremes; predictions also unclamped."""
+    error, log_p = p - g, p.log()
+    log_error, ratio = log_p - g.log(), p / g
+    worst = torch.maximum(ratio, 1 / ratio)
+    added = (
+        dict(count=torch.ones_like(p), abs_rel=error.abs() / g, sq_rel=error.square() / g)
+        | dict(error2=error.square(), log_error=log_error, log_error2=log_error.square())
+        | dict(log10=log_error.abs() / math.log(10))
+        | {f"delta{n}": worst < DELTA_BASE**n for n in (1, 2, 3)}
+        | dict(pred=p, pred2=p.square(), gt=g, gt2=g.square(), log=log_p, log2=log_p.square())
+        | dict(ratio=ratio, ratio2=ratio.square(), within_2x=(ratio > 0.5) & (ratio < 2))
+        | dict(nonfinite=~raw.isfinite())
+    )
+    return {
+        **{name: values.sum(dtype=torch.float64) for name, values in added.items()},
+        "deviation": p.std() if len(p) > 1 else p.new_zeros(()),
+        **dict(pred_min=p.min(), gt_min=g.min(), log_min=log_p.min()),
+        **dict(pred_max=p.max(), gt_max=g.max(), log_max=log_p.max()),
+    }
+
+
+IMAGE_COLUMNS = tuple(_of_image(*[torch.ones(1)] * 3))
+"""Names of what `RecordedMetrics` keeps of an image."""
 
 
 class LogSample:
@@ -349,8 +357,7 @@ class LogSample:
         for chunk in other._chunks:
             self.add(chunk)
         if other._counts is not None:
-            self._to_histogram()
-            self._counts = other._counts if self._counts is None else self._counts + other._counts
+            self._counts = self._to_histogram() + other._counts
 
     def _weighted(self) -> tuple[Tensor, Tensor]:
         """Ascending values, NaN last, and how often each occurs."""
@@ -362,14 +369,15 @@ class LogSample:
         is_nan = cells == len(self._counts) - 1
         return torch.where(is_nan, torch.nan, values), self._counts[cells]
 
-    def _to_histogram(self) -> None:
+    def _to_histogram(self) -> Tensor:
         last = round(2 * LOG_LIMIT / LOG_BIN)
+        counts = torch.zeros(last + 1, dtype=torch.int64) if self._counts is None else self._counts
         for chunk in self._chunks:
             cells = ((chunk.log() + LOG_LIMIT) / LOG_BIN).floor().clamp(0, last - 1)
             cells = torch.where(cells.isnan(), last, cells).long()
-            counts = torch.bincount(cells, minlength=last + 1)
-            self._counts = counts if self._counts is None else self._counts + counts
-        self._chunks = []
+            counts = counts + torch.bincount(cells, minlength=last + 1)
+        self._chunks, self._counts = [], counts
+        return counts
 
 
 def bin_sums(prediction: Tensor, truth: Tensor) -> np.ndarray:
@@ -401,30 +409,14 @@ def of_all_processes(mine: Parts, processes: Any) -> list[Parts]:
 
 def merge_processes(mine: Mapping[Any, Accumulator], processes: Any) -> dict[Any, Accumulator]:
     """Join the accumulators of all processes, key by key; every process gets the whole."""
-    first, *others = of_all_processes(mine, processes)
-    whole = dict(first)
-    for other in others:
-        for key, part in other.items():
+    whole: dict[Any, Accumulator] = {}
+    for part in of_all_processes(mine, processes):
+        for key, scores in part.items():
             if key in whole:
-                whole[key].merge(part)
+                whole[key].merge(scores)
             else:
-                whole[key] = part
+                whole[key] = scores
     return whole
-
-
-def _moments(p: Tensor, g: Tensor, raw: Tensor) -> list[Tensor]:
-    """Sums over points of everything in `MOMENTS`, float64."""
-    error, log_p = p - g, p.log()
-    log_error, ratio = log_p - g.log(), p / g
-    worst = torch.maximum(ratio, 1 / ratio)
-    columns = (
-        *(torch.ones_like(p), error.abs() / g, error.square() / g, error.square()),
-        *(log_error, log_error.square(), log_error.abs() / math.log(10)),
-        *(worst < DELTA_BASE**n for n in (1, 2, 3)),
-        *(p, p.square(), g, g.square(), log_p, log_p.square(), ratio, ratio.square()),
-        *((ratio > 0.5) & (ratio < 2), ~raw.isfinite()),
-    )
-    return [column.sum(dtype=torch.float64) for column in columns]
 
 
 def _deviation(means: Mapping[str, float], name: str, n: float) -> float:
@@ -434,16 +426,3 @@ def _deviation(means: Mapping[str, float], name: str, n: float) -> float:
     variance = (means[f"{name}2"] - means[name] * means[name]) * n / (n - 1)
     # rounding can make it slightly negative; NaN stays NaN
     return 0.0 if variance < 0 else math.sqrt(variance)
-
-
-def _bin_frame(sums: np.ndarray) -> pd.DataFrame:
-    count = sums[:, 2]
-    with np.errstate(invalid="ignore"):
-        abs_rel, delta1 = sums[:, 0] / count, sums[:, 1] / count
-    names = [bin_name(low, high) for low, high in BINS]
-    columns = {"bin": names, "abs_rel": abs_rel, "delta1": delta1, "count": count.astype(int)}
-    return pd.DataFrame(columns)
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values if values.dtype == torch.float64 else values.float()

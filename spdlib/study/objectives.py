@@ -1,18 +1,14 @@
 """What a training step minimises: losses as plain functions, and objectives by name.
 
 Every loss works in float32 (float64 for float64 predictions) outside autocast and leaves out points
-without truth. A batch without any valid point gives exactly 0 with gradient exactly 0. With several
-processes every one must call the loss, and every one returns that of the whole batch: sums and
-counts are added up, with gradient, before the root. The adjoint of that sum adds up the processes'
-gradients, so the mean that DDP takes over processes is exactly the gradient of a single process.
+without truth; a batch without any gives exactly 0 with gradient exactly 0. With several processes
+every one must call the loss, and every one returns that of the whole batch: sums and counts are
+added up, with gradient, before the root. The adjoint of that sum adds up the processes' gradients,
+so the mean that DDP takes over processes is exactly the gradient of a single process.
 
-An objective takes a network and a batch and returns a `LossValue`. Besides that, the training loop
-only knows which entries of a batch it reads (`inputs`), and the parameters that it learns itself,
-if any: those join the optimizer and the saved state. A new one is a class under `@objective`, whose
-constructor declares its settings; settings of a run reach it by their names.
-
-Truth can lie at query points, at the network's own lattice or at all pixels. Each kind is a
-function under `@truth_at`, which pairs the network's depth with the truth.
+A new objective is a class under `@objective`, whose constructor declares its settings: those of a
+run reach it by their names. A kind of truth (at query points, at the network's own lattice, at all
+pixels) is a function under `@truth_at`, which pairs the network's depth with the truth.
 """
 
 from __future__ import annotations
@@ -127,10 +123,9 @@ def dense_auxiliary(
     Args:
         maps: depth maps [B, h, w] in metres, one per supervised level.
         depth: [B, H, W] metres, 0 where nothing was measured.
-        lam: as in `silog`.
-        reduction: as in `silog`.
-        target: "masked" averages what was measured in each cell; "bilinear" is the recorded
-            reduction (see `bilinear_target`).
+        lam: with `reduction`, as in `silog`.
+        reduction: "pooled" or "per_image".
+        target: "masked" (`masked_average`) or "bilinear" (`bilinear_target`).
 
     Raises:
         ConfigError: there are no maps, or no such target.
@@ -143,14 +138,9 @@ def dense_auxiliary(
 
 
 def masked_average(depth: Tensor, size: tuple[int, int]) -> Tensor:
-    """Mean of the measured pixels in each cell of a coarser grid; 0 where a cell has none.
+    """Mean of the measured pixels of [B, H, W] metres in each cell of a grid [B, h, w].
 
-    Args:
-        depth: [B, H, W] metres, 0 where nothing was measured.
-        size: height, width of the grid.
-
-    Returns:
-        [B, h, w] metres.
+    0 is what was not measured, and the mean where a cell has nothing else.
     """
     share = F.adaptive_avg_pool2d((depth > 0).to(depth.dtype), size)
     mean = F.adaptive_avg_pool2d(depth, size)
@@ -243,28 +233,23 @@ class TruthKind(NamedTuple):
 
 
 class Objective(nn.Module):
-    """Base of all objectives.
-
-    Attributes:
-        name: that it is registered under.
-        inputs: entries of a batch that are read besides "image".
-        auxiliary: whether the network's auxiliary maps are learned from; heads without a loss have
-            no gradient, which several processes must know.
-    """
+    """Base of all objectives."""
 
     name = ""
+    """That it is registered under."""
     inputs: frozenset[str] = frozenset({"points", "truth", "valid"})
+    """Entries of a batch that are read besides "image"."""
     auxiliary = False
+    """Whether the network's auxiliary maps are learned from; heads without a loss have no gradient,
+    which several processes must know."""
 
-    def __init__(self) -> None:
+    def __init__(self) -> None:  # takes no settings: see `create_objective`
         super().__init__()
 
     def forward(self, model: nn.Module, batch: Batch) -> LossValue:
-        """Loss of the whole batch, all processes together.
+        """Loss of the whole batch, all processes together; images and depth are padded.
 
-        Args:
-            model: takes (images, points), or images alone for its dense path.
-            batch: collated training samples, "image" and "depth" padded to the network's size.
+        The network takes (images, points), or images alone for its dense path.
         """
         raise NotImplementedError
 
@@ -291,14 +276,9 @@ def truth_at(name: str, *inputs: str) -> Callable[[Pairing], Pairing]:
 
 
 def create_objective(loss: str, **settings: Any) -> Objective:
-    """The objective of this name.
+    """The objective of this name, with those of a run's settings that its constructor takes.
 
-    Args:
-        loss: its name, a key of `OBJECTIVES`.
-        settings: of a run; those that the objective's constructor does not take are left out.
-
-    Raises:
-        ConfigError: there is none of this name.
+    ConfigError: there is none of this name.
     """
     kind = OBJECTIVES.find(loss)
     taken = inspect.signature(kind).parameters
@@ -340,12 +320,7 @@ def at_pixels(model: nn.Module, batch: Batch) -> Pairs:
 class Regression(Objective):
     """A loss between depth and truth, and SILog on the auxiliary maps where that has a weight.
 
-    Args:
-        supervision: a key of `TRUTH_KINDS`.
-        silog_lambda: lambda of SILog.
-        reduction: of SILog, "per_image" or "pooled".
-        auxiliary_weight: of SILog on the network's auxiliary maps; 0 leaves them out.
-        aux_target: how depth is reduced to their size, "masked" or "bilinear" (F17d).
+    `supervision` is a key of `TRUTH_KINDS`; `ObjectiveConfig` describes the others.
     """
 
     weights: Mapping[str, float] = MappingProxyType({})

@@ -1,9 +1,7 @@
-"""Profiles: what a machine can afford.
+"""Profiles: what a machine can afford, as functions from an experiment's recipe to one to train.
 
-An experiment fixes the network, its options and its objective. A profile is a function from an
-experiment's recipe to the one that is trained: it chooses data, encoder, image size, batch, steps,
-learning rates and points. `resolve` makes a `RunConfig` of that; `deviations` lists where a config
-differs from what is on record.
+A profile keeps network, options and objective, and chooses data, encoder, image size, batch, steps,
+learning rates and points.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -34,6 +32,11 @@ from spdlib.study.objectives import TRUTH_KINDS
 HALVES = (0.5, 0.5, 0.5)
 RECORDED_SIZE = (256, 320)
 """Image size that the networks' numbers of routed cells belong to."""
+NEVER_STATED = (
+    *("experiment", "profile", "seed", "room_size"),
+    *("train_frames", "selection_frames", "test_frames"),
+)
+"""Settings that no record states."""
 TENSORFLOW_MOBILENETV2 = "d1c4bc12039020118b6d4e97f1c9903e2b8a8c2e3b279dfd235d67d5548a1b4a"
 """SHA-256 of ImageNet weights converted from TensorFlow's MobileNetV2: they take RGB in -1..1 and
 TensorFlow's padding, and the file does not say so."""
@@ -41,9 +44,8 @@ TensorFlow's padding, and the file does not say so."""
 
 def essence(recipe: Recipe) -> dict[str, Any]:
     """What makes an experiment what it is, in every profile: network, objective, faults."""
-    names = ("network", "options", "input_norm", "validation")
-    objective = [field.name for field in fields(ObjectiveConfig)]
-    return {name: recipe[name] for name in (*names, *objective) if name in recipe}
+    names = ("network", "options", "input_norm", "validation", *vars(ObjectiveConfig()))
+    return {name: recipe[name] for name in names if name in recipe}
 
 
 def smoke(recipe: Recipe, device: str) -> Recipe:
@@ -156,10 +158,9 @@ def resolve(
     given = _with_options(overrides.get("network", chosen.network), chosen.recipe, overrides)
     if "augment" in given:
         given["augment"] = _augmentation(recipe.get("augment", AugmentConfig()), given["augment"])
-    settings = {"experiment": experiment, "profile": profile, **recipe}
-    settings |= {**_input_of_file(recipe, given), **given}
+    settings = {"experiment": experiment, "profile": profile, **recipe, **given}
     with suppress(LookupError, TypeError, ValueError, OverflowError):  # `of` names what is wrong
-        settings |= _derived(settings, given)
+        _derive(settings, given)
     return RunConfig.of(settings)
 
 
@@ -200,39 +201,32 @@ def _augmentation(base: AugmentConfig, changes: Any) -> AugmentConfig:
     return read(AugmentConfig, {**asdict(base), **changes})
 
 
-def _input_of_file(recipe: Recipe, given: Recipe) -> dict[str, Any]:
-    """What follows from weights of a file, which take the place of timm's download.
+def _derive(settings: dict[str, Any], given: Recipe) -> None:
+    """Set what follows from other settings and was not given.
 
     What a file's weights expect of their input comes with it: from its metadata, from the
     overrides, or for one known file from here. Nothing is assumed of any other.
     """
-    path = given.get("weights") or recipe.get("weights")
-    if not path:
-        return {}
-    known = Path(path).is_file() and file_hash(path) == TENSORFLOW_MOBILENETV2
-    expected = dict(input_mean=HALVES, input_std=HALVES, padding="same") if known else {}
-    return dict(weights=str(path), pretrained=False, padding=None) | expected
 
+    def follows(**values: Any) -> None:
+        settings.update(values | {name: given[name] for name in values if name in given})
 
-def _derived(settings: Recipe, given: Recipe) -> Recipe:
-    """What follows from other settings unless it was given."""
-    follows: dict[str, Any] = {}
+    if path := settings.get("weights"):
+        follows(pretrained=False, padding=None)
+        if Path(path).is_file() and file_hash(path) == TENSORFLOW_MOBILENETV2:
+            follows(input_mean=HALVES, input_std=HALVES, padding="same")
+    elif not settings.get("pretrained"):
+        follows(train_batchnorm=True, encoder_lr=settings["decoder_lr"])
+    if "points" not in TRUTH_KINDS[settings["supervision"]].inputs:
+        follows(points=0)
     if "warmup_steps" not in settings:
-        follows["warmup_steps"] = round(0.02 * settings["steps"])
-    if not settings.get("pretrained") and settings.get("weights") is None:
-        follows |= dict(train_batchnorm=True, encoder_lr=settings["decoder_lr"])
-    kind = TRUTH_KINDS.get(settings["supervision"])
-    if kind is not None and "points" not in kind.inputs:
-        follows["points"] = 0
-    follows = {name: value for name, value in follows.items() if name not in given}
+        follows(warmup_steps=round(0.02 * settings["steps"]))
     if settings["profile"] in ("smoke", "demo"):
         # Queries go to as large a share of small images' cells as of the recorded ones'.
         share = math.prod(settings["image_size"]) / math.prod(RECORDED_SIZE)
-        options = network_options(settings["network"])
-        cells = {name: n for name, n in options.items() if name.startswith("routed")}
-        routed = {name: max(1, round(share * n)) for name, n in cells.items()}
-        follows["options"] = {**routed, **settings.get("options", {})}
-    return follows
+        cells = network_options(settings["network"]).items()
+        routed = {name: max(1, round(share * n)) for name, n in cells if name.startswith("routed")}
+        settings["options"] = {**routed, **settings.get("options", {})}
 
 
 def deviations(config: RunConfig) -> pd.DataFrame:
@@ -250,21 +244,15 @@ def deviations(config: RunConfig) -> pd.DataFrame:
 
 
 def _stated(config: RunConfig) -> dict[str, Any]:
-    """Every setting that a record may state, in words or numbers where None leaves it to others.
-
-    No record states a seed, or the sizes of sets and pictures of rooms.
-    """
-    names = {"experiment", "profile", "seed", "room_size"}
-    sizes = {"train_frames", "selection_frames", "test_frames"}
-    used = {name: value for name, value in config.settings().items() if name not in names | sizes}
-    for group in ("options", "augment"):
-        value = used.pop(group)
-        parts = asdict(value) if isinstance(value, AugmentConfig) else value
+    """Every setting that a record may state, in words or numbers where None leaves it to others."""
+    used = {name: value for name, value in config.settings().items() if name not in NEVER_STATED}
+    options, augment = used.pop("options"), asdict(used.pop("augment"))
+    for group, parts in (("options", options), ("augment", augment)):
         used |= {f"{group}.{name}": part for name, part in parts.items()}
     encoder = config.model.encoder
-    known = timm.get_pretrained_cfg(encoder.name) if encoder.weights is None else None
-    used["weights"] = Path(encoder.weights).name if encoder.weights is not None else None
     used["truth"] = used["truth"] or "the frame's first"
+    used["weights"] = encoder.weights and Path(encoder.weights).name
+    known = None if encoder.weights else timm.get_pretrained_cfg(encoder.name)
     for name, theirs in (("input_mean", "mean"), ("input_std", "std")):
         used[name] = used[name] or (getattr(known, theirs) if known else "as the weights say")
     return {name: plain(value) for name, value in used.items()}

@@ -36,19 +36,15 @@ from spdlib.study.metrics import Accumulator, EigenMetrics, RecordedMetrics
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One image as a network or a baseline sees it.
-
-    Attributes:
-        image: uint8 [H, W, 3] or float [3, H, W] in 0..1.
-        camera: the image's camera.
-        frame_camera: camera of the whole frame that the image shows, or shows a part of.
-        mirrored: show the image's mirror image too, and take the mean of both answers.
-    """
+    """One image as a network or a baseline sees it."""
 
     image: np.ndarray | Tensor
+    """uint8 [H, W, 3] or float [3, H, W] in 0..1."""
     camera: Camera
     frame_camera: Camera
+    """Of the whole frame that the image shows, or shows a part of."""
     mirrored: bool = False
+    """Show the image's mirror image too, and take the mean of both answers."""
 
     def equals(self, other: View) -> bool:
         """Whether a network has the same answers to both."""
@@ -58,36 +54,29 @@ class View:
 
 
 class Sites(NamedTuple):
-    """Where a view is queried, and the truth there.
-
-    Attributes:
-        points: [K, 2] (u, v) in pixels of the view; None for every pixel.
-        truth: metres, [K], or [H, W] of every pixel.
-        valid: bool like `truth`, the sites that count.
-        edges: bool like `truth`, those near depth edges; None if they are not told apart.
-    """
+    """Where a view is queried, and the truth there."""
 
     points: Tensor | None
+    """[K, 2] (u, v) in pixels of the view; None for every pixel."""
     truth: Tensor
+    """Metres, [K], or [H, W] of every pixel."""
     valid: Tensor
+    """bool like `truth`, the sites that count."""
     edges: Tensor | None = None
+    """bool like `truth`, those near depth edges; None if they are not told apart."""
 
 
 @dataclass(frozen=True)
 class Protocol(ABC):
-    """One way to score depth.
-
-    Attributes:
-        name: registered name.
-        image_size: height, width in pixels of the images that the network is trained on.
-        crop: how a frame is brought to that size: "fit", "native" or "squash".
-        recorded_points: points a frame with which the network's scores were recorded.
-    """
+    """One way to score depth."""
 
     name: ClassVar[str]
     image_size: Size
+    """Height, width in pixels of the images that the network is trained on."""
     crop: str = "fit"
+    """How a frame is brought to that size: "fit", "native" or "squash"."""
     recorded_points: int = 128
+    """Points a frame with which the network's scores were recorded."""
 
     @abstractmethod
     def view(self, frame: Frame, truth: str) -> tuple[View, Tensor]:

@@ -4,9 +4,9 @@ Columns: experiment ("exp01" ... "exp13", "setup" for all of the first ten, "dis
 (empty where a row holds for the whole experiment or the epoch is not on record), metric (the names
 of `metrics` and of `RunConfig`, shares as fractions), value, text (a word, or the figure as printed
 where that says more) and source (where the figure was noted: document:line of the unpublished log).
-`claimed_` marks figures of the log that cannot be; what its other pages say stands beside them.
-What is no score holds for a whole experiment: settings, how it was validated (`val_`, `chosen_on`:
-the split that the quoted epoch was chosen on), sizes as the log gives them.
+`claimed_` marks figures of the log that cannot be, beside what its other pages say. What is no
+score holds for a whole experiment: settings, sizes, how it was validated (`val_`; `chosen_on`: the
+split that the quoted epoch was chosen on).
 """
 
 from __future__ import annotations
@@ -60,10 +60,7 @@ def recorded_table() -> pd.DataFrame:
 
 
 def recorded(experiment: str) -> pd.DataFrame:
-    """An experiment's scores as the log has them.
-
-    Args:
-        experiment: such as "exp08" or "exp12_attempt2"; "exp08_corrected" finds exp08.
+    """An experiment's scores as the log has them; "exp08_corrected" finds exp08.
 
     Returns:
         One row an epoch, one column a score of `SCORES`, NaN where the log is silent. The index
@@ -95,9 +92,6 @@ def recorded_facts(experiment: str) -> dict[str, float | str]:
 
 def recorded_best(network: str) -> dict[str, Any]:
     """The epoch with a network's lowest AbsRel in the log.
-
-    Args:
-        network: its name in the log.
 
     Returns:
         "experiment", "epoch" and those of `SCORES` that are on record for it; empty if the log has

@@ -254,13 +254,10 @@ class Run:
 def publish(run: Run, target: str | Path) -> list[str]:
     """Copy a run's config, record, tables and figures to a folder that may be committed.
 
-    Weights, examples and figures that show frames of real data stay behind.
+    Weights, examples and figures that show frames of real data stay behind. Returns the names of
+    the copied files.
 
-    Returns:
-        Names of the copied files.
-
-    Raises:
-        RunError: the run has not been evaluated, or the folder cannot be written.
+    RunError: the run has not been evaluated, or the folder cannot be written.
     """
     if not (run.folder / "metrics.csv").is_file():
         raise RunError(f"{run.folder} has no metrics.csv; evaluate the run before publishing it")

@@ -49,7 +49,7 @@ def model(small: RunConfig, rooms: Frames) -> DepthModel:
 def result(model: DepthModel, rooms: Frames, held_out: Frames) -> Evaluation:
     fitted = fit_image_free(rooms)["exact"]
     baselines = {"exact": {**fitted, "constant": constant(CONSTANT)}}
-    return evaluate(model, held_out, baselines=baselines, progress=False)
+    return evaluate(model, held_out, baselines=baselines)
 
 
 def inside_crop(depth: np.ndarray) -> np.ndarray:
@@ -190,9 +190,7 @@ def test_recorded_scores_of_frames_average_to_the_pooled_score(result: Evaluatio
 
 def test_pooled_eigen_scores_are_clamped(model: DepthModel, held_out: Frames) -> None:
     far = {"exact": {"far": constant(1000.0), "near": constant(1e-6)}}
-    result = evaluate(
-        model, held_out, baselines=far, k_sweep=False, dense=False, inside=False, progress=False
-    )
+    result = evaluate(model, held_out, baselines=far, k_sweep=False, dense=False, inside=False)
     assert result.value("far", "eigen/exact", "pred_max") == 10
     assert result.value("near", "eigen/exact", "pred_min") == pytest.approx(1e-3)
     median = result.value("far", "eigen/exact", "gt_median")
@@ -228,7 +226,7 @@ def test_rows_without_any_number_stay_in_the_wide_table() -> None:
 def test_two_processes_evaluate_like_one(
     model: DepthModel, held_out: Frames, result: Evaluation, two_processes: TwoProcesses
 ) -> None:
-    quick = partial(evaluate, model, held_out, k_sweep=False, inside=False, progress=False)
+    quick = partial(evaluate, model, held_out, k_sweep=False, inside=False)
     for part in two_processes(lambda processes: quick(processes=processes)):
         for name in ("metrics", "bins", "frames"):
             table, whole = getattr(part, name), getattr(result, name)
@@ -272,7 +270,7 @@ def test_each_view_is_encoded_once(
 
     monkeypatch.setattr(DepthModel, "encode", counted)
     monkeypatch.setattr("spdlib.study.evaluation.SWEEP_SINGLES", 2)
-    evaluate(model, TwoTruths(Subset(held_out, [0])), inside=False, progress=False)
+    evaluate(model, TwoTruths(Subset(held_out, [0])), inside=False)
     assert seen == [(48, 64, 3), (3, 32, 64)]  # for two truths, the sweep and an example
 
 
@@ -285,9 +283,7 @@ def test_a_failed_evaluation_leaves_the_training_mode(rooms: Frames, small: RunC
 
     model = build_model(small, rooms).train()
     with pytest.raises(DataError, match="broken"):
-        evaluate(
-            model, Broken(rooms, [0, 1]), dense=False, k_sweep=False, inside=False, progress=False
-        )
+        evaluate(model, Broken(rooms, [0, 1]), dense=False, k_sweep=False, inside=False)
     assert model.training
 
 
@@ -350,9 +346,7 @@ def test_baselines_are_fitted_to_the_truth_that_they_are_scored_against(
 ) -> None:
     fitted = fit_image_free(TwoTruths(rooms))
     swapped = {"inpainted": fitted["raw"], "raw": fitted["inpainted"]}
-    score = partial(
-        evaluate, model, TwoTruths(held_out), k_sweep=False, inside=False, progress=False
-    )
+    score = partial(evaluate, model, TwoTruths(held_out), k_sweep=False, inside=False)
     both, crossed = score(baselines=fitted), score(baselines=swapped, dense=False)
     alone = score(baselines=fitted, truths=["raw"], dense=False)
     for truth in ("inpainted", "raw"):
@@ -371,19 +365,17 @@ def test_baselines_are_fitted_to_the_truth_that_they_are_scored_against(
 
 
 def test_all_truths_of_the_frames_are_scored_by_name(model: DepthModel, held_out: Frames) -> None:
-    result = evaluate(
-        model, TwoTruths(held_out), k_sweep=False, dense=False, inside=False, progress=False
-    )
+    result = evaluate(model, TwoTruths(held_out), k_sweep=False, dense=False, inside=False)
     protocols = {f"{p}/{t}" for p in ("eigen", "recorded") for t in ("inpainted", "raw")}
     assert set(result.notes) == set(result.metrics["protocol"]) == protocols
     assert result.k_sweep.empty
     with pytest.raises(DataError, match="exact"):
-        evaluate(model, TwoTruths(held_out), truths=["exact"], progress=False)
+        evaluate(model, TwoTruths(held_out), truths=["exact"])
 
 
 def test_no_frames_are_refused(model: DepthModel, held_out: Frames) -> None:
     with pytest.raises(RunError, match="no frames"):
-        evaluate(model, Subset(held_out, []), progress=False)
+        evaluate(model, Subset(held_out, []))
 
 
 def test_run_keeps_tables_and_examples(
@@ -392,7 +384,7 @@ def test_run_keeps_tables_and_examples(
     run = Run(tmp_path)
     run.update_record({"status": "finished"})
     run.config_path.write_text(json.dumps(small.to_dict()))
-    result = evaluate_run(run, model, held_out, examples=2, k_sweep=False, progress=False)
+    result = evaluate_run(run, model, held_out, examples=2, k_sweep=False)
     for name in ("metrics", "bins", "frames", "inside"):
         assert len(run.table(name)) == len(getattr(result, name))
     assert list(run.inside["diagnostic"]) == ["set dependence"]

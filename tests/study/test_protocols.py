@@ -57,7 +57,7 @@ def test_a_protocol_of_its_own_is_scored_by_name(model: DepthModel, held_out: Fr
             return f"the corners against {truth}"
 
     baselines = {"exact": {"constant": constant(2.5)}}
-    quick = partial(evaluate, model, held_out, k_sweep=False, inside=False, progress=False)
+    quick = partial(evaluate, model, held_out, k_sweep=False, inside=False)
     result = quick(baselines=baselines, protocols=["corners", "eigen"])
     assert list(dict.fromkeys(result.metrics["protocol"])) == ["corners/exact", "eigen/exact"]
     assert result.value("v15_2", "corners/exact", "points") == 4 * len(held_out)
@@ -95,7 +95,7 @@ def test_a_protocol_may_change_what_another_shows_and_scores(
     far = {"exact": {"far": constant(9.0)}}
     quick = partial(
         evaluate, model, Subset(held_out, [0]), baselines=far, dense=False, k_sweep=False,
-        inside=False, progress=False,
+        inside=False,
     )  # fmt: skip
     result = quick(protocols=names)
     scores = {name: result.value("v15_2", f"{name}/exact", "abs_rel") for name in names}

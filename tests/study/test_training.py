@@ -423,5 +423,5 @@ def test_gpu_trains_like_a_cpu(
     run = fit(half, rooms, held_out, tmp_path / "bf16", device="cuda", workers=2, progress=False)
     assert run.history["train_loss"].to_numpy() == pytest.approx(losses[0].to_numpy(), rel=0.1)
     model = spdlib.load(run.best).to("cuda")
-    result = evaluate(model, held_out, progress=False)
+    result = evaluate(model, held_out)
     assert math.isfinite(result.value("v15_2", "eigen/exact", "abs_rel", "dense"))

@@ -1,11 +1,9 @@
 """`fit`: one training loop for every network, read from top to bottom.
 
-Everything random derives from (seed, step, frame), so that a run that was stopped, or killed in the
-middle of an epoch, continues from its last checkpoint as if nothing had happened: bit for bit on
-one machine with the same threads and versions. The loss is that of the whole batch on every
-process (see `objectives`), so the number of processes changes nothing but rounding. The exception
-is BatchNorm in training mode (`train_batchnorm`): its statistics are per process, and those of
-process 0 are evaluated and kept.
+Everything random derives from (seed, step, frame), so that a run that was stopped or killed goes on
+from its last checkpoint bit for bit, on one machine with the same threads and versions. The number
+of processes changes nothing but rounding, and BatchNorm in training mode (`train_batchnorm`): its
+statistics are per process, and those of process 0 are evaluated and kept.
 """
 
 from __future__ import annotations
@@ -266,8 +264,7 @@ class Loop:
     def interrupt(self) -> None:
         """End after a request to stop; the state is saved.
 
-        Raises:
-            KeyboardInterrupt: always; it says how to go on.
+        KeyboardInterrupt: always; it says how to go on.
         """
         counters = self.state.counters
         if self.accelerator.is_main_process:

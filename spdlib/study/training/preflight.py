@@ -82,18 +82,13 @@ def check(
         *_set_rows(train, selection),
     ]
     words = {True: "yes", False: "NO", None: "info"}
-    table = pd.DataFrame(
-        [(*texts, words[ok]) for *texts, ok in rows], columns=["check", "value", "allowed", "ok"]
-    )
-    failed = [
-        f"{name} is {value}, allowed is {allowed}"
-        for name, value, allowed, ok in rows
-        if ok is False
-    ]
+    table = pd.DataFrame(rows, columns=["check", "value", "allowed", "ok"])
+    table["ok"] = [words[ok] for *_, ok in rows]
     if keep is not None:
         keep(table)
-    if failed:
-        raise PreflightError(f"pre-flight stopped the run: {'; '.join(failed)}")
+    failed = table[table["ok"] == "NO"].itertuples()
+    if said := "; ".join(f"{row.check} is {row.value}, allowed is {row.allowed}" for row in failed):
+        raise PreflightError(f"pre-flight stopped the run: {said}")
     return table
 
 

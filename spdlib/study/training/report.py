@@ -30,7 +30,7 @@ class Report:
 
     def bar(self, done: int, total: int) -> tqdm[Any]:
         """A bar of all steps."""
-        quiet = not (self.shown and sys.stderr.isatty())
+        quiet = None if self.shown else True  # None: shown on terminals
         return tqdm(total=total, initial=done, unit="step", disable=quiet)
 
     @contextlib.contextmanager

@@ -52,8 +52,7 @@ def started(
 
     The arguments are those of `fit`, `sets` its frames as "train" and "selection".
 
-    Raises:
-        RunError: the folder, the frames or the device cannot be used for this run.
+    RunError: the folder, the frames or the device cannot be used for this run.
     """
     found = claim(run, config, resume)
     if found != "new":
@@ -84,8 +83,7 @@ def started(
 def claim(run: Run, config: RunConfig, resume: bool) -> str:
     """Make the folder this config's; "new", "unfinished" or "finished".
 
-    Raises:
-        RunError: the folder holds a run with another config, or one that must not be continued.
+    RunError: the folder holds a run with another config, or one that must not be continued.
     """
     others = sorted(run.folder.glob("[!.]*"))  # first: another process may write the config now
     if others and not run.exists:
@@ -155,13 +153,9 @@ def warn_of_other_code(run: Run) -> None:
 
 
 def make_accelerator(device: str | None = None) -> Accelerator:
-    """The processes and the device at work: GPUs if there are any, else the CPU.
+    """The processes at work, on this device ("cpu", "cuda"), or on GPUs if there are any.
 
-    Args:
-        device: "cpu" or "cuda" to insist.
-
-    Raises:
-        RunError: device "cuda" where there is none.
+    RunError: device "cuda" where there is none.
     """
     available = torch.cuda.is_available()
     if device == "cuda" and not available:

@@ -95,11 +95,7 @@ class Counters:
 class State:
     """Network, averaged weights, objective, optimizer, counters and history of a run.
 
-    Args:
-        config: of the run.
-        model: the network, on its device.
-        objective: on the same device; parameters that it learns join the optimizer at the
-            decoder's rate, without decay.
+    Parameters that the objective learns join the optimizer at the decoder's rate, without decay.
     """
 
     def __init__(self, config: RunConfig, model: DepthModel, objective: Objective) -> None:
@@ -153,11 +149,16 @@ class State:
         moments = {
             f"{i}.{name}": value for i, each in state.items() for name, value in each.items()
         }
+        parts: dict[str, dict[str, Any]] = {
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict() if self.averaged else {},
+            "objective": dict(self.objective.learned()),
+            "optimizer": moments,
+        }
         tensors = {
-            **_prefixed("model", self.model.state_dict()),
-            **(_prefixed("averaged", self.averaged.state_dict()) if self.averaged else {}),
-            **_prefixed("objective", dict(self.objective.learned())),
-            **_prefixed("optimizer", moments),
+            f"{part}.{name}": tensor.detach().cpu().contiguous()
+            for part, named in parts.items()
+            for name, tensor in named.items()
         }
         meta = {"counters": asdict(self.counters), "window": asdict(self.window)}
         write_bytes(run.state_path, safetensors.torch.save(tensors, {"state": json.dumps(meta)}))
@@ -203,11 +204,6 @@ def learning_rate(config: RunConfig, step: int, peak: float) -> float:
     done = (step - schedule.warmup_steps) / (whole - schedule.warmup_steps)
     floor = min(schedule.final_lr, peak)
     return floor + 0.5 * (peak - floor) * (1 + math.cos(math.pi * done))
-
-
-def _prefixed(prefix: str, tensors: dict[str, Any]) -> dict[str, Tensor]:
-    """Copies of tensors, plain in memory, under `prefix`."""
-    return {f"{prefix}.{k}": v.detach().cpu().contiguous() for k, v in tensors.items()}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
