@@ -125,11 +125,15 @@ class DepthModel(
             raise ConfigError(unknown_name("execution", form, EXECUTIONS))
         self._execution = form
 
+    @property
+    def fast(self) -> bool:
+        """Whether queries are computed in the fast form."""
+        return self._execution == "fast"
+
     def captions(self) -> dict[str, Caption]:
         """Title and a few words on each component, for diagrams; those left out get their names."""
         return {
             "encoder": ("encoder", self.encoder.config.name.replace("_", " ")),
-            "neck": ("neck", "1×1, LN"),
             "level3_attention": ("attention on L3", "before stage 4"),
             "level4_attention": ("attention on L4", "2 layers"),
         }

@@ -160,11 +160,6 @@ class V13(DepthModel):
             return Calibration.depth(number, queries.maps["calibration"])
         return number.exp()
 
-    @property
-    def fast(self) -> bool:
-        """Whether the network runs in its fast form."""
-        return self.execution == "fast"
-
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
         return Answer(self.run(self.queries(maps, points, image_size)))
@@ -183,6 +178,7 @@ class V13(DepthModel):
         """Titles and details of the blocks, for diagrams."""
         routed = getattr(self.options, "routed_l4", None)
         return super().captions() | {
+            "neck": ("neck", "1×1, LN"),
             "precompute": ("projected for all", "keys and values, maps to read"),
             "b1": ("B1: look around", "91 tokens of L1 to L4"),
             "b2": ("B2: read them", "2 layers"),

@@ -175,8 +175,7 @@ class V14(DepthModel):
 
     def queries(self, maps: Maps, points: Tensor, image_size: Size) -> Queries:
         """The points [B, K, 2] with all that the layers know of them."""
-        fast = self.execution == "fast"
-        return Queries.of(maps, points, image_size, self.grid, self.kernels, fast)
+        return Queries.of(maps, points, image_size, self.grid, self.kernels, self.fast)
 
     def run(self, queries: Queries) -> Tensor:
         """The seed, the layers in order, the head: depth [B, K]."""
@@ -206,6 +205,7 @@ class V14(DepthModel):
         """Titles and details of the layers, for diagrams."""
         steps = f"each: read,\ncanvas on {', '.join(self.kernels)},\nQ2Q, FFN"
         return super().captions() | {
+            "neck": ("neck", "1×1, LN"),
             "values": ("value maps", "of L1, L2 and L4"),
             "b3a_tokens": ("tokens of L3", "keys and values"),
             "b3b_tokens": ("tokens of L4", "keys and values"),

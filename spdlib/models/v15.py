@@ -278,7 +278,7 @@ class V152(DepthModel):
     def decode(self, maps: Maps, points: Tensor, image_size: Size) -> Answer:
         """Depth [B, K] at points [B, K, 2] in pixels of the padded image."""
         local = self.local_path
-        form = local.folded if self.execution == "fast" else local.plain
+        form = local.folded if self.fast else local.plain
         return Answer(form(maps, points, image_size))
 
     def probes(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
@@ -301,7 +301,10 @@ class V152(DepthModel):
 
     def captions(self) -> dict[str, Caption]:
         """What a diagram says of the parts."""
-        return super().captions() | {"global_path": ("global path", "DPT fusion of L4 and L3: s8")}
+        return super().captions() | {
+            "neck": ("neck", "1×1, LN"),
+            "global_path": ("global path", "DPT fusion of L4 and L3: s8"),
+        }
 
     def decode_lattice(self, maps: Maps) -> Tensor:
         """Depth [B, h1, w1] at all sites of L1's grid."""
