@@ -89,7 +89,7 @@ class SceneAnswers:
         model, maps, padded = self.scene.model, self.scene.maps, self.scene.padded
         dense = model.decode_lattice(maps)
         sites = lattice_points(size_of(dense), padded, dtype=dense.dtype, device=dense.device)
-        sparse = model.decode(maps, sites[None], padded).depth
+        sparse = model.answer(maps, sites[None], padded).depth
         return sparse.flatten().cpu(), dense.flatten().cpu()
 
 
