@@ -59,11 +59,11 @@ class Registry(dict[str, Kind]):
         """What was registered under a name, also by a plugin. ConfigError: nothing was."""
         import_plugins()
         if name not in self:
-            raise ConfigError(unknown_name(self.what, name, self, hint()))
+            raise ConfigError(unknown_name(self.what, name, self, plugin_hint()))
         return self[name]
 
 
-def hint() -> str:
+def plugin_hint() -> str:
     """What an error about an unknown name adds while no plugin is named."""
     return "" if os.environ.get(VARIABLE) else f"; if it is your own, name its file in {VARIABLE}"
 

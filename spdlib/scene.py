@@ -254,7 +254,7 @@ class Scene:
         """
         if not hasattr(model, "fingerprint"):
             raise QueryError(
-                f"a scene belongs to the network that encoded it: give that network, as "
+                "a scene belongs to the network that encoded it: give that network, as "
                 f"spdlib.load returns it; got {model!r}"
             )
         try:

@@ -286,15 +286,12 @@ class DepthModel(
             kind = type(camera).__name__
             raise QueryError(f"a camera is one spdlib.Camera for all images of a batch; got {kind}")
         if camera is not None and camera.size != size:
-            swapped = camera.size == size[::-1]
+            remedy = "use camera.resized or camera.cropped as the image was"
+            if camera.size == size[::-1]:
+                remedy = "a camera takes the width first"
             raise QueryError(
                 f"the camera is of a {camera.height}x{camera.width} image, the image is "
-                f"{size[0]}x{size[1]} (height x width); "
-                + (
-                    "a camera takes the width first"
-                    if swapped
-                    else "use camera.resized or camera.cropped as the image was"
-                )
+                f"{size[0]}x{size[1]} (height x width); {remedy}"
             )
         focal, scale = self.config.focal, self.config.image_size[0] / size[0]
         assumed: str | None = "scale unknown: the network was not told its training focal length"

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 from spdlib.errors import ModelError
 from spdlib.models.layers import ChannelLayerNorm, resize
 
+NECK = ("neck", "1×1, LN")
+"""Caption of a neck in diagrams."""
+
 
 def project(in_channels: int, width: int) -> nn.Sequential:
     """Conv1x1 to `width` channels, then LayerNorm over them."""

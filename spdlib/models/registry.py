@@ -14,7 +14,7 @@ from spdlib.models.base import DepthModel
 from spdlib.models.checkpoint import load_weights, read_config
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig, read_options
-from spdlib.plugins import hint, import_plugins, same_definition
+from spdlib.plugins import import_plugins, plugin_hint, same_definition
 
 
 class _Entry(NamedTuple):
@@ -144,5 +144,5 @@ def load(folder: str | Path) -> DepthModel:
 def _entry(name: str) -> _Entry:
     import_plugins()
     if name not in _REGISTRY:
-        raise ModelError(unknown_name("network", name, _REGISTRY, hint()))
+        raise ModelError(unknown_name("network", name, _REGISTRY, plugin_hint()))
     return _REGISTRY[name]

@@ -29,14 +29,8 @@ from spdlib.inspection import Probe
 from spdlib.models.attention import MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.encoders import CONVNEXT_V2_TINY, padded_size
-from spdlib.models.layers import (
-    HEAD_BIAS,
-    LEVELS,
-    NumberHead,
-    channels_last,
-    start_at,
-)
-from spdlib.models.necks import PlanNeck, PyramidNeck
+from spdlib.models.layers import HEAD_BIAS, LEVELS, NumberHead, channels_last, start_at
+from spdlib.models.necks import NECK, PlanNeck, PyramidNeck
 from spdlib.models.options import Count, ModelConfig, Options, counts
 from spdlib.models.registry import register
 from spdlib.models.v13_blocks import (
@@ -178,7 +172,7 @@ class V13(DepthModel):
         """Titles and details of the blocks, for diagrams."""
         routed = getattr(self.options, "routed_l4", None)
         return super().captions() | {
-            "neck": ("neck", "1×1, LN"),
+            "neck": NECK,
             "precompute": ("projected for all", "keys and values, maps to read"),
             "b1": ("B1: look around", "91 tokens of L1 to L4"),
             "b2": ("B2: read them", "2 layers"),

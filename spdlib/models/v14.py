@@ -38,7 +38,7 @@ from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.encoders import CONVNEXT_V2_TINY, STRIDES, padded_size
 from spdlib.models.layers import HEAD_BIAS, LEVELS, channels_last, full_precision, start_at
-from spdlib.models.necks import project
+from spdlib.models.necks import NECK, project
 from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
 from spdlib.models.v14_layers import (
@@ -205,7 +205,7 @@ class V14(DepthModel):
         """Titles and details of the layers, for diagrams."""
         steps = f"each: read,\ncanvas on {', '.join(self.kernels)},\nQ2Q, FFN"
         return super().captions() | {
-            "neck": ("neck", "1×1, LN"),
+            "neck": NECK,
             "values": ("value maps", "of L1, L2 and L4"),
             "b3a_tokens": ("tokens of L3", "keys and values"),
             "b3b_tokens": ("tokens of L4", "keys and values"),

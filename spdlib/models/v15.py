@@ -35,7 +35,7 @@ from spdlib.models.layers import (
     resize,
     start_at,
 )
-from spdlib.models.necks import PyramidNeck, ViTNeck
+from spdlib.models.necks import NECK, PyramidNeck, ViTNeck
 from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
 from spdlib.models.sampling import (
@@ -302,7 +302,7 @@ class V152(DepthModel):
     def captions(self) -> dict[str, Caption]:
         """What a diagram says of the parts."""
         return super().captions() | {
-            "neck": ("neck", "1×1, LN"),
+            "neck": NECK,
             "global_path": ("global path", "DPT fusion of L4 and L3: s8"),
         }
 

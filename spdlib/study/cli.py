@@ -43,8 +43,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
 
 def _train(args: argparse.Namespace) -> int:
     settings = parse_settings(args.set)
-    arguments = {"profile": "--profile", "device": "--device"}
-    arguments |= dict.fromkeys(("experiment", "network"), "EXPERIMENT")
+    arguments = {"experiment": "EXPERIMENT", "network": "EXPERIMENT"}
+    arguments |= {"profile": "--profile", "device": "--device"}
     for name in arguments.keys() & settings.keys():
         raise ConfigError(f"--set {name}=... is no setting; use the argument {arguments[name]}")
     if args.weights is not None:

@@ -75,7 +75,7 @@ class SamplingConfig(Settings):
         require(
             self.at_points == (self.points > 0),
             f"supervision={self.supervision!r} contradicts points={self.points}: "
-            "points > 0 go with truth at points, points=0 with any other",
+            "give points > 0 with truth at points, points=0 with any other",
         )
         require(
             self.at_points or self.sampling == "uniform",

@@ -27,7 +27,7 @@ from spdlib.scene import Scene
 from spdlib.study.protocols import View
 
 MILLIMETRES = 1000.0
-MOST_MILLIMETRES = 2**16
+DEPTH_VALUES = 2**16
 """Depths are whole millimetres below this; farther ones count as 65.535 m."""
 FRAMES = 2000
 """Frames that a fit looks at, at most: medians over more hardly move; 1.2 GB of 480x640 pixels."""
@@ -212,13 +212,13 @@ def _reading(frames: Frames, truth: str | None = None) -> Frames:
 def _fit(frames: Frames, size: Size, truth: str) -> dict[str, PixelMap]:
     used = Subset(frames, evenly_spaced(len(frames), FRAMES))
     stack = np.empty((len(used), *size), dtype=np.uint16)  # whole millimetres
-    histogram = np.zeros(MOST_MILLIMETRES, dtype=np.int64)
+    histogram = np.zeros(DEPTH_VALUES, dtype=np.int64)
     for index, row in enumerate(stack):
         depth = torch.from_numpy(np.ascontiguousarray(used[index].truth(truth)))
         millimetres = MILLIMETRES * lattice_truth(depth, size).numpy()
-        row[:] = np.rint(millimetres).clip(0, MOST_MILLIMETRES - 1)
-        histogram += np.bincount(row.ravel(), minlength=MOST_MILLIMETRES)
-    weights = (histogram[1:] / np.arange(1, MOST_MILLIMETRES)).cumsum()
+        row[:] = np.rint(millimetres).clip(0, DEPTH_VALUES - 1)
+        histogram += np.bincount(row.ravel(), minlength=DEPTH_VALUES)
+    weights = (histogram[1:] / np.arange(1, DEPTH_VALUES)).cumsum()
     if weights[-1] == 0:
         raise DataError("no training frame has a measured pixel; check the depth files")
     best = 1 + int(np.searchsorted(weights, weights[-1] / 2))

@@ -23,7 +23,7 @@ from spdlib.data.augment import STYLES, AugmentConfig, augmentation
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, unknown_name
 from spdlib.models import list_models, network_class, network_options
-from spdlib.plugins import hint
+from spdlib.plugins import plugin_hint
 from spdlib.settings import plain, read
 from spdlib.study.config import SETTINGS, ObjectiveConfig, RunConfig
 from spdlib.study.experiments import DEFAULT, EXPERIMENTS, Experiment, Recipe, plain_recipe
@@ -176,7 +176,9 @@ def find_experiment(name: str) -> Experiment:
         raise ConfigError(f"{name!r} is a network; experiments that train it: {', '.join(trained)}")
     if name in list_models():
         return Experiment(name, network_class(name).idea, plain_recipe(name))
-    raise ConfigError(unknown_name("experiment", name, [*EXPERIMENTS, *list_models()], hint()))
+    raise ConfigError(
+        unknown_name("experiment", name, [*EXPERIMENTS, *list_models()], plugin_hint())
+    )
 
 
 def _with_options(network: str, recipe: Recipe, overrides: Recipe) -> dict[str, Any]:

@@ -4,9 +4,9 @@ Columns: experiment ("exp01" ... "exp13", "setup" for all of the first ten, "dis
 (empty where a row holds for the whole experiment or the epoch is not on record), metric (the names
 of `metrics` and of `RunConfig`, shares as fractions), value, text (a word, or the figure as printed
 where that says more) and source (where the figure was noted: document:line of the unpublished log).
-`claimed_` marks figures of the log that cannot be, beside what its other pages say. What is no
-score holds for a whole experiment: settings, sizes, how it was validated (`val_`; `chosen_on`: the
-split that the quoted epoch was chosen on).
+`claimed_` marks figures that cannot be right; what the log's other pages say stands beside them.
+What is no score holds for a whole experiment: settings, sizes, how it was validated (`val_`;
+`chosen_on`: the split that the quoted epoch was chosen on).
 """
 
 from __future__ import annotations

@@ -87,8 +87,9 @@ def check(
     if keep is not None:
         keep(table)
     failed = table[table["ok"] == "NO"].itertuples()
-    if said := "; ".join(f"{row.check} is {row.value}, allowed is {row.allowed}" for row in failed):
-        raise PreflightError(f"pre-flight stopped the run: {said}")
+    violations = [f"{row.check} is {row.value}, allowed is {row.allowed}" for row in failed]
+    if violations:
+        raise PreflightError(f"pre-flight stopped the run: {'; '.join(violations)}")
     return table
 
 
