@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -91,23 +92,25 @@ def encoder_weights() -> Path:
 
 @pytest.fixture(scope="session")
 def executed_notebook(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """Executes a notebook of the repository in profile `smoke`, once a session.
+    """Executes a notebook of the repository in profile `smoke`, once for all processes.
 
     Takes the notebook's name, for example "00_start_here"; returns the executed notebook, with
     its page beside it as .html.
     """
     from spdlib.view.workbook import run_notebook
 
-    done: dict[str, Path] = {}
+    shared = tmp_path_factory.getbasetemp()
+    if PROCESSES > 1:
+        shared = shared.parent  # of all processes' folders
 
     def execute(name: str) -> Path:
-        if name not in done:
-            output = tmp_path_factory.mktemp(name) / f"{name}.ipynb"
-            notebook = REPOSITORY / "notebooks" / f"{name}.ipynb"
-            done[name] = run_notebook(
-                notebook, {"profile": "smoke"}, output, html=True, log=sys.stdout
-            )
-        return done[name]
+        output = shared / "notebooks" / f"{name}.ipynb"
+        output.parent.mkdir(exist_ok=True)
+        with FileLock(output.with_suffix(".lock")):
+            if not output.with_suffix(".html").is_file():  # written last
+                notebook = REPOSITORY / "notebooks" / output.name
+                run_notebook(notebook, {"profile": "smoke"}, output, html=True, log=sys.stdout)
+        return output
 
     return execute
 
