@@ -101,17 +101,13 @@ def step_seconds(path: str | Path, points: int) -> dict[str, float]:
 def equal_terms(
     runs: Sequence[Run | str | Path], seconds: Mapping[str, float] | None = None
 ) -> EqualTerms:
-    """Set evaluated runs of different networks side by side.
+    """Set evaluated runs of different networks, or their folders, side by side.
 
-    Args:
-        runs: or their folders; published ones will do.
-        seconds: of a step of each network, such as `step_seconds` reads them; from these minutes
-            are counted. Default: by each run's own clock, which also tells what else its machine
-            did.
+    Minutes are counted from the `seconds` of each network's step, which `step_seconds` reads; by
+    default by each run's own clock, which also tells what else its machine did.
 
-    Raises:
-        RunError: fewer than two runs, one that was not evaluated, a network that occurs twice or
-            has no step among `seconds`, or settings, data or test frames that differ.
+    RunError: fewer than two runs, one that was not evaluated, a network that occurs twice or has no
+    step among `seconds`, or settings, data or test frames that differ.
     """
     opened = [each if isinstance(each, Run) else Run.open(each) for each in runs]
     if len(opened) < 2:

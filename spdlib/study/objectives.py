@@ -118,17 +118,12 @@ def dense_auxiliary(
     reduction: str = "per_image",
     target: str = "masked",
 ) -> Tensor:
-    """Sum over maps of their SILog against the depth reduced to their size.
+    """Sum over maps [B, h, w] of their `silog` against the depth [B, H, W] reduced to their size.
 
-    Args:
-        maps: depth maps [B, h, w] in metres, one per supervised level.
-        depth: [B, H, W] metres, 0 where nothing was measured.
-        lam: with `reduction`, as in `silog`.
-        reduction: "pooled" or "per_image".
-        target: "masked" (`masked_average`) or "bilinear" (`bilinear_target`).
+    All are metres, the depth 0 where nothing was measured; the target is "masked"
+    (`masked_average`) or "bilinear" (`bilinear_target`).
 
-    Raises:
-        ConfigError: there are no maps, or no such target.
+    ConfigError: there are no maps, or no such target.
     """
     require(len(maps) > 0, "this network has no auxiliary maps; set auxiliary_weight=0")
     reduce = _chosen("target", target, {"masked": masked_average, "bilinear": bilinear_target})

@@ -135,14 +135,10 @@ def _compared(
 def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
     """A run's final scores beside the epoch that the record quotes, its best.
 
-    Args:
-        compared: of `comparison.compare`, with one run that was evaluated.
+    Of a table of `comparison.compare` with one run. Returns score, this run, recorded; the column
+    names say model, protocol and epoch.
 
-    Returns:
-        score, this run, recorded; the column names say model, protocol and epoch.
-
-    Raises:
-        RunError: the run was not evaluated, or the record has only its training loss.
+    RunError: the run was not evaluated, or the record has only its training loss.
     """
     final = compared[compared["pairing"] != EPOCHS]
     best = final[final["pairing"] == BEST]

@@ -100,11 +100,9 @@ def _grouped_bars(ax: Axes, part: pd.DataFrame, score: str, models: Sequence[str
 
 @styled
 def improvement_intervals(table: pd.DataFrame, wanted: float | None = None) -> Figure:
-    """By how many percent AbsRel is below each baseline's, with 95 % intervals.
+    """A table of `report.improvements`: by how many percent AbsRel is below each baseline's.
 
-    Args:
-        table: of `report.improvements`.
-        wanted: percent, drawn as a line; the verdict needs intervals to its right.
+    `wanted` percent are drawn as a line; the verdict needs intervals to its right.
     """
     fig, ax = figure(1, 1, 0.9 + 0.42 * len(table))
     places = np.arange(len(table))
@@ -166,11 +164,7 @@ def predicted_against_true(prediction: Any, truth: Any, title: str) -> Figure:
 
 @styled
 def sparse_against_dense(pairs: pd.DataFrame) -> Figure:
-    """Answers at points against the dense map at the same places, and how they differ.
-
-    Args:
-        pairs: where (a name such as "lattice sites"), sparse, dense (both metres).
-    """
+    """`Evaluation.sparse_and_dense`: both paths at the same places, and how they differ."""
     groups = list(pairs.groupby("where", sort=False))
     fig, axes = figure(1, 1 + len(groups), 3.3)
     limits = _depth_limits(pairs[["sparse", "dense"]].to_numpy().ravel())
