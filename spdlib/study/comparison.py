@@ -83,24 +83,21 @@ class _Series(NamedTuple):
 
     def row(self, epoch: float | None, metric: str) -> dict[str, Any]:
         """One score and what stands beside it, NaN where there is none, by endings of columns."""
-        loss = _is_loss(metric)
+        protocol, frames = self._measuring(metric, self.truth)
         return {
             "_epoch": epoch if epoch is not None and epoch in self.epochs else math.nan,
             "": self.epochs.get(epoch, {}).get(metric, math.nan),
             "_network": self.network,
-            "_protocol": self._protocol_of(metric, self.truth),
-            "_set": "training frames" if loss else self.frames,
+            "_protocol": protocol,
+            "_set": frames,
             "_data": self.data,
         }
 
     def aspects(self, pairing: str, epoch: float | None, metric: str) -> dict[str, str]:
         """How one score was measured, in words."""
-        loss = _is_loss(metric)
-        aspects = {
-            "protocol": self._protocol_of(metric),
-            "scored on": "training frames" if loss else self.frames,
-        }
-        if not loss:
+        protocol, frames = self._measuring(metric)
+        aspects = {"protocol": protocol, "scored on": frames}
+        if not metric.startswith("train_loss"):
             aspects["frames"] = self.view
         if pairing != EPOCHS:
             aspects["epoch"] = _word(epoch)
@@ -108,11 +105,12 @@ class _Series(NamedTuple):
             aspects["epoch chosen on"] = f"{self.chosen_on} frames"
         return aspects
 
-    def _protocol_of(self, metric: str, truth: str = "") -> str:
-        if _is_loss(metric):
-            return "training loss"
+    def _measuring(self, metric: str, truth: str = "") -> tuple[str, str]:
+        """Protocol and sites, and the frames, that are behind a metric."""
+        if metric.startswith("train_loss"):
+            return "training loss", "training frames"
         sites = "all pixels" if metric.startswith("dense_") else f"{self.points} points"
-        return f"{self.protocol}{truth}, {sites}"
+        return f"{self.protocol}{truth}, {sites}", self.frames
 
 
 Pair = tuple[str, _Series, float | None, float | None]
@@ -327,10 +325,6 @@ def _by_epoch(epochs: list[Any], scores: pd.DataFrame) -> dict[float | None, Sco
 def _frames(run: Measured, count: int, split: str) -> str:
     """How many frames of which split of which data, whatever the layout they came in."""
     return f"{count} {split} frames, {run.config.data.source.partition('_')[0]}"
-
-
-def _is_loss(metric: str) -> bool:
-    return metric.startswith("train_loss")
 
 
 # -- what keeps a comparison from being fair --------------------------------------------------

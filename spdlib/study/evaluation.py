@@ -76,13 +76,10 @@ class Evaluation:
     def answers(self, truth: str | None = None) -> pd.DataFrame:
         """The network's answers at the eigen points of every frame, beside a truth by its name.
 
-        None takes the truth that was scored first.
+        Columns frame, prediction, truth (metres), one row a point whose truth is known. None takes
+        the truth that was scored first.
 
-        Returns:
-            DataFrame frame, prediction, truth (metres), one row a point whose truth is known.
-
-        Raises:
-            RunError: no frame was scored against that truth.
+        RunError: no frame was scored against that truth.
         """
         kinds = list(dict.fromkeys(n.split(".")[0] for each in self.points.values() for n in each))
         kind = truth or next(iter(kinds), None)
@@ -98,10 +95,8 @@ class Evaluation:
     def sparse_and_dense(self) -> pd.DataFrame:
         """Both paths' answers at the same places of the examples, of a network with a dense path.
 
-        Returns:
-            DataFrame where, sparse, dense (metres): at all sites of the network's own lattice,
-            where both paths compute the same function, and at pixels, where the dense map is
-            interpolated.
+        Columns where, sparse, dense (metres): all sites of the network's own lattice, where both
+        paths compute the same function, and pixels, where the dense map is interpolated.
         """
         parts = []
         for each in self.examples.values():

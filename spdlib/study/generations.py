@@ -159,11 +159,9 @@ def paired_bootstrap(
 ) -> Comparison:
     """Compare two networks' errors on the same frames, one a frame, by `SAMPLES` samples of these.
 
-    Returns:
-        Difference, its 2.5th and 97.5th percentile and "better", "worse" or "tie" (0 lies inside).
+    The ends are the 2.5th and 97.5th percentile; 0 between them is a "tie".
 
-    Raises:
-        DataError: the errors differ in number, are not finite or are missing.
+    DataError: the errors differ in number, are not finite or are missing.
     """
     a, b = (np.asarray(errors, dtype=np.float64) for errors in (first, second))
     if a.shape != b.shape or a.ndim != 1 or not a.size:

@@ -74,15 +74,10 @@ def silog(
     1 - lam weighs the scale error. "pooled" takes the means over all points of the batch;
     "per_image" forms the bracket for each image and takes the root of its mean over images.
 
-    Args:
-        prediction: [B, ...] positive metres.
-        truth: [B, ...] metres, of the same shape.
-        valid: [B, ...] bool; None means truth > 0, which is required in any case.
-        lam: 0..1.
-        reduction: "pooled" or "per_image".
+    Prediction and truth are metres [B, ...], the prediction positive; `valid` is bool [B, ...]
+    or None. A truth above 0 is required in any case.
 
-    Raises:
-        ConfigError: `lam` is outside 0..1, or there is no such reduction.
+    ConfigError: `lam` is outside 0..1, or there is no such reduction.
     """
     require(0 <= lam <= 1, f"lambda of SILog must lie in 0..1; got {lam}")
     brackets = {"pooled": _pooled_bracket, "per_image": _per_image_bracket}

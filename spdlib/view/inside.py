@@ -147,8 +147,7 @@ PANELS: Mapping[type[Probe], Callable[[Axes, Any, Query], str]] = {
 def layers_at_work(inside: pd.DataFrame) -> Figure:
     """Diagnostics of inside.csv that every layer has, a panel each; what alarms is red.
 
-    Raises:
-        RunError: the network has no such layers.
+    RunError: the network has no such layers.
     """
     parts = inside[inside["part"].str.contains("layer")]
     names = list(dict.fromkeys(parts["diagnostic"]))

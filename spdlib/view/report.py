@@ -162,8 +162,7 @@ def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
 def log_table(names: Sequence[str]) -> pd.DataFrame:
     """The log's own table: settings and scores by epoch of experiments on record ("exp08").
 
-    Raises:
-        ConfigError: the settings of one of them are not on record.
+    ConfigError: the settings of one of them are not on record.
     """
     columns = {name: _logged(name) for name in names}
     order = dict.fromkeys(setting for said in columns.values() for setting in said)

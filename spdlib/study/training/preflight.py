@@ -57,13 +57,10 @@ def check(
 ) -> pd.DataFrame:
     """Look at a few frames of both sets and at a first prediction.
 
-    Without `objective` it is the config's; `keep` takes the table, also where a check fails.
+    Without `objective` it is the config's; `keep` takes the table, also where a check fails. Its
+    columns are check, value, allowed, ok ("yes" or "info").
 
-    Returns:
-        DataFrame with columns check, value, allowed, ok ("yes" or "info").
-
-    Raises:
-        PreflightError: a check fails.
+    PreflightError: a check fails.
     """
     samples = TrainingSamples(train, config.sample_config())
     batch = default_collate([samples[(0, i)] for i in evenly_spaced(len(train), FRAMES)])

@@ -123,9 +123,8 @@ def improvement_intervals(table: pd.DataFrame, wanted: float | None = None) -> F
     baselines = table["baseline"].map(model_name)
     labels = baselines + "\n" + table["protocol"] + ", " + table["sites"]
     ax.set_yticks(places, labels, fontsize="small")
-    ax.set_title("AbsRel below the image-free baselines")
+    ax.set(title="AbsRel below the image-free baselines", ylim=(len(table) - 0.5, -0.9))
     ax.set_xlabel("improvement [%]; bars: 95 % bootstrap interval over frames; hollow: no interval")
-    ax.set_ylim(len(table) - 0.5, -0.9)
     ax.grid(visible=False, axis="y")
     ax.margins(x=0.12)
     return fig
@@ -175,8 +174,8 @@ def sparse_against_dense(pairs: pd.DataFrame) -> Figure:
         difference = part["sparse"] / part["dense"] - 1
         _difference_histogram(axes[1 + i], difference, str(name), colour(i))
     _metre_axes(axes[0], *limits)
-    axes[0].set(xlabel="dense path [m]", ylabel="sparse path [m]")
-    axes[0].set_title("both paths at the same places")
+    title = "both paths at the same places"
+    axes[0].set(title=title, xlabel="dense path [m]", ylabel="sparse path [m]")
     axes[0].legend(markerscale=3)
     axes[1].set_ylabel("share of points [%]")
     return fig
