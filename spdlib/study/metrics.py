@@ -108,10 +108,10 @@ class Accumulator(ABC):
 
 
 def frame_scores(prediction: Tensor, truth: Tensor, edges: Tensor | None = None) -> Tensor:
-    """Scores of an image's points [N], float64 [11]: `FRAME_METRICS`, in metres where not relative.
+    """Eigen-protocol scores of an image's points [N]: float64 [11], as in `FRAME_METRICS`.
 
-    Depths are metres, predictions clamped to 1e-3..10; `edges` tells the points near depth edges.
-    NaN is where there is no point, and the last two where `edges` is None.
+    Depths are metres, predictions clamped to 1e-3..10; `edges` tells the points near depth edges,
+    bool. NaN stands where there is no point, and in the last two where `edges` is None.
     """
     # elementwise work keeps the input's precision (whole frames are large), sums take float64
     mean = functools.partial(torch.mean, dtype=torch.float64)
