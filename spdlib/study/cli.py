@@ -11,12 +11,16 @@ from typing import Any
 from spdlib.errors import ConfigError
 from spdlib.models import list_models, load
 from spdlib.study.datasets import open_data, open_data_of
+from spdlib.study.diagnostics import wide_scores
 from spdlib.study.entrants import fit_image_free
 from spdlib.study.evaluation import evaluate_run
 from spdlib.study.experiments import EXPERIMENTS
 from spdlib.study.profiles import PROFILES, resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, publish
 from spdlib.study.training import fit, make_accelerator
+
+SUMMARY = ("abs_rel", "rmse", "delta1", "silog", "s_star", "scaled_abs_rel")
+"""Scores that `evaluate` prints."""
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -120,7 +124,8 @@ def _evaluate(args: argparse.Namespace) -> int:
     if _is_main_process():
         for protocol, note in result.notes.items():
             print(f"{protocol}: {note}")
-        print(result.summary().to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+        table = wide_scores(result.metrics, SUMMARY)
+        print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
         print(f"tables in {run.folder}")
     return 0
 

@@ -18,7 +18,7 @@ import pandas as pd
 
 from spdlib.data.augment import STYLES, AugmentConfig
 from spdlib.data.queries import EIGEN_POINTS
-from spdlib.errors import ConfigError, RunError
+from spdlib.errors import RunError
 from spdlib.models.layers import MEDIAN_DEPTH
 from spdlib.study.config import RunConfig
 from spdlib.study.metrics import BINS, bin_name
@@ -81,40 +81,43 @@ class _Series(NamedTuple):
     epochs: dict[float | None, Scores]
     """Scores of each epoch; None is an epoch that is not on record."""
 
-    def protocol_of(self, metric: str, truth: str = "") -> str:
-        """Protocol and sites of one metric."""
-        if _is_loss(metric):
-            return "training loss"
+    def row(self, epoch: float | None, metric: str) -> dict[str, Any]:
+        """One score and what stands beside it, NaN where there is none, by endings of columns."""
+        protocol, frames = self._measuring(metric, self.truth)
+        return {
+            "_epoch": epoch if epoch is not None and epoch in self.epochs else math.nan,
+            "": self.epochs.get(epoch, {}).get(metric, math.nan),
+            "_network": self.network,
+            "_protocol": protocol,
+            "_set": frames,
+            "_data": self.data,
+        }
+
+    def aspects(self, pairing: str, epoch: float | None, metric: str) -> dict[str, str]:
+        """How one score was measured, in words."""
+        protocol, frames = self._measuring(metric)
+        aspects = {"protocol": protocol, "scored on": frames}
+        if not metric.startswith("train_loss"):
+            aspects["frames"] = self.view
+        if pairing != EPOCHS:
+            aspects["epoch"] = _word(epoch)
+        if pairing == BEST:
+            aspects["epoch chosen on"] = f"{self.chosen_on} frames"
+        return aspects
+
+    def _measuring(self, metric: str, truth: str = "") -> tuple[str, str]:
+        """Protocol and sites, and the frames, that are behind a metric."""
+        if metric.startswith("train_loss"):
+            return "training loss", "training frames"
         sites = "all pixels" if metric.startswith("dense_") else f"{self.points} points"
-        return f"{self.protocol}{truth}, {sites}"
-
-    def frames_of(self, metric: str) -> str:
-        """The frames behind one metric."""
-        return "training frames" if _is_loss(metric) else self.frames
-
-    def number(self, epoch: float | None) -> float:
-        """An epoch of this side; NaN for one that it lacks or does not know."""
-        return math.nan if epoch is None or epoch not in self.epochs else epoch
-
-    def score(self, epoch: float | None, metric: str) -> float:
-        """One score; NaN where there is none."""
-        return self.epochs.get(epoch, {}).get(metric, math.nan)
+        return f"{self.protocol}{truth}, {sites}", self.frames
 
 
-class _Pair(NamedTuple):
-    """An epoch of the record beside one of a run; either side may lack its own."""
-
-    name: str
-    their_epoch: float | None
-    ours: _Series
-    our_epoch: float | None
+Pair = tuple[str, _Series, float | None, float | None]
+"""What is paired, a run's side, its epoch, and the record's epoch; either side may lack its own."""
 
 
-def compare(
-    runs: Run | str | Path | Sequence[Run | str | Path],
-    experiment: str,
-    metrics: Sequence[str] | None = None,
-) -> pd.DataFrame:
+def compare(runs: Run | str | Path | Sequence[Run | str | Path], experiment: str) -> pd.DataFrame:
     """`compare_tables` of one or several runs, or of their folders.
 
     RunError: a folder holds no run, or a run has no history; further errors as there.
@@ -125,7 +128,7 @@ def compare(
     names = [folder.name for folder in folders]
     if len(set(names)) < len(names):
         names = [f"{folder.parent.name}/{folder.name}" for folder in folders]
-    return compare_tables(list(map(_measured, opened, names)), experiment, metrics)
+    return compare_tables(list(map(_measured, opened, names)), experiment)
 
 
 def _measured(run: Run, name: str) -> Measured:
@@ -135,103 +138,69 @@ def _measured(run: Run, name: str) -> Measured:
     return Measured(name, run.config, run.record, run.history, *tables)
 
 
-def compare_tables(
-    runs: Sequence[Measured], experiment: str, metrics: Sequence[str] | None = None
-) -> pd.DataFrame:
-    """Set what the log recorded of an experiment against the tables of runs.
-
-    Args:
-        runs: tables of each run.
-        experiment: of the log, such as "exp13"; "exp08_corrected" finds exp08.
-        metrics: which of `recorded.SCORES`; default those that are on record and were measured.
+def compare_tables(runs: Sequence[Measured], experiment: str) -> pd.DataFrame:
+    """Set what the log recorded of an experiment, such as "exp13", against the tables of runs.
 
     Returns:
-        One row a run, pair of epochs and metric: experiment, run, pairing (`EPOCHS`, `SAME`,
-        `LAST` or `BEST`), metric, recorded_epoch, measured_epoch, recorded, measured (NaN where
-        that side has no such epoch or score), then of both sides network, protocol, set (the
-        frames scored) and data (the frames learned from). `fair` is true where the run agrees with
-        everything on record; else `measured_otherwise` and `trained_otherwise` say what differs,
-        the log's in brackets.
+        One row a run, pair of epochs and metric that is on record and was measured: experiment,
+        run, pairing (`EPOCHS`, `SAME`, `LAST` or `BEST`), metric, recorded_epoch, measured_epoch,
+        recorded, measured (NaN where that side has no such epoch or score), then of both sides
+        network, protocol, set (the frames scored) and data (the frames learned from). `fair` is
+        true where the run agrees with everything on record; else `measured_otherwise` and
+        `trained_otherwise` say what differs, the log's in brackets.
 
     Raises:
-        ConfigError: the experiment is not on record, or a metric is unknown.
+        ConfigError: the experiment is not on record.
         DataError: recorded.csv is missing.
-        RunError: neither side has the metrics.
     """
-    unknown = sorted(set(metrics or ()) - set(SCORES))
-    if unknown:
-        raise ConfigError(f"the log has no metrics {unknown}; choose from {list(SCORES)}")
     facts = dict.fromkeys(ESSENTIAL, NOT_STATED) | recorded_facts(experiment)
     theirs = _recorded_series(recorded(experiment), facts)
-    table = pd.concat([_compare_one(run, theirs, facts, metrics) for run in runs])
-    if table.empty:
-        raise RunError(f"neither {experiment} nor the runs have any of {list(metrics or SCORES)}")
+    table = pd.concat([_compare_one(run, theirs, facts) for run in runs])
     table.insert(0, "experiment", experiment.removesuffix(CORRECTED))
     return table.reset_index(drop=True)
 
 
-def _compare_one(
-    run: Measured, theirs: _Series, facts: Facts, metrics: Sequence[str] | None
-) -> pd.DataFrame:
+def _compare_one(run: Measured, theirs: _Series, facts: Facts) -> pd.DataFrame:
     history, final = _history_series(run), _final_series(run)
     either = sorted(epoch for epoch in theirs.epochs | history.epochs if epoch is not None)
-    pairs = [_Pair(EPOCHS, epoch, history, epoch) for epoch in either]
+    pairs: list[Pair] = [(EPOCHS, history, epoch, epoch) for epoch in either]
     pairs += _final_pairs(theirs, final) if final else []
-    rows = [_row(theirs, pair, metric) for pair in pairs for metric in metrics or SCORES]
+    rows = [_row(theirs, pair, metric) for pair in pairs for metric in SCORES]
     table = pd.DataFrame(rows).dropna(subset=["recorded", "measured"], how="all")
-    if metrics is None:
-        table = table[_on_both_sides(table, ["metric"])]
+    table = table[_on_both_sides(table, ["metric"])]
     table.insert(0, "run", run.name)
     # facts on record that the run's config contradicts
     used = as_recorded(run.config, run.record["data"]["train"]["frames"])
-    aspects = {name: (_word(used[name]), _word(facts[name])) for name in facts if name in used}
-    if used["data"] != facts["data"]:
-        aspects["data"] = history.data, theirs.data  # with the number of frames
-    table["trained_otherwise"] = _differences(aspects)
+    ours, logged = (
+        {name: _word(each[name]) for name in facts if name in used} for each in (used, facts)
+    )
+    if ours["data"] != logged["data"]:
+        ours["data"], logged["data"] = history.data, theirs.data  # with the number of frames
+    table["trained_otherwise"] = _differences(ours, logged)
     agreed = table[["measured_otherwise", "trained_otherwise"]] == ""
     return table.assign(fair=agreed.all(axis=1))
 
 
-def _row(theirs: _Series, pair: _Pair, metric: str) -> dict[str, Any]:
-    ours = pair.ours
-    aspects = {
-        "protocol": (ours.protocol_of(metric), theirs.protocol_of(metric)),
-        "scored on": (ours.frames_of(metric), theirs.frames_of(metric)),
-    }
-    if not _is_loss(metric):
-        aspects["frames"] = ours.view, theirs.view
-    if pair.name != EPOCHS:
-        aspects["epoch"] = _word(pair.our_epoch), _word(pair.their_epoch)
-    if pair.name == BEST:
-        aspects["epoch chosen on"] = f"{ours.chosen_on} frames", f"{theirs.chosen_on} frames"
-    return {
-        "pairing": pair.name,
-        "metric": metric,
-        "recorded_epoch": theirs.number(pair.their_epoch),
-        "measured_epoch": ours.number(pair.our_epoch),
-        "recorded": theirs.score(pair.their_epoch, metric),
-        "measured": ours.score(pair.our_epoch, metric),
-        "recorded_network": theirs.network,
-        "measured_network": ours.network,
-        "recorded_protocol": theirs.protocol_of(metric, theirs.truth),
-        "measured_protocol": ours.protocol_of(metric, ours.truth),
-        "recorded_set": theirs.frames_of(metric),
-        "measured_set": ours.frames_of(metric),
-        "recorded_data": theirs.data,
-        "measured_data": ours.data,
-        "measured_otherwise": _differences(aspects),
-    }
+def _row(theirs: _Series, pair: Pair, metric: str) -> dict[str, Any]:
+    pairing, ours, our_epoch, their_epoch = pair
+    recorded, measured = theirs.row(their_epoch, metric), ours.row(our_epoch, metric)
+    row = {"pairing": pairing, "metric": metric}
+    for ending in recorded:
+        row |= {f"recorded{ending}": recorded[ending], f"measured{ending}": measured[ending]}
+    aspects = ours.aspects(pairing, our_epoch, metric), theirs.aspects(pairing, their_epoch, metric)
+    return {**row, "measured_otherwise": _differences(*aspects)}
 
 
-def _final_pairs(theirs: _Series, final: _Series) -> list[_Pair]:
+def _final_pairs(theirs: _Series, final: _Series) -> list[Pair]:
     """A run's final scores beside the record's same or last epoch, and beside its best."""
     (kept,) = final.epochs
     same = kept is not None and kept in theirs.epochs
     beside = kept if same else list(theirs.epochs)[-1]
-    scored = [each for each in theirs.epochs if not math.isnan(theirs.score(each, "abs_rel"))]
-    best = min(scored, key=lambda epoch: theirs.score(epoch, "abs_rel"), default=beside)
-    pairs = [_Pair(SAME if same else LAST, beside, final, kept)]
-    return pairs + ([_Pair(BEST, best, final, kept)] if best != beside else [])
+    errors = {epoch: scores.get("abs_rel", math.nan) for epoch, scores in theirs.epochs.items()}
+    scored = [epoch for epoch in errors if not math.isnan(errors[epoch])]
+    best = min(scored, key=errors.__getitem__, default=beside)
+    pairs = [(SAME if same else LAST, final, kept, beside)]
+    return pairs + ([(BEST, final, kept, best)] if best != beside else [])
 
 
 def _on_both_sides(table: pd.DataFrame, keys: list[str]) -> pd.Series:
@@ -358,10 +327,6 @@ def _frames(run: Measured, count: int, split: str) -> str:
     return f"{count} {split} frames, {run.config.data.source.partition('_')[0]}"
 
 
-def _is_loss(metric: str) -> bool:
-    return metric.startswith("train_loss")
-
-
 # -- what keeps a comparison from being fair --------------------------------------------------
 
 
@@ -393,12 +358,12 @@ def _style(augment: AugmentConfig) -> str:
     return next((name for name, style in STYLES.items() if style == given), "other")
 
 
-def _differences(aspects: Mapping[str, tuple[str, str]]) -> str:
+def _differences(run: Mapping[str, str], record: Mapping[str, str]) -> str:
     """Aspects in which the run differs from the record, or which one of them does not state."""
     return "; ".join(
-        f"{aspect} {ours} (log: {theirs})"
-        for aspect, (ours, theirs) in aspects.items()
-        if ours != theirs or NOT_STATED in (ours, theirs)
+        f"{aspect} {ours} (log: {record[aspect]})"
+        for aspect, ours in run.items()
+        if ours != record[aspect] or NOT_STATED in (ours, record[aspect])
     )
 
 

@@ -96,9 +96,8 @@ class SceneAnswers:
 class ModelPredictor:
     """A network in evaluation mode in front of one frame; no view is encoded twice.
 
-    Args:
-        flip: average the answers to all views with those to the mirrored image.
-        squash: press views into the training size (F1).
+    `flip` averages all answers with those to the mirrored image; `squash` presses views into the
+    training size (F1).
     """
 
     def __init__(self, model: DepthModel, flip: bool = False, squash: bool = False) -> None:

@@ -25,19 +25,12 @@ from spdlib.machine import origin
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.scene import GROUP
-from spdlib.study.diagnostics import look_inside, of_kind, wide_scores
+from spdlib.study.diagnostics import look_inside, of_kind
 from spdlib.study.entrants import Answers, Baselines, ModelPredictor, SceneAnswers
-from spdlib.study.metrics import (
-    Accumulator,
-    Alone,
-    EigenMetrics,
-    merge_processes,
-    of_all_processes,
-)
+from spdlib.study.metrics import Accumulator, Alone, EigenMetrics, merge_processes, of_all_processes
 from spdlib.study.protocols import PROTOCOLS, Protocol, Sites, View
 from spdlib.study.runs import Arrays, Run, describe_frames
 
-SUMMARY = ("abs_rel", "rmse", "delta1", "silog", "s_star", "scaled_abs_rel")
 SWEEP = (1, 64, 256, 1024)
 """Group sizes of the K sweep: how many points are queried together."""
 SWEEP_SINGLES = 64
@@ -80,28 +73,13 @@ class Evaluation:
     """The network's answers at the eigen points of every frame, by frame id: "TRUTH.prediction" and
     "TRUTH.truth", float32 [K] metres."""
 
-    def value(self, model: str, protocol: str, metric: str, sites: str = "points") -> float:
-        """One score. RunError: there is no such score."""
-        row = {"model": model, "protocol": protocol, "sites": sites, "metric": metric}
-        chosen = self.metrics[(self.metrics[list(row)] == pd.Series(row)).all(axis=1)]
-        if len(chosen) != 1:
-            raise RunError(f"no score {metric!r} of {model!r} under {protocol!r} at {sites!r}")
-        return float(chosen["value"].iloc[0])
-
-    def summary(self) -> pd.DataFrame:
-        """One row per protocol, sites and model; one column for each of `SUMMARY`."""
-        return wide_scores(self.metrics, SUMMARY)
-
     def answers(self, truth: str | None = None) -> pd.DataFrame:
         """The network's answers at the eigen points of every frame, beside a truth by its name.
 
-        None takes the truth that was scored first.
+        Columns frame, prediction, truth (metres), one row a point whose truth is known. None takes
+        the truth that was scored first.
 
-        Returns:
-            DataFrame frame, prediction, truth (metres), one row a point whose truth is known.
-
-        Raises:
-            RunError: no frame was scored against that truth.
+        RunError: no frame was scored against that truth.
         """
         kinds = list(dict.fromkeys(n.split(".")[0] for each in self.points.values() for n in each))
         kind = truth or next(iter(kinds), None)
@@ -117,10 +95,8 @@ class Evaluation:
     def sparse_and_dense(self) -> pd.DataFrame:
         """Both paths' answers at the same places of the examples, of a network with a dense path.
 
-        Returns:
-            DataFrame where, sparse, dense (metres): at all sites of the network's own lattice,
-            where both paths compute the same function, and at pixels, where the dense map is
-            interpolated.
+        Columns where, sparse, dense (metres): all sites of the network's own lattice, where both
+        paths compute the same function, and pixels, where the dense map is interpolated.
         """
         parts = []
         for each in self.examples.values():
@@ -225,11 +201,7 @@ def _of_each_truth(baselines: Baselines | None, truths: Sequence[str]) -> Baseli
 
 
 def evaluate_run(
-    run: Run,
-    model: DepthModel,
-    test: Frames,
-    baselines: Baselines | None = None,
-    **options: Any,
+    run: Run, model: DepthModel, test: Frames, baselines: Baselines | None = None, **options: Any
 ) -> Evaluation:
     """Evaluate a run's network, write the tables into its folder and a note into its record.
 
@@ -254,11 +226,7 @@ def evaluate_run(
 
 @torch.no_grad()
 def selection_scores(
-    model: DepthModel,
-    frames: Frames,
-    truth: str | None,
-    processes: Any,
-    squash: bool = False,
+    model: DepthModel, frames: Frames, truth: str | None, processes: Any, squash: bool = False
 ) -> dict[str, float]:
     """Scores on the selection set, in the history's names; frames are shared out over processes.
 
@@ -326,10 +294,9 @@ class _Board:
             depth = answers.dense() if self.dense else None
         if depth is None:
             return
-        if key not in self.scores:
-            self.scores[key] = protocol.accumulator(key[2])
         depth = protocol.scored(depth, sites)
-        self.scores[key].update(depth, sites.truth.to(depth), sites.valid, index, sites.edges)
+        scores = self.scores.setdefault(key, protocol.accumulator(key[2]))
+        scores.update(depth, sites.truth.to(depth), sites.valid, index, sites.edges)
 
     def tables(
         self, ids: list[str], processes: Any

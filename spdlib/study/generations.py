@@ -101,17 +101,13 @@ def step_seconds(path: str | Path, points: int) -> dict[str, float]:
 def equal_terms(
     runs: Sequence[Run | str | Path], seconds: Mapping[str, float] | None = None
 ) -> EqualTerms:
-    """Set evaluated runs of different networks side by side.
+    """Set evaluated runs of different networks, or their folders, side by side.
 
-    Args:
-        runs: or their folders; published ones will do.
-        seconds: of a step of each network, such as `step_seconds` reads them; from these minutes
-            are counted. Default: by each run's own clock, which also tells what else its machine
-            did.
+    Minutes are counted from the `seconds` of each network's step, which `step_seconds` reads; by
+    default by each run's own clock, which also tells what else its machine did.
 
-    Raises:
-        RunError: fewer than two runs, one that was not evaluated, a network that occurs twice or
-            has no step among `seconds`, or settings, data or test frames that differ.
+    RunError: fewer than two runs, one that was not evaluated, a network that occurs twice or has no
+    step among `seconds`, or settings, data or test frames that differ.
     """
     opened = [each if isinstance(each, Run) else Run.open(each) for each in runs]
     if len(opened) < 2:
@@ -163,11 +159,9 @@ def paired_bootstrap(
 ) -> Comparison:
     """Compare two networks' errors on the same frames, one a frame, by `SAMPLES` samples of these.
 
-    Returns:
-        Difference, its 2.5th and 97.5th percentile and "better", "worse" or "tie" (0 lies inside).
+    The ends are the 2.5th and 97.5th percentile; 0 between them is a "tie".
 
-    Raises:
-        DataError: the errors differ in number, are not finite or are missing.
+    DataError: the errors differ in number, are not finite or are missing.
     """
     a, b = (np.asarray(errors, dtype=np.float64) for errors in (first, second))
     if a.shape != b.shape or a.ndim != 1 or not a.size:

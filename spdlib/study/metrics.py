@@ -60,17 +60,12 @@ class Accumulator(ABC):
         frame: int,
         edges: Tensor | None = None,
     ) -> None:
-        """Add an image.
+        """Add an image by its number.
 
-        Args:
-            prediction: metres, of any shape.
-            truth: metres; 0 where nothing was measured.
-            valid: bool, the sites that count.
-            frame: number of the image.
-            edges: bool, the sites near depth edges; None if they are not told apart.
+        Prediction and truth are metres of any shape, the truth 0 where nothing was measured;
+        `valid` tells the sites that count, `edges` those near depth edges (None: not told apart).
 
-        Raises:
-            DataError: the tensors differ in shape.
+        DataError: the tensors differ in shape.
         """
         shapes = {tuple(t.shape) for t in (prediction, truth, valid)}
         if len(shapes) > 1:
@@ -113,15 +108,10 @@ class Accumulator(ABC):
 
 
 def frame_scores(prediction: Tensor, truth: Tensor, edges: Tensor | None = None) -> Tensor:
-    """Eigen-protocol scores of an image's points [N] in metres, in the order of `FRAME_METRICS`.
+    """Eigen-protocol scores of an image's points [N]: float64 [11], as in `FRAME_METRICS`.
 
-    Args:
-        prediction: clamped to 1e-3..10 m.
-        truth: of these points.
-        edges: bool, points near depth edges (`queries.edge_mask`), or None.
-
-    Returns:
-        float64 [11]; NaN where there is no point, and of the last two where `edges` is None.
+    Depths are metres, predictions clamped to 1e-3..10; `edges` tells the points near depth edges,
+    bool. NaN stands where there is no point, and in the last two where `edges` is None.
     """
     # elementwise work keeps the input's precision (whole frames are large), sums take float64
     mean = functools.partial(torch.mean, dtype=torch.float64)

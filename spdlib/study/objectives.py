@@ -74,15 +74,10 @@ def silog(
     1 - lam weighs the scale error. "pooled" takes the means over all points of the batch;
     "per_image" forms the bracket for each image and takes the root of its mean over images.
 
-    Args:
-        prediction: [B, ...] positive metres.
-        truth: [B, ...] metres, of the same shape.
-        valid: [B, ...] bool; None means truth > 0, which is required in any case.
-        lam: 0..1.
-        reduction: "pooled" or "per_image".
+    Prediction and truth are metres [B, ...], the prediction positive; `valid` is bool [B, ...]
+    or None. A truth above 0 is required in any case.
 
-    Raises:
-        ConfigError: `lam` is outside 0..1, or there is no such reduction.
+    ConfigError: `lam` is outside 0..1, or there is no such reduction.
     """
     require(0 <= lam <= 1, f"lambda of SILog must lie in 0..1; got {lam}")
     brackets = {"pooled": _pooled_bracket, "per_image": _per_image_bracket}
@@ -118,17 +113,12 @@ def dense_auxiliary(
     reduction: str = "per_image",
     target: str = "masked",
 ) -> Tensor:
-    """Sum over maps of their SILog against the depth reduced to their size.
+    """Sum over maps [B, h, w] of their `silog` against the depth [B, H, W] reduced to their size.
 
-    Args:
-        maps: depth maps [B, h, w] in metres, one per supervised level.
-        depth: [B, H, W] metres, 0 where nothing was measured.
-        lam: with `reduction`, as in `silog`.
-        reduction: "pooled" or "per_image".
-        target: "masked" (`masked_average`) or "bilinear" (`bilinear_target`).
+    All are metres, the depth 0 where nothing was measured; the target is "masked"
+    (`masked_average`) or "bilinear" (`bilinear_target`).
 
-    Raises:
-        ConfigError: there are no maps, or no such target.
+    ConfigError: there are no maps, or no such target.
     """
     require(len(maps) > 0, "this network has no auxiliary maps; set auxiliary_weight=0")
     reduce = _chosen("target", target, {"masked": masked_average, "bilinear": bilinear_target})

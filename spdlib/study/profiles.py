@@ -130,11 +130,7 @@ PROFILES: Mapping[str, Callable[[Recipe, str], Recipe]] = MappingProxyType(
 
 
 def resolve(
-    experiment: str = DEFAULT,
-    profile: str = "demo",
-    *,
-    device: str | None = None,
-    **overrides: Any,
+    experiment: str = DEFAULT, profile: str = "demo", *, device: str | None = None, **overrides: Any
 ) -> RunConfig:
     """Merge an experiment, a profile and overrides into one config.
 

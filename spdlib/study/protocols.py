@@ -84,11 +84,9 @@ class Protocol(ABC):
 
     @abstractmethod
     def sites(self, depth: Tensor, frame_id: str) -> Mapping[str, Sites]:
-        """Kinds of sites by name, usually "points" and "dense".
+        """Kinds of sites by name, usually "points" and "dense", for the truth [H, W] of `view`.
 
-        Args:
-            depth: truth [H, W] of `view`.
-            frame_id: the frame's name, from which random points take their seed.
+        Random points take their seed from the frame's name.
         """
 
     @abstractmethod

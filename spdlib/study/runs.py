@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import safetensors.numpy
-from safetensors import SafetensorError, safe_open
 
 from spdlib import disk
 from spdlib.data.frames import Frames
@@ -147,8 +146,6 @@ class Run:
 
     history = _Table()
     """One row an evaluation: losses, rates, selection scores, ranges, times."""
-    preflight = _Table()
-    """Checks made before the first step."""
     gradients = _Table()
     """Which parameters the last evaluated step's gradient reached, by component."""
     metrics = _Table()
@@ -157,10 +154,6 @@ class Run:
     """model, protocol, sites, bin, abs_rel, delta1, count."""
     frames = _Table()
     """Scores of every frame, for paired comparisons."""
-    k_sweep = _Table()
-    """Accuracy of the same points queried in groups of k."""
-    inside = _Table()
-    """What the network does within: diagnostic, part, value, verdict."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -220,28 +213,11 @@ class Run:
         """Write the table `name`.csv of this run by rename."""
         write_table(self.folder / f"{name}.csv", table)
 
-    def arrays(self, name: str) -> dict[str, dict[str, np.ndarray]]:
-        """Read arrays of frames from `name`.safetensors, by frame id and the arrays' names.
-
-        RunError: the run was not evaluated, or the file is damaged.
-        """
-        path = self.folder / f"{name}.safetensors"
-        if not path.is_file():
-            raise RunError(f"{self.folder} has no {path.name}; evaluate the run first")
-        try:
-            with safe_open(path, framework="np") as file:
-                ids = json.loads((file.metadata() or {})["ids"])
-                arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        except (OSError, SafetensorError, KeyError) as error:
-            raise RunError(f"{path} is damaged ({error}); evaluate the run again") from error
-        frames: dict[str, dict[str, np.ndarray]] = {frame_id: {} for frame_id in ids}
-        for key, array in arrays.items():
-            number, field = key.split(".", 1)
-            frames[ids[int(number)]][field] = array
-        return frames
-
     def write_arrays(self, name: str, arrays: Arrays) -> None:
-        """Write arrays of frames to `name`.safetensors by rename."""
+        """Write arrays of frames to `name`.safetensors by rename.
+
+        Its tensors are called "NUMBER.NAME"; the metadata has the frames' `ids` as a JSON list.
+        """
         tensors = {
             f"{number}.{field}": np.ascontiguousarray(array)
             for number, of_frame in enumerate(arrays.values())

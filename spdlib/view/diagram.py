@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
@@ -16,7 +15,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from spdlib.inspection import Stage
 from spdlib.models import DepthModel
 from spdlib.models.base import count_parameters
-from spdlib.view.plots.style import FAINT, INK, WIDTH, styled
+from spdlib.view.plots.style import FAINT, INK, figure, styled
 
 ONCE, QUERY, MAPS, PLAIN = "#d7e6f2", "#fae3c8", "#ffffff", "#f4f4f4"
 BLUE, ORANGE = "#0173b2", "#c2660a"
@@ -69,9 +68,8 @@ def network_diagram(model: DepthModel) -> Figure:
     query.insert(0, Stage("query", "query (u, v)", "pixels"))
     query.append(Stage("query", "depth", "metres"))
     columns = [*_columns(image), [], *_columns(query)]  # the maps stand between
-    fig = plt.figure(figsize=(WIDTH, HEIGHT))
-    plt.close(fig)
-    ax = fig.add_axes((0, 0, 1, 1))
+    fig, ax = figure(1, 1, HEIGHT, layout=None)
+    ax.set_position((0, 0, 1, 1))
     ax.set(xlim=(0, len(columns) * (BOX + GAP) + 3 * GAP), ylim=(0, TALL))
     ax.axis("off")
     _fill(ax, columns, [stage for stage in stages if stage.maps])

@@ -54,14 +54,10 @@ def where_it_looks(image: Any, scene: Scene, points: Any, index: int = 0) -> Fig
     Dots are bilinear reads, larger with more weight; heat is attention over all cells of a level,
     with the cells that the query is routed to outlined; bars are what the last block attends to.
 
-    Args:
-        image: uint8 [H, W, 3], RGB, which the scene was made of.
-        scene: of one image.
-        points: queries [K, 2] in pixels that are answered together.
-        index: which of them is shown.
+    The scene is of one image, uint8 [H, W, 3] RGB; its queries [K, 2], in pixels, are answered
+    together, and the one of this index is shown.
 
-    Raises:
-        QueryError: the network does not tell where it looks.
+    QueryError: the network does not tell where it looks.
     """
     query = Query(index, np.asarray(points, float)[index], np.asarray(image), scene)
     probes = [probe for probe in scene.explain(points) if type(probe) in PANELS]
@@ -151,8 +147,7 @@ PANELS: Mapping[type[Probe], Callable[[Axes, Any, Query], str]] = {
 def layers_at_work(inside: pd.DataFrame) -> Figure:
     """Diagnostics of inside.csv that every layer has, a panel each; what alarms is red.
 
-    Raises:
-        RunError: the network has no such layers.
+    RunError: the network has no such layers.
     """
     parts = inside[inside["part"].str.contains("layer")]
     names = list(dict.fromkeys(parts["diagnostic"]))

@@ -51,15 +51,11 @@ class Picture(NamedTuple):
 def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
     """A trained network, in evaluation mode, and a sentence that says where it comes from.
 
-    Args:
-        model: folder of a saved network; empty takes the demo's if `make demo` has run, else
-            trains one for a minute.
-        profile: "demo", or "smoke" for a few steps and nothing else.
-        seed: of a network that has to be trained here.
+    `model` is the folder of a saved network; empty takes the demo's if `make demo` has run, else
+    trains one from `seed`: for a minute (profile "demo"), or for a few steps ("smoke").
 
-    Raises:
-        ConfigError: another profile.
-        ModelError: `model` holds no network.
+    ConfigError: another profile.
+    ModelError: `model` holds no network.
     """
     if profile not in QUICK:
         raise ConfigError(f"profile must be one of {list(QUICK)} here; got {profile!r}")
@@ -83,15 +79,11 @@ def any_network(model: str, profile: str, seed: int) -> tuple[DepthModel, str]:
 
 
 def look_at(image: str, focal: float, seed: int) -> Picture:
-    """A user's picture, or a room that no network was trained on.
+    """A user's picture, or, without one, the room of a seed that no network was trained on.
 
-    Args:
-        image: file of the picture; empty renders a room.
-        focal: focal length of the picture in pixels; 0 assumes NYU's field of view.
-        seed: picks the room.
+    `focal` is the picture's focal length in pixels; 0 assumes NYU's field of view.
 
-    Raises:
-        DataError: the file cannot be read as a picture.
+    DataError: the file cannot be read as a picture.
     """
     if not image:
         room = Rooms(1, start=UNSEEN_ROOM + seed, size=(240, 320))[0]
@@ -112,9 +104,9 @@ def grid(camera: Camera, columns: int, rows: int) -> Tensor:
     return lattice_points((rows, columns), camera.size)
 
 
-def depths_of(frames: Frames, truth: str | None = None, limit: int = 64) -> np.ndarray:
-    """All measured depths [N] in metres of at most `limit` frames, evenly spaced."""
-    maps = [frames[index].truth(truth) for index in evenly_spaced(len(frames), limit)]
+def depths_of(frames: Frames, truth: str | None = None) -> np.ndarray:
+    """All measured depths [N] in metres of at most 64 frames, evenly spaced."""
+    maps = [frames[index].truth(truth) for index in evenly_spaced(len(frames), 64)]
     return np.concatenate([depth[depth > 0] for depth in maps])
 
 
@@ -127,20 +119,11 @@ def near_and_far(frame: Frame, truth: str | None = None) -> tuple[Tensor, int, i
 
 
 def time_answers(
-    model: DepthModel,
-    image: Any,
-    camera: Camera | None,
-    counts: Sequence[int],
-    repeats: int = 5,
+    model: DepthModel, image: Any, camera: Camera | None, counts: Sequence[int]
 ) -> pd.DataFrame:
-    """Median time to encode an image, to answer K random queries, and to answer a whole map.
+    """Time to encode an image, to answer K random queries for each of `counts`, and a whole map.
 
-    Args:
-        model: the network.
-        image: as `encode` takes it.
-        camera: the image's camera.
-        counts: numbers of queries K.
-        repeats: of each measurement, after one to warm up.
+    Of five measurements, after one to warm up, the median counts; `encode` describes the image.
 
     Returns:
         operation, queries, milliseconds until results are there: "encode the image, once", without
@@ -160,7 +143,7 @@ def time_answers(
     wait = torch.cuda.synchronize if model.device.type == "cuda" else lambda: None
 
     def milliseconds(run: Callable[[], object]) -> float:
-        return 1e3 * median(Timer(lambda: (run(), wait())).repeat(1 + repeats, number=1)[1:])
+        return 1e3 * median(Timer(lambda: (run(), wait())).repeat(6, number=1)[1:])
 
     rows = [(operation, k, milliseconds(run)) for operation, k, run in work]
     return pd.DataFrame(rows, columns=["operation", "queries", "milliseconds"])

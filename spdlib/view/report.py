@@ -135,14 +135,10 @@ def _compared(
 def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
     """A run's final scores beside the epoch that the record quotes, its best.
 
-    Args:
-        compared: of `comparison.compare`, with one run that was evaluated.
+    Of a table of `comparison.compare` with one run. Returns score, this run, recorded; the column
+    names say model, protocol and epoch.
 
-    Returns:
-        score, this run, recorded; the column names say model, protocol and epoch.
-
-    Raises:
-        RunError: the run was not evaluated, or the record has only its training loss.
+    RunError: the run was not evaluated, or the record has only its training loss.
     """
     final = compared[compared["pairing"] != EPOCHS]
     best = final[final["pairing"] == BEST]
@@ -166,8 +162,7 @@ def beside_recorded(compared: pd.DataFrame) -> pd.DataFrame:
 def log_table(names: Sequence[str]) -> pd.DataFrame:
     """The log's own table: settings and scores by epoch of experiments on record ("exp08").
 
-    Raises:
-        ConfigError: the settings of one of them are not on record.
+    ConfigError: the settings of one of them are not on record.
     """
     columns = {name: _logged(name) for name in names}
     order = dict.fromkeys(setting for said in columns.values() for setting in said)

@@ -104,8 +104,7 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     papermill reads its lines `name = value`, also `name: Optional[int] = value`. A computed default
     is None here and takes values of every kind.
 
-    Raises:
-        ConfigError: the file is missing or no notebook.
+    ConfigError: the file is missing or no notebook.
     """
     try:
         node = load_notebook_node(_literal_path(Path(notebook)))
@@ -140,8 +139,7 @@ def parse_parameters(
 
     A text is a Python or JSON literal, or else a string.
 
-    Raises:
-        ConfigError: an unknown or repeated name, or a value of another kind than the default.
+    ConfigError: an unknown or repeated name, or a value of another kind than the default.
     """
     values: dict[str, Any] = {}
     for name, text in given:
@@ -187,20 +185,14 @@ def run_notebook(
 ) -> Path:
     """Execute a notebook in a kernel of the running interpreter; returns the output's path.
 
-    The output replaces an earlier one only when every cell has run. Of a failed run the cells so
-    far lie beside it, as `NAME.failed.ipynb`.
+    The output, by default under `results/runs/`, replaces an earlier one only when every cell has
+    run. Of a failed run the cells so far lie beside it, as `NAME.failed.ipynb`. `parameters` are
+    values for names in the cell tagged `parameters`, `html` also writes a page beside the output,
+    and the log takes what the cells print, line by line; by default it is standard error.
 
-    Args:
-        notebook: its path; it is not changed.
-        parameters: values for names in its cell tagged `parameters`.
-        output: path of the executed notebook; by default under `results/runs/`.
-        html: also write a page beside it, under the same name.
-        log: takes what the cells print, line by line; standard error by default.
-
-    Raises:
-        ConfigError: a parameter or path that cannot be used; nothing has run.
-        NotebookError: a cell failed or the kernel died.
-        RunError: the output cannot be written.
+    ConfigError: a parameter or path that cannot be used; nothing has run.
+    NotebookError: a cell failed or the kernel died.
+    RunError: the output cannot be written.
     """
     notebook = Path(notebook)
     values = check_parameters(notebook, parameters or {}, notebook_parameters(notebook))

@@ -15,6 +15,7 @@ from spdlib.data.frames import Frames
 from spdlib.data.rooms import Rooms
 from spdlib.study.config import RunConfig
 from spdlib.study.datasets import InMemory
+from spdlib.study.evaluation import Evaluation
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 from spdlib.study.training import fit
@@ -52,6 +53,14 @@ def two_processes(monkeypatch: pytest.MonkeyPatch) -> TwoProcesses:
 
     monkeypatch.setattr("accelerate.utils.gather_object", gather)
     return run
+
+
+def score_of(
+    result: Evaluation, model: str, protocol: str, metric: str, sites: str = "points"
+) -> float:
+    """One score of an evaluation."""
+    keys = ["model", "protocol", "sites", "metric"]
+    return float(result.metrics.set_index(keys)["value"][model, protocol, sites, metric])
 
 
 @pytest.fixture(scope="session")

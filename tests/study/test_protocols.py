@@ -20,6 +20,7 @@ from spdlib.study.evaluation import evaluate
 from spdlib.study.metrics import RecordedMetrics
 from spdlib.study.protocols import PROTOCOLS, Eigen, Protocol, Sites, View, protocol
 from spdlib.study.training import build_model
+from tests.study.conftest import score_of
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +61,7 @@ def test_a_protocol_of_its_own_is_scored_by_name(model: DepthModel, held_out: Fr
     quick = partial(evaluate, model, held_out, k_sweep=False, inside=False)
     result = quick(baselines=baselines, protocols=["corners", "eigen"])
     assert list(dict.fromkeys(result.metrics["protocol"])) == ["corners/exact", "eigen/exact"]
-    assert result.value("v15_2", "corners/exact", "points") == 4 * len(held_out)
+    assert score_of(result, "v15_2", "corners/exact", "points") == 4 * len(held_out)
     corners = [held_out[i].truth()[[0, 0, 47, 47], [0, 63, 0, 63]] for i in range(len(held_out))]
     expected = [np.mean(np.abs(2.5 - g) / g) for g in corners]
     rows = result.frames[result.frames["protocol"] == "corners/exact"]
@@ -98,13 +99,13 @@ def test_a_protocol_may_change_what_another_shows_and_scores(
         inside=False,
     )  # fmt: skip
     result = quick(protocols=names)
-    scores = {name: result.value("v15_2", f"{name}/exact", "abs_rel") for name in names}
+    scores = {name: score_of(result, "v15_2", f"{name}/exact", "abs_rel") for name in names}
     assert len(set(scores.values())) == len(names)
     flipped = quick(protocols=["eigen"], flip=True)
-    assert scores["eigen_mirrored"] == flipped.value("v15_2", "eigen/exact", "abs_rel")
-    aligned, plain = (result.value("far", f"{n}/exact", "abs_rel") for n in names[1::-1])
+    assert scores["eigen_mirrored"] == score_of(flipped, "v15_2", "eigen/exact", "abs_rel")
+    aligned, plain = (score_of(result, "far", f"{n}/exact", "abs_rel") for n in names[1::-1])
     assert aligned < plain
-    assert result.value("far", "eigen_painted/exact", "abs_rel") == plain
+    assert score_of(result, "far", "eigen_painted/exact", "abs_rel") == plain
 
 
 def test_equal_views_are_looked_at_once(model: DepthModel, held_out: Frames) -> None:

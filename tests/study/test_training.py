@@ -34,6 +34,7 @@ from spdlib.study.runs import Run
 from spdlib.study.training import build_model, effective_focal, fit, loop, state
 from spdlib.study.training.setup import build_objective, prepared
 from spdlib.study.training.state import HISTORY_COLUMNS, learning_rate
+from tests.study.conftest import score_of
 
 Fit = Callable[..., Run]
 
@@ -424,4 +425,4 @@ def test_gpu_trains_like_a_cpu(
     assert run.history["train_loss"].to_numpy() == pytest.approx(losses[0].to_numpy(), rel=0.1)
     model = spdlib.load(run.best).to("cuda")
     result = evaluate(model, held_out)
-    assert math.isfinite(result.value("v15_2", "eigen/exact", "abs_rel", "dense"))
+    assert math.isfinite(score_of(result, "v15_2", "eigen/exact", "abs_rel", "dense"))

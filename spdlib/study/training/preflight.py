@@ -57,29 +57,20 @@ def check(
 ) -> pd.DataFrame:
     """Look at a few frames of both sets and at a first prediction.
 
-    Args:
-        model: the network before its first step.
-        train: frames to learn from.
-        selection: held-out frames.
-        config: of the run.
-        objective: of the run; None makes the config's.
-        keep: takes the table, also where a check fails.
+    Without `objective` it is the config's; `keep` takes the table, also where a check fails. Its
+    columns are check, value, allowed, ok ("yes" or "info").
 
-    Returns:
-        DataFrame with columns check, value, allowed, ok ("yes" or "info").
-
-    Raises:
-        PreflightError: a check fails.
+    PreflightError: a check fails.
     """
-    samples = _samples(train, config)
+    samples = TrainingSamples(train, config.sample_config())
+    batch = default_collate([samples[(0, i)] for i in evenly_spaced(len(train), FRAMES)])
     chosen = [selection[index] for index in evenly_spaced(len(selection), FRAMES)]
     rows = [
-        *_target_rows(samples["depth"]),
-        *_image_rows(samples["image"]),
-        *(_selection_rows(model, samples["camera"], chosen, config) if chosen else ()),
-        *_prediction_rows(model, samples, config, objective or build_objective(config)),
-        _displacement_row(model),
-        *_set_rows(train, selection),
+        *_target_rows(batch["depth"]),
+        *_image_rows(batch["image"]),
+        *(_selection_rows(model, batch["camera"], chosen, config) if chosen else ()),
+        *_prediction_rows(model, batch, config, objective or build_objective(config)),
+        *_declared_rows(model, train, selection),
     ]
     words = {True: "yes", False: "NO", None: "info"}
     table = pd.DataFrame(rows, columns=["check", "value", "allowed", "ok"])
@@ -91,11 +82,6 @@ def check(
     if violations:
         raise PreflightError(f"pre-flight stopped the run: {'; '.join(violations)}")
     return table
-
-
-def _samples(frames: Frames, config: RunConfig) -> dict[str, Tensor]:
-    samples = TrainingSamples(frames, config.sample_config())
-    return default_collate([samples[(0, index)] for index in evenly_spaced(len(frames), FRAMES)])
 
 
 def _target_rows(depth: Tensor) -> list[Row]:
@@ -193,18 +179,16 @@ def _rank_correlation(prediction: Tensor, truth: Tensor) -> float:
     return float(ranks[0].corr(ranks[1])) if len(ranks[0]) > 1 else math.nan
 
 
-def _displacement_row(model: DepthModel) -> Row:
+def _declared_rows(model: DepthModel, train: Frames, selection: Frames) -> list[Row]:
+    """What the encoder and the sets say of themselves."""
     shifts = model.encoder.displacement
     words = " ".join("unknown" if shift is None else f"{shift:+g}" for shift in shifts)
-    return "encoder displacement per level", f"{words} px", "declared, not corrected", None
-
-
-def _set_rows(train: Frames, selection: Frames) -> list[Row]:
     ours, theirs = set(train.ids), set(selection.ids)
     both = len(ours & theirs)
     twice = len(train) - len(ours) + len(selection) - len(theirs)
     sizes = f"{len(train)} / {len(selection)}"
     return [
+        ("encoder displacement per level", f"{words} px", "declared, not corrected", None),
         ("frames training / selection", sizes, "at least 1 each", bool(ours and theirs)),
         ("frames in both sets", str(both), "0", both == 0),
         ("ids that occur twice", str(twice), "0", twice == 0),

@@ -50,12 +50,7 @@ def points_picture(
     ax.set_position((0, 0, 1, 1))
     ax.imshow(picture, interpolation="bicubic", aspect="auto")
     ax.axis("off")
-    look: dict[str, Any] = {
-        "cmap": DEPTH_COLOURS,
-        "edgecolor": "white",
-        "linewidth": 2,
-        "zorder": 3,
-    }
+    look: Any = {"cmap": DEPTH_COLOURS, "edgecolor": "white", "linewidth": 2, "zorder": 3}
     ax.scatter(*places.T, s=170, c=answers, **look)
     labels = [
         f"{metres:.2f} m" + (f" ({real:.2f})" if real > 0 else "")

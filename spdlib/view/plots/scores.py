@@ -100,11 +100,9 @@ def _grouped_bars(ax: Axes, part: pd.DataFrame, score: str, models: Sequence[str
 
 @styled
 def improvement_intervals(table: pd.DataFrame, wanted: float | None = None) -> Figure:
-    """By how many percent AbsRel is below each baseline's, with 95 % intervals.
+    """A table of `report.improvements`: by how many percent AbsRel is below each baseline's.
 
-    Args:
-        table: of `report.improvements`.
-        wanted: percent, drawn as a line; the verdict needs intervals to its right.
+    `wanted` percent are drawn as a line; the verdict needs intervals to its right.
     """
     fig, ax = figure(1, 1, 0.9 + 0.42 * len(table))
     places = np.arange(len(table))
@@ -125,9 +123,8 @@ def improvement_intervals(table: pd.DataFrame, wanted: float | None = None) -> F
     baselines = table["baseline"].map(model_name)
     labels = baselines + "\n" + table["protocol"] + ", " + table["sites"]
     ax.set_yticks(places, labels, fontsize="small")
-    ax.set_title("AbsRel below the image-free baselines")
+    ax.set(title="AbsRel below the image-free baselines", ylim=(len(table) - 0.5, -0.9))
     ax.set_xlabel("improvement [%]; bars: 95 % bootstrap interval over frames; hollow: no interval")
-    ax.set_ylim(len(table) - 0.5, -0.9)
     ax.grid(visible=False, axis="y")
     ax.margins(x=0.12)
     return fig
@@ -166,11 +163,7 @@ def predicted_against_true(prediction: Any, truth: Any, title: str) -> Figure:
 
 @styled
 def sparse_against_dense(pairs: pd.DataFrame) -> Figure:
-    """Answers at points against the dense map at the same places, and how they differ.
-
-    Args:
-        pairs: where (a name such as "lattice sites"), sparse, dense (both metres).
-    """
+    """`Evaluation.sparse_and_dense`: both paths at the same places, and how they differ."""
     groups = list(pairs.groupby("where", sort=False))
     fig, axes = figure(1, 1 + len(groups), 3.3)
     limits = _depth_limits(pairs[["sparse", "dense"]].to_numpy().ravel())
@@ -181,8 +174,8 @@ def sparse_against_dense(pairs: pd.DataFrame) -> Figure:
         difference = part["sparse"] / part["dense"] - 1
         _difference_histogram(axes[1 + i], difference, str(name), colour(i))
     _metre_axes(axes[0], *limits)
-    axes[0].set(xlabel="dense path [m]", ylabel="sparse path [m]")
-    axes[0].set_title("both paths at the same places")
+    title = "both paths at the same places"
+    axes[0].set(title=title, xlabel="dense path [m]", ylabel="sparse path [m]")
     axes[0].legend(markerscale=3)
     axes[1].set_ylabel("share of points [%]")
     return fig

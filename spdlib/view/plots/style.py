@@ -142,15 +142,9 @@ def label_points(
 ) -> None:
     """Write a label beside each place so that it covers no other label, place or obstacle.
 
-    Args:
-        ax: axes whose limits are final.
-        places: [N, 2] in the units of the axes.
-        labels: N texts.
-        colours: of each.
-        obstacles: [..., 2] further places that labels should leave free; there may be none.
-        sides: `AROUND` or `AFTER`; of free ones the first is taken.
-        distances: of labels from their places in points; of free ones the first is taken.
-        look: settings of `Axes.annotate` for all; they are bold.
+    Places [N, 2] and obstacles [..., 2] are in the units of the axes, whose limits are final. Of
+    the sides (`AROUND` or `AFTER`) and distances, in points, the first that is free is taken.
+    `look` are settings of `Axes.annotate` for all labels; they are bold.
     """
     figure: Any = ax.get_figure(root=True)
     figure.draw_without_rendering()  # fixes the layout, and with it all sizes

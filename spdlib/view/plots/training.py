@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,8 @@ from spdlib.view.plots.style import (
     styled,
 )
 
+COMPARED = ("abs_rel", "delta1", "s_star", "unique_l3")
+"""Metrics that have a panel in `recorded_beside`."""
 RECORDED = 1
 """Colour of the log's record."""
 RUN_COLOURS = (0, 2, 4, 5, 6)
@@ -77,25 +78,18 @@ def depth_ranges(history: pd.DataFrame) -> Figure:
 
 
 @styled
-def recorded_beside(
-    compared: pd.DataFrame, metrics: Sequence[str] = ("abs_rel", "delta1", "s_star", "unique_l3")
-) -> Figure:
+def recorded_beside(compared: pd.DataFrame) -> Figure:
     """What the log recorded and what runs measured, epoch by epoch, a panel per metric.
 
     A diamond is a run's final score under the recorded protocol, a ring the epoch that the log
     quotes. `comparison.fairness` tabulates which comparisons are fair, and why others are not.
 
-    Args:
-        compared: of `comparison.compare`.
-        metrics: which of its metrics; those that it lacks are left out.
-
-    Raises:
-        RunError: it lacks all of them.
+    `compared` is of `comparison.compare`. RunError: it has none of the metrics `COMPARED`.
     """
-    shown = [metric for metric in metrics if metric in set(compared["metric"])]
+    shown = [metric for metric in COMPARED if metric in set(compared["metric"])]
     if not shown:
         have = list(compared["metric"].unique())
-        raise RunError(f"the comparison has none of {list(metrics)}; choose from {have}")
+        raise RunError(f"the comparison has none of {list(COMPARED)}, but {have}")
     fig, axes = figure(1, len(shown), 3.2 + 0.5 * compared["run"].nunique(), squeeze=False)
     named: dict[str, Any] = {}
     for ax, metric in zip(axes[0], shown, strict=True):
