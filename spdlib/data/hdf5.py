@@ -109,13 +109,18 @@ class Disk(io.FileIO):
     """The file below HDF5. A failed write (a full disk) is kept for `check`, not shown to HDF5.
 
     HDF5 cannot close a file whose writes fail, and crashes the process when it ends. So from the
-    first failure on, writes stay in memory: HDF5 closes in good order, then `check` raises.
+    first failure on, writes stay in memory: HDF5 closes in good order, then leaving the disk's
+    `with` block raises.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self._kept: dict[int, bytes] = {}
         self._error: OSError | None = None
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+        self.check()
 
     def check(self) -> None:
         """Raises the first failure of a write (OSError), if there was one."""
