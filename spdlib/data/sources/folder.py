@@ -27,13 +27,13 @@ _COLUMNS = ("frame", "fx", "fy", "cx", "cy")
 
 
 class _Own(NamedTuple):
-    """Files, intrinsics (fx, fy, cx, cy) and split of one frame; split "" if none is named."""
+    """Files, intrinsics and split of one frame; split "" if none is named."""
 
     id: str
     where: str
     image: Path
     depth: Path
-    intrinsics: tuple[float, float, float, float]
+    intrinsics: dict[str, float]
     split: str
 
 
@@ -105,7 +105,7 @@ class PlainFolder(Source):
 
     def _read(self, item: _Own) -> Frame:
         image = read_image(item.image)
-        camera = Camera(*item.intrinsics, image.shape[1], image.shape[0])
+        camera = Camera(**item.intrinsics, width=image.shape[1], height=image.shape[0])
         return Frame(item.id, image, {str(self.truth): self._depth(item.depth)}, camera)
 
     def _depth(self, path: Path) -> np.ndarray:
@@ -127,26 +127,25 @@ def _own_frames(root: Path) -> list[_Own]:
     table = root / "cameras.csv"
     rows = _camera_rows(table)
     refuse_duplicates(((row["frame"], where) for where, row in rows.items()), str(table))
-    images = _by_stem(root / "rgb", IMAGE_SUFFIXES)
-    depths = _by_stem(root / "depth", (".png", ".npy"))
+    suffixes = {"rgb": IMAGE_SUFFIXES, "depth": (".png", ".npy")}
+    files = {folder: _by_stem(root / folder, allowed) for folder, allowed in suffixes.items()}
     items = []
     for where, row in rows.items():
         name = row["frame"]
-        for folder, files in (("rgb", images), ("depth", depths)):
-            if name not in files:
+        for folder, by_name in files.items():
+            if name not in by_name:
                 raise DataError(f"{where}: {folder} has no file {name!r}; add it or drop the row")
-        numbers = []
+        intrinsics = {}
         for key in _COLUMNS[1:]:
             with reading(where, f"{key} is {row[key]!r}, not a number of pixels", "correct it"):
-                numbers.append(float(row[key] or ""))
-        fx, fy, cx, cy = numbers
-        depth, split = depths[name], row.get("split") or ""
-        items.append(_Own(name, str(depth), images[name], depth, (fx, fy, cx, cy), split))
+                intrinsics[key] = float(row[key] or "")
+        image, depth, split = files["rgb"][name], files["depth"][name], row.get("split") or ""
+        items.append(_Own(name, str(depth), image, depth, intrinsics, split))
         if bool(split) != bool(items[0].split):
             raise DataError(f"{where}: only some frames name a split; fill the column or drop it")
-    for files in (images, depths):
-        for name in sorted(set(files) - {item.id for item in items}):
-            raise DataError(f"{files[name]}: has no row in {table.name}; add one or remove it")
+    for by_name in files.values():
+        for name in sorted(set(by_name) - {item.id for item in items}):
+            raise DataError(f"{by_name[name]}: has no row in {table.name}; add one or remove it")
     return items
 
 
