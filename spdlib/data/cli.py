@@ -52,7 +52,13 @@ def _pack(args: argparse.Namespace) -> int:
     print(f"{args.source}: read as {first.expects}; {_counts(splits)} frames")
     if first.split_by:
         print(f"note: the split is made here: {first.split_by}")
-    described = _described(args.source, first, options)
+    # names only, so that no machine's folders travel with the store
+    described = {
+        "layout": type(first).__name__,
+        "source": args.source.resolve().name,
+        "options": {k: v.name if isinstance(v, Path) else v for k, v in options.items()},
+        **({"split_by": first.split_by} if first.split_by else {}),
+    }
     size = tuple(args.size) if args.size else None
     pack(splits, args.out, described, size, args.compression, progress=True)
     assumed = "truth" not in options and getattr(first, "truth", None) == "raw"
@@ -76,16 +82,6 @@ def _check_splits(source: Path, splits: Mapping[str, Frames]) -> None:
 
 def _counts(splits: Mapping[str, Frames]) -> str:
     return ", ".join(f"{len(frames)} {name}" for name, frames in splits.items())
-
-
-def _described(source: Path, frames: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance of a source: names only, so that no machine's folders travel with the store."""
-    described = {
-        "layout": type(frames).__name__,
-        "source": source.resolve().name,
-        "options": {k: v.name if isinstance(v, Path) else v for k, v in options.items()},
-    }
-    return described | ({"split_by": frames.split_by} if frames.split_by else {})
 
 
 def _verify(args: argparse.Namespace) -> int:

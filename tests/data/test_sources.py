@@ -57,7 +57,7 @@ def test_bts_reads_official_splits(layouts: Layouts) -> None:
         assert frames.ids == [f"{i:05d}" for i in indices]
         for position, index in enumerate(indices):
             frame = frames[position]
-            assert frame.truth_name() == "raw"
+            assert set(frame.depths) == {"raw"}
             np.testing.assert_array_equal(frame.depths["raw"], metres(layouts.raw[index]))
             assert close_images(frame.image, layouts.images[index])
             assert frame.camera == NYU_CAMERA.resized(48, 64)
@@ -65,7 +65,7 @@ def test_bts_reads_official_splits(layouts: Layouts) -> None:
 
 
 def test_bts_truth_can_be_declared_inpainted(layouts: Layouts) -> None:
-    assert BTSFolder(layouts.bts(), "train", truth="inpainted")[0].truth_name() == "inpainted"
+    assert set(BTSFolder(layouts.bts(), "train", truth="inpainted")[0].depths) == {"inpainted"}
     with pytest.raises(ConfigError, match="truth is 'dense'"):
         BTSFolder(layouts.bts(), "train", truth="dense")
 

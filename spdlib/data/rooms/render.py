@@ -155,13 +155,7 @@ def light_up(
 
 
 def light_seen(shadow: Tensor, place: Tensor, beam: Tensor) -> Tensor:
-    """Share [N] of a light that reaches points.
-
-    Args:
-        shadow: [1, S, S] its shadow map.
-        place: [3, N] points in the light's frame.
-        beam: 0 for lamps, 1 for flat patches.
-    """
+    """Share [N] of a light with shadow map [1, S, S] that reaches places [3, N] in its frame."""
     depth = place[2]
     grid = (place[:2] / (depth.clamp(min=0.05) * MAP_REACH)).T
     blocked = functional.grid_sample(
