@@ -110,8 +110,7 @@ def pack(
             "compression": compression,
             "holes": sorted(writer.holes),
         }
-        attributes = {"format": FORMAT, "version": VERSION, "provenance": json.dumps(made)}
-        file.attrs.update(attributes)
+        file.attrs.update(format=FORMAT, version=VERSION, provenance=json.dumps(made))
 
 
 def _check_space(path: Path, needed: int) -> None:

@@ -259,9 +259,9 @@ def shade(rows: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:
     column_index = column.floor()
     key = (column_index * 17 + row_index * 293 + rows[-1]).remainder(65536)
     random = cell_colours.index_select(0, key.long()).T  # [3, N]
-    seen = (torch.minimum(cell_s, cell_t) / footprint / 2).clamp(max=1)  # cells resolved by pixels
+    visible = (torch.minimum(cell_s, cell_t) / footprint / 2).clamp(max=1)  # share of the pattern
     base = torch.lerp(rows[:3], rows[3:6], mix * random[0])
-    colour = base * (1 + seen * (hue * (random - 0.5) + vary * (random[1] - 0.5)))
+    colour = base * (1 + visible * (hue * (random - 0.5) + vary * (random[1] - 0.5)))
     cover = torch.maximum(
         seam_cover(column - column_index, cell_s, seam, footprint),
         seam_cover(row - row_index, cell_t, seam, footprint),

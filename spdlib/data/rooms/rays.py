@@ -49,12 +49,12 @@ def view_from(poses: Sequence[Pose], solids: Sequence[Solid]) -> View:
     half = np.array([solid.half for solid in solids])
     camera = np.array([pose.axes() for pose in poses])  # [V, 3, 3]
     eye = np.array([pose.position for pose in poses])
-    seen = axes @ camera[:, None].swapaxes(-1, -2)  # own axes in the camera frame, [V, P, 3, 3]
-    turn = seen / half[:, :, None]
+    own = axes @ camera[:, None].swapaxes(-1, -2)  # own axes in the camera frame, [V, P, 3, 3]
+    turn = own / half[:, :, None]
     centre = np.array([solid.centre for solid in solids]) - eye[:, None]
     offset = centre @ camera.swapaxes(-1, -2)  # [V, P, 3]
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-    corners = offset[:, :, None] + (signs * half[:, None]) @ seen
+    corners = offset[:, :, None] + (signs * half[:, None]) @ own
     start = -(turn @ offset[..., None])[..., 0]
     shape = torch.tensor([solid.shape for solid in solids])
     turn, start, corners = (torch.from_numpy(array).float() for array in (turn, start, corners))
