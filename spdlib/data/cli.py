@@ -19,7 +19,18 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     """Arguments of `data`; each of its actions sets `command`."""
     actions = parser.add_subparsers(dest="action", required=True)
     text = "pack a data set of any known layout into one HDF5 file (see data/README.md)"
-    _add_pack(actions.add_parser("pack", help=text, description=text))
+    action = actions.add_parser("pack", help=text, description=text)
+    action.add_argument("source", type=Path, help="folder or labelled .mat; the layout is detected")
+    action.add_argument("out", type=Path, help="the store to write")
+    action.add_argument("--truth", choices=TRUTHS, help="what the source's depth is")
+    action.add_argument("--split-file", type=Path, help="other list of test frames for the .mat")
+    action.add_argument("--list-file", type=Path, help="published list of a BTS sync folder")
+    scale = f"metres per PNG step of your own folder (default {MILLIMETRES})"
+    action.add_argument("--depth-scale", type=float, help=scale)
+    size = "resize, so that the store travels"
+    action.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)
+    action.add_argument("--compression", choices=COMPRESSIONS, default="none")
+    action.set_defaults(command=_pack)
     for name, command, text in (
         ("verify", _verify, "recompute every checksum of a store and check every frame"),
         ("info", _info, "say what a store holds"),
@@ -27,20 +38,6 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("store", type=Path, help="a packed store")
         action.set_defaults(command=command)
-
-
-def _add_pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder or labelled .mat; the layout is detected")
-    parser.add_argument("out", type=Path, help="the store to write")
-    parser.add_argument("--truth", choices=TRUTHS, help="what the source's depth is")
-    parser.add_argument("--split-file", type=Path, help="other list of test frames for the .mat")
-    parser.add_argument("--list-file", type=Path, help="published list of a BTS sync folder")
-    scale = f"metres per PNG step of your own folder (default {MILLIMETRES})"
-    parser.add_argument("--depth-scale", type=float, help=scale)
-    size = "resize, so that the store travels"
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)
-    parser.add_argument("--compression", choices=COMPRESSIONS, default="none")
-    parser.set_defaults(command=_pack)
 
 
 def _pack(args: argparse.Namespace) -> int:

@@ -111,8 +111,14 @@ class TarShards(_H5Frames):
             tarfile.open(file, "r:") as tar,
         ):
             for member in tar:
-                _refuse_unsafe(member, file)
                 name = PurePosixPath(member.name)
+                escapes = name.is_absolute() or ".." in name.parts or "\\" in member.name
+                plain = (member.isfile() and not member.issparse()) or member.isdir()
+                if escapes or not plain:
+                    raise DataError(
+                        f"{file}: member {member.name!r} is not a plain file below the shard's "
+                        "folder; do not trust this file, download it from its publisher"
+                    )
                 if member.isfile() and name.suffix == ".h5":
                     frame = "/".join(name.with_suffix("").parts[-2:])
                     content = (file, member.offset_data, member.size)
@@ -123,14 +129,3 @@ class TarShards(_H5Frames):
         with path.open("rb") as shard:
             shard.seek(offset)
             return io.BytesIO(shard.read(size))
-
-
-def _refuse_unsafe(member: tarfile.TarInfo, shard: Path) -> None:
-    name = PurePosixPath(member.name)
-    escapes = name.is_absolute() or ".." in name.parts or "\\" in member.name
-    plain = (member.isfile() and not member.issparse()) or member.isdir()
-    if escapes or not plain:
-        raise DataError(
-            f"{shard}: member {member.name!r} is not a plain file below the shard's folder; "
-            "do not trust this file, download it from its publisher"
-        )

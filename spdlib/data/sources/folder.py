@@ -94,16 +94,14 @@ class PlainFolder(Source):
     def _read(self, item: Item) -> Frame:
         image_file, depth_file, intrinsics = item.content
         image = read_image(image_file)
+        if depth_file.suffix == ".npy":
+            depth = read_depth_npy(depth_file)
+        elif self.depth_scale == MILLIMETRES:
+            depth = millimetres_to_metres(read_depth_png(depth_file))
+        else:
+            depth = read_depth_png(depth_file).astype(np.float32) * np.float32(self.depth_scale)
         camera = Camera(**intrinsics, width=image.shape[1], height=image.shape[0])
-        return Frame(item.id, image, {str(self.truth): self._depth(depth_file)}, camera)
-
-    def _depth(self, path: Path) -> np.ndarray:
-        if path.suffix == ".npy":
-            return read_depth_npy(path)
-        values = read_depth_png(path)
-        if self.depth_scale == MILLIMETRES:
-            return millimetres_to_metres(values)
-        return values.astype(np.float32) * np.float32(self.depth_scale)
+        return Frame(item.id, image, {str(self.truth): depth}, camera)
 
 
 def _natural_order(item: Item) -> str:
