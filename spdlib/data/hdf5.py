@@ -32,16 +32,10 @@ class LazyHDF5:
     def get(self) -> h5py.File:
         """The file, open for reading in this process; DataError if that fails."""
         if self._file is None or self._pid != os.getpid():
-            self.close()  # a handle that came through a fork; the parent keeps its own
-            self._file = open_hdf5(self.path)
-            self._pid = os.getpid()
+            if self._file is not None:  # it came through a fork; the parent keeps its own handle
+                self._file.close()
+            self._file, self._pid = open_hdf5(self.path), os.getpid()
         return self._file
-
-    def close(self) -> None:
-        """Closes this process's handle; the next `get` opens it again."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
 
     def __getstate__(self) -> dict[str, object]:
         return {"path": self.path, "_file": None, "_pid": -1}

@@ -12,7 +12,7 @@ import numpy as np
 
 from spdlib.data.files import millimetres_to_metres, read_depth_png, read_image, reading
 from spdlib.data.frames import Frame, Frames
-from spdlib.data.hdf5 import LazyHDF5, own_array
+from spdlib.data.hdf5 import LazyHDF5, open_hdf5, own_array
 from spdlib.data.sources.base import (
     IMAGE_SUFFIXES,
     Item,
@@ -175,9 +175,9 @@ class LabelledMat(Source):
 
     def __init__(self, path: str | Path, split: str, split_file: str | Path | None = None) -> None:
         path = Path(path)
+        with open_hdf5(path) as file:
+            count = _checked_mat(file, path)
         self._file = LazyHDF5(path)
-        count = _checked_mat(self._file.get(), path)
-        self._file.close()
         rows = _mat_split(path, count, split, split_file)
         items = [Item(f"{row:05d}", f"{path} (frame {row:05d})", row) for row in rows]
         super().__init__(items, f"{path} (split {split!r})")
