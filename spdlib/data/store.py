@@ -266,10 +266,7 @@ class PackedFrames:
     expects = "a packed store"
 
     def __init__(
-        self,
-        path: str | Path,
-        split: str | None = None,
-        truths: Sequence[str] | None = None,
+        self, path: str | Path, split: str | None = None, truths: Sequence[str] | None = None
     ) -> None:
         self.path, self.split = Path(path), split
         with _opened(self.path) as file:

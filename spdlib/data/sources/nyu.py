@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -13,13 +13,7 @@ import numpy as np
 from spdlib.data.files import millimetres_to_metres, read_depth_png, read_image, reading
 from spdlib.data.frames import Frame, Frames
 from spdlib.data.hdf5 import LazyHDF5, open_hdf5, own_array
-from spdlib.data.sources.base import (
-    IMAGE_SUFFIXES,
-    Item,
-    Source,
-    nyu_frame,
-    refuse_duplicates,
-)
+from spdlib.data.sources.base import IMAGE_SUFFIXES, Item, Source, nyu_frame, refuse_duplicates
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import NYU_CAMERA
 
@@ -54,11 +48,7 @@ class BTSFolder(Source):
     expects = "a BTS folder (official_splits/ or sync/)"
 
     def __init__(
-        self,
-        path: str | Path,
-        split: str,
-        truth: str = "raw",
-        list_file: str | Path | None = None,
+        self, path: str | Path, split: str, truth: str = "raw", list_file: str | Path | None = None
     ) -> None:
         root = _bts_scenes(Path(path), split)
         if root is None:
@@ -140,12 +130,13 @@ def _listed_pairs(root: Path, list_file: Path) -> list[tuple[Path, Path]]:
                 f"{where}: focal length {focal:g} is not NYU's {NYU_CAMERA.fx:g}; bring other "
                 "cameras as a plain folder with cameras.csv"
             )
-        for name in fields[:2]:
-            if ".." in PurePosixPath(name).parts:
-                raise DataError(f"{where}: path {name!r} leaves the data folder; fix the list")
-            if not (root / name.lstrip("/")).is_file():
-                raise DataError(f"{where}: {name} is missing; copy it or remove the line")
-        pairs.append((root / fields[0].lstrip("/"), root / fields[1].lstrip("/")))
+        image, depth = (root / name.lstrip("/") for name in fields[:2])
+        for path in (image, depth):
+            if ".." in path.relative_to(root).parts:
+                raise DataError(f"{where}: path {path} leaves the data folder; fix the list")
+            if not path.is_file():
+                raise DataError(f"{where}: {path} is missing; copy it or remove the line")
+        pairs.append((image, depth))
     return pairs
 
 
