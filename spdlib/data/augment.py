@@ -184,8 +184,7 @@ def augment(
             is smaller than a native crop.
     """
     if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3:
-        shape = tuple(image.shape)
-        raise DataError(f"image must be uint8 [3, H, W]; got {image.dtype} {shape}")
+        raise DataError(f"image must be uint8 [3, H, W]; got {image.dtype} {list(image.shape)}")
     if image.shape[1:] != depth.shape or camera.size != tuple(depth.shape):
         raise DataError(
             f"image {tuple(image.shape[1:])}, depth {tuple(depth.shape)} and camera {camera.size} "
@@ -226,17 +225,16 @@ def _window(
 
 def window_size(frame_size: Size, out_size: Size, crop: str, zoom: float = 1.0) -> Size:
     """Size of the part of a frame that fills the output; DataError if a native crop is larger."""
-    shrink = 1.0
-    if crop == "fit":
-        shrink = min(frame_size[0] / out_size[0], frame_size[1] / out_size[1])
-    elif crop == "squash":
+    if crop == "squash":
         height, width = (max(1, round(side / zoom)) for side in frame_size)
         return height, width
-    elif out_size[0] > frame_size[0] or out_size[1] > frame_size[1]:
+    fit = min(frame_size[0] / out_size[0], frame_size[1] / out_size[1])
+    if crop == "native" and fit < 1:
         raise DataError(
             f"a native crop of {out_size} does not fit into a frame of {frame_size}; "
             "choose a smaller image size or crop='fit'"
         )
+    shrink = fit if crop == "fit" else 1.0
     height, width = (max(1, round(side * shrink / zoom)) for side in out_size)
     return min(height, frame_size[0]), min(width, frame_size[1])
 
@@ -246,9 +244,7 @@ def _colours(image: Tensor, changes: Draw) -> Tensor:
     gains = torch.tensor(changes.gains, dtype=torch.float32)[:, None]
     values = torch.linspace(0.0, 1.0, 256).pow(changes.gamma)
     table = (gains * values).clamp(0.0, 1.0)
-    channels = zip(table, image.flatten(1).int(), strict=True)
-    result = torch.stack([row.index_select(0, pixels) for row, pixels in channels])
-    result = result.reshape(image.shape)
+    result = table.gather(1, image.flatten(1).long()).reshape(image.shape)
     if changes.contrast != 1.0:
         result = torch.lerp(_grey(result).mean(), result, changes.contrast).clamp(0.0, 1.0)
     if changes.saturation != 1.0:

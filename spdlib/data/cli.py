@@ -19,7 +19,18 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     """Arguments of `data`; each of its actions sets `command`."""
     actions = parser.add_subparsers(dest="action", required=True)
     text = "pack a data set of any known layout into one HDF5 file (see data/README.md)"
-    _add_pack(actions.add_parser("pack", help=text, description=text))
+    action = actions.add_parser("pack", help=text, description=text)
+    action.add_argument("source", type=Path, help="folder or labelled .mat; the layout is detected")
+    action.add_argument("out", type=Path, help="the store to write")
+    action.add_argument("--truth", choices=TRUTHS, help="what the source's depth is")
+    action.add_argument("--split-file", type=Path, help="other list of test frames for the .mat")
+    action.add_argument("--list-file", type=Path, help="published list of a BTS sync folder")
+    scale = f"metres per PNG step of your own folder (default {MILLIMETRES})"
+    action.add_argument("--depth-scale", type=float, help=scale)
+    size = "resize, so that the store travels"
+    action.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)
+    action.add_argument("--compression", choices=COMPRESSIONS, default="none")
+    action.set_defaults(command=_pack)
     for name, command, text in (
         ("verify", _verify, "recompute every checksum of a store and check every frame"),
         ("info", _info, "say what a store holds"),
@@ -27,20 +38,6 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("store", type=Path, help="a packed store")
         action.set_defaults(command=command)
-
-
-def _add_pack(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path, help="folder or labelled .mat; the layout is detected")
-    parser.add_argument("out", type=Path, help="the store to write")
-    parser.add_argument("--truth", choices=TRUTHS, help="what the source's depth is")
-    parser.add_argument("--split-file", type=Path, help="other list of test frames for the .mat")
-    parser.add_argument("--list-file", type=Path, help="published list of a BTS sync folder")
-    scale = f"metres per PNG step of your own folder (default {MILLIMETRES})"
-    parser.add_argument("--depth-scale", type=float, help=scale)
-    size = "resize, so that the store travels"
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help=size)
-    parser.add_argument("--compression", choices=COMPRESSIONS, default="none")
-    parser.set_defaults(command=_pack)
 
 
 def _pack(args: argparse.Namespace) -> int:
@@ -52,7 +49,13 @@ def _pack(args: argparse.Namespace) -> int:
     print(f"{args.source}: read as {first.expects}; {_counts(splits)} frames")
     if first.split_by:
         print(f"note: the split is made here: {first.split_by}")
-    described = _described(args.source, first, options)
+    # names only, so that no machine's folders travel with the store
+    described = {
+        "layout": type(first).__name__,
+        "source": args.source.resolve().name,
+        "options": {k: v.name if isinstance(v, Path) else v for k, v in options.items()},
+        **({"split_by": first.split_by} if first.split_by else {}),
+    }
     size = tuple(args.size) if args.size else None
     pack(splits, args.out, described, size, args.compression, progress=True)
     assumed = "truth" not in options and getattr(first, "truth", None) == "raw"
@@ -76,16 +79,6 @@ def _check_splits(source: Path, splits: Mapping[str, Frames]) -> None:
 
 def _counts(splits: Mapping[str, Frames]) -> str:
     return ", ".join(f"{len(frames)} {name}" for name, frames in splits.items())
-
-
-def _described(source: Path, frames: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance of a source: names only, so that no machine's folders travel with the store."""
-    described = {
-        "layout": type(frames).__name__,
-        "source": source.resolve().name,
-        "options": {k: v.name if isinstance(v, Path) else v for k, v in options.items()},
-    }
-    return described | ({"split_by": frames.split_by} if frames.split_by else {})
 
 
 def _verify(args: argparse.Namespace) -> int:

@@ -42,18 +42,15 @@ class Frame:
     camera: Camera
     valid_box: tuple[int, int, int, int] | None = None
 
-    def truth_name(self, kind: str | None = None) -> str:
-        """Name of the truth that `truth(kind)` returns; DataError if the frame lacks it."""
-        available = [name for name in TRUTHS if name in self.depths]
-        if kind is None and available:
-            return available[0]
-        if kind in available:
-            return str(kind)
-        raise DataError(f"frame {self.id!r} has no {kind or 'any'!r} depth; it has {available}")
-
     def truth(self, kind: str | None = None) -> np.ndarray:
-        """Depth [H, W] in metres, 0 outside `valid_box`; DataError if the frame lacks it."""
-        depth = self.depths[self.truth_name(kind)]
+        """Depth [H, W] in metres, 0 outside `valid_box`; DataError if the frame lacks it.
+
+        None takes the first that the frame has of `TRUTHS`.
+        """
+        available = [name for name in TRUTHS if name in self.depths]
+        if not available or kind not in (None, *available):
+            raise DataError(f"frame {self.id!r} has no {kind or 'any'!r} depth; it has {available}")
+        depth = self.depths[kind or available[0]]
         if self.valid_box is None:
             return depth
         inside = np.zeros_like(depth)

@@ -32,16 +32,10 @@ class LazyHDF5:
     def get(self) -> h5py.File:
         """The file, open for reading in this process; DataError if that fails."""
         if self._file is None or self._pid != os.getpid():
-            self.close()  # a handle that came through a fork; the parent keeps its own
-            self._file = open_hdf5(self.path)
-            self._pid = os.getpid()
+            if self._file is not None:  # it came through a fork; the parent keeps its own handle
+                self._file.close()
+            self._file, self._pid = open_hdf5(self.path), os.getpid()
         return self._file
-
-    def close(self) -> None:
-        """Closes this process's handle; the next `get` opens it again."""
-        if self._file is not None:
-            self._file.close()
-        self._file = None
 
     def __getstate__(self) -> dict[str, object]:
         return {"path": self.path, "_file": None, "_pid": -1}
@@ -109,13 +103,18 @@ class Disk(io.FileIO):
     """The file below HDF5. A failed write (a full disk) is kept for `check`, not shown to HDF5.
 
     HDF5 cannot close a file whose writes fail, and crashes the process when it ends. So from the
-    first failure on, writes stay in memory: HDF5 closes in good order, then `check` raises.
+    first failure on, writes stay in memory: HDF5 closes in good order, then leaving the disk's
+    `with` block raises.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self._kept: dict[int, bytes] = {}
         self._error: OSError | None = None
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+        self.check()
 
     def check(self) -> None:
         """Raises the first failure of a write (OSError), if there was one."""

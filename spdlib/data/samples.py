@@ -19,12 +19,7 @@ from torch.utils.data import Dataset, Sampler
 
 from spdlib.data.augment import AugmentConfig, augment
 from spdlib.data.frames import Frames
-from spdlib.data.queries import (
-    edge_aware_points,
-    recorded_points,
-    seeded_generator,
-    uniform_points,
-)
+from spdlib.data.queries import edge_aware_points, recorded_points, seeded_generator, uniform_points
 from spdlib.errors import ConfigError, DataError
 from spdlib.settings import Settings
 

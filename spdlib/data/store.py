@@ -87,7 +87,11 @@ def pack(
     places = [(split, frames, i) for split, frames in splits.items() for i in range(len(frames))]
     if not places:
         raise DataError(f"{path}: nothing to pack, the source is empty")
-    with replacing(path, DataError) as temporary, _created(temporary) as (file, disk):
+    with (
+        replacing(path, DataError) as temporary,
+        Disk(temporary) as disk,
+        h5py.File(disk, "w", libver=("earliest", "v110")) as file,
+    ):
         writer = _Writer(file, len(places), compression)
         for split, frames, i in tqdm(places, "packing", disable=not progress, mininterval=2):
             # a source that cannot be read must not pass for a store that cannot be written
@@ -96,7 +100,7 @@ def pack(
             writer.add(frame if size is None else resize_frame(frame, size), split)
             disk.check()
             if len(writer.ids) == 1 and compression == "none":
-                _check_space(path, writer.frame_bytes * len(places))
+                _check_space(path, sum(file[name].nbytes for name in _names(file)))
         made = {
             **(provenance or {}),
             "counts": dict(Counter(_texts(file, "split"))),
@@ -106,17 +110,7 @@ def pack(
             "compression": compression,
             "holes": sorted(writer.holes),
         }
-        file.attrs["provenance"] = json.dumps(made)
-
-
-@contextmanager
-def _created(temporary: Path) -> Iterator[tuple[h5py.File, Disk]]:
-    """A new store at `temporary`, and the disk below it; OSError if a write failed."""
-    with Disk(temporary) as disk:
-        with h5py.File(disk, "w", libver=("earliest", "v110")) as file:
-            file.attrs.update({"format": FORMAT, "version": VERSION})
-            yield file, disk
-        disk.check()
+        file.attrs.update(format=FORMAT, version=VERSION, provenance=json.dumps(made))
 
 
 def _check_space(path: Path, needed: int) -> None:
@@ -135,7 +129,6 @@ class _Writer:
         self.file, self.count, self.filters = file, count, COMPRESSIONS[compression]
         self.ids: set[str] = set()
         self.holes: set[str] = set()
-        self.frame_bytes = 0
 
     def add(self, frame: Frame, split: str) -> None:
         """Writes one frame; DataError if it is bad, a duplicate, or of another kind."""
@@ -182,12 +175,10 @@ class _Writer:
         return depth
 
     def _create(self, name: str, like: Any) -> h5py.Dataset:
-        if isinstance(like, str):
-            return self.file.create_dataset(name, (self.count,), h5py.string_dtype())
-        shape = (self.count, *like.shape)
-        if like.ndim < 2:
-            return self.file.create_dataset(name, shape, like.dtype)
-        self.frame_bytes += like.nbytes
+        shape = (self.count, *np.shape(like))
+        if len(shape) < 3:
+            dtype = h5py.string_dtype() if isinstance(like, str) else like.dtype
+            return self.file.create_dataset(name, shape, dtype)
         chunks = (1, *like.shape)
         return self.file.create_dataset(name, shape, like.dtype, chunks=chunks, **self.filters)
 
@@ -275,10 +266,7 @@ class PackedFrames:
     expects = "a packed store"
 
     def __init__(
-        self,
-        path: str | Path,
-        split: str | None = None,
-        truths: Sequence[str] | None = None,
+        self, path: str | Path, split: str | None = None, truths: Sequence[str] | None = None
     ) -> None:
         self.path, self.split = Path(path), split
         with _opened(self.path) as file:
@@ -294,7 +282,14 @@ class PackedFrames:
             self._cameras = torch.from_numpy(file["camera"][:])
             boxes = map(tuple, file["valid_box"][:].tolist())
             self._boxes: list[Any] = [None if box == _NO_BOX else box for box in boxes]
-            self.truths = _chosen_truths(sorted(file["depth"]), truths, self.path)
+            stored = sorted(file["depth"])
+            self.truths = stored if truths is None else list(truths)
+            for kind in self.truths:
+                if kind not in stored:
+                    raise DataError(
+                        f"{path}: has no {kind!r} depth but {stored}; choose one of these, or pack "
+                        f"a source whose depth is {kind!r} (--truth)"
+                    )
             self.provenance: dict[str, Any] = json.loads(file.attrs["provenance"])
         self.split_by = self.provenance.get("split_by", "")
         self._file = LazyHDF5(self.path)
@@ -327,16 +322,6 @@ class PackedFrames:
         return Frame(self.ids[index], image, truths, camera, self._boxes[row])
 
 
-def _chosen_truths(stored: list[str], wanted: Sequence[str] | None, path: Path) -> list[str]:
-    missing = [kind for kind in wanted or () if kind not in stored]
-    if missing:
-        raise DataError(
-            f"{path}: has no {missing[0]!r} depth but {stored}; choose one of these, or pack a "
-            f"source whose depth is {missing[0]!r} (--truth)"
-        )
-    return stored if wanted is None else list(wanted)
-
-
 def _texts(file: h5py.File, name: str) -> list[str]:
     return list(file[name].asstr()[:])
 
@@ -350,10 +335,8 @@ def _counts(file: h5py.File, where: str) -> dict[str, int]:
     """Frames of each array, all of which must lie in the file."""
     if not isinstance(own_member(file, "depth", where), h5py.Group):
         raise DataError(f"{where}: 'depth' is not a group of arrays; pack it again")
-    whole = set(_ARRAYS) - {"image"}
-    return {
-        name: len(own_array(file, name, where, by_frame=name not in whole)) for name in _names(file)
-    }
+    whole, names = set(_ARRAYS) - {"image"}, sorted({*_ARRAYS, *_names(file)})
+    return {name: len(own_array(file, name, where, by_frame=name not in whole)) for name in names}
 
 
 @contextmanager
@@ -367,12 +350,9 @@ def _opened(path: Path) -> Iterator[h5py.File]:
                 f"{path}: store version {file.attrs.get('version')}, this SPD reads {VERSION}; "
                 "pack it again"
             )
-        missing = [name for name in (*_ARRAYS, "depth") if name not in set(file)]
-        counts = {} if missing else _counts(file, str(path))
-        if missing or len(set(counts.values())) != 1 or "provenance" not in file.attrs:
-            raise DataError(
-                f"{path}: incomplete store (missing {missing}, counts {counts}); pack it again"
-            )
+        counts = _counts(file, str(path))
+        if len(set(counts.values())) != 1 or "provenance" not in file.attrs:
+            raise DataError(f"{path}: incomplete store (frames: {counts}); pack it again")
         with reading(path, "damaged store", "pack it again"):
             yield file
 

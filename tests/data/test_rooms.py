@@ -176,7 +176,7 @@ def test_frames_carry_depth_and_camera() -> None:
     rooms = Rooms(3, seed=5, size=SIZE, start=2)
     frame = pickle.loads(pickle.dumps(rooms))[2]
     assert len(rooms) == 3 and rooms.ids == ["room_5_000002", "room_5_000003", "room_5_000004"]
-    assert frame.id == rooms.ids[2] and frame.truth_name() == "exact"
+    assert frame.id == rooms.ids[2] and list(frame.depths) == ["exact"]
     assert frame.image.shape == (*SIZE, 3) and frame.image.dtype == np.uint8
     assert frame.truth().shape == SIZE and frame.truth().dtype == np.float32
     assert frame.camera == CAMERA

@@ -57,7 +57,7 @@ def test_bts_reads_official_splits(layouts: Layouts) -> None:
         assert frames.ids == [f"{i:05d}" for i in indices]
         for position, index in enumerate(indices):
             frame = frames[position]
-            assert frame.truth_name() == "raw"
+            assert set(frame.depths) == {"raw"}
             np.testing.assert_array_equal(frame.depths["raw"], metres(layouts.raw[index]))
             assert close_images(frame.image, layouts.images[index])
             assert frame.camera == NYU_CAMERA.resized(48, 64)
@@ -65,7 +65,7 @@ def test_bts_reads_official_splits(layouts: Layouts) -> None:
 
 
 def test_bts_truth_can_be_declared_inpainted(layouts: Layouts) -> None:
-    assert BTSFolder(layouts.bts(), "train", truth="inpainted")[0].truth_name() == "inpainted"
+    assert set(BTSFolder(layouts.bts(), "train", truth="inpainted")[0].depths) == {"inpainted"}
     with pytest.raises(ConfigError, match="truth is 'dense'"):
         BTSFolder(layouts.bts(), "train", truth="dense")
 
@@ -155,7 +155,7 @@ def test_mat_agrees_with_bts(layouts: Layouts) -> None:
 
 
 def test_mat_survives_pickling(layouts: Layouts) -> None:
-    frames = LabelledMat(layouts.mat())
+    frames = LabelledMat(layouts.mat(), "test", layouts.root / TEST_LIST)
     first = frames[0]
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(frames))[0].image, first.image)
 
@@ -165,16 +165,16 @@ def test_mat_refuses_other_files(layouts: Layouts) -> None:
     with h5py.File(other, "w") as file:
         file["images"] = np.zeros((2, 3, 4, 3), np.uint8)
     with pytest.raises(DataError, match=r"other.mat: has no readable array 'depths'"):
-        LabelledMat(other)
+        LabelledMat(other, "train")
     with h5py.File(other, "a") as file:
         file["depths"] = np.ones((2, 3, 4), np.float64)
     with pytest.raises(DataError, match=r"other.mat: has no float32 array 'depths'"):
-        LabelledMat(other)
+        LabelledMat(other, "train")
     with h5py.File(other, "a") as file:
         del file["depths"]
         file["depths"] = file["rawDepths"] = np.ones((2, 3, 4), np.float32)
     with pytest.raises(DataError, match="sizes do not match"):
-        LabelledMat(other)
+        LabelledMat(other, "train")
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_mat_refuses_arrays_of_other_files(layouts: Layouts, kind: str, name: st
     path = layouts.mat()
     lend_from(kind, path, name)
     with pytest.raises(DataError, match=rf"labeled.mat: '{name}' is not stored in the file but"):
-        LabelledMat(path)
+        LabelledMat(path, "train")
 
 
 def test_links_are_refused_before_they_are_followed(layouts: Layouts) -> None:
@@ -511,7 +511,7 @@ def test_truncated_hdf5(layouts: Layouts) -> None:
     mat = layouts.mat()
     truncate(mat)
     with pytest.raises(DataError, match=r"labeled.mat: not a readable HDF5 file"):
-        LabelledMat(mat)
+        LabelledMat(mat, "train")
 
 
 def test_truncated_npy(layouts: Layouts) -> None:

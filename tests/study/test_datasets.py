@@ -58,7 +58,6 @@ def test_training_reads_one_depth_and_the_test_all(
     data = opened(store, truth)
     for frames in (data.train, data.selection):
         assert set(frames[0].depths) == {read}
-        assert frames[0].truth_name(truth) == read
     assert set(data.test[0].depths) == {"inpainted", "raw"}
 
 

@@ -60,6 +60,13 @@ class Parts(list[Solid]):
         half = ((x[1] - x[0]) / 2, (y[1] - y[0]) / 2, (z[1] - z[0]) / 2)
         self.add(BOX, centre, half, material, **own)
 
+    def sides(
+        self, inner: float, outer: float, y: Range, z: Range, material: Material, **own: Any
+    ) -> None:
+        """Adds a box at the left from x = -outer to -inner, and its mirror image at the right."""
+        self.box((-outer, -inner), y, z, material, **own)
+        self.box((inner, outer), y, z, material, **own)
+
     def post(
         self, x: float, z: float, radius: float, y: Range, material: Material, **own: Any
     ) -> None:
@@ -119,10 +126,9 @@ class Style(Materials):
 
     def legs(self, parts: Parts, w: float, d: float, h: float, thick: float) -> None:
         """Four legs of height h under a rectangle whose back edge is at z = 0."""
-        end, half, wood = w / 2 - thick, thick / 2, self.timber.upright()
+        x, half, wood = w / 2 - thick, thick / 2, self.timber.upright()
         for z in (thick, d - thick):
-            for x in (-end, end):
-                parts.box((x - half, x + half), (0, h), (z - half, z + half), wood)
+            parts.sides(x - half, x + half, (0, h), (z - half, z + half), wood)
 
     def chair(self) -> Item:
         """A dining chair, or an office chair on a column."""
@@ -135,9 +141,8 @@ class Style(Materials):
             parts.post(0, d / 2, 0.28, (0.03, 0.08), SCREEN)
         else:
             self.legs(parts, w, d, seat, 0.04)
-            rail = self.timber.upright()
-            for x in (-w / 2 + 0.02, w / 2 - 0.02):
-                parts.box((x - 0.02, x + 0.02), (seat, h), (0.0, 0.04), rail, tilt=-0.12)
+            x, rail = w / 2 - 0.02, self.timber.upright()
+            parts.sides(x - 0.02, x + 0.02, (seat, h), (0.0, 0.04), rail, tilt=-0.12)
         return Item(w, d, h, parts)
 
     def table(self) -> Item:
@@ -238,8 +243,7 @@ class Style(Materials):
         inner, parts = w / 2 - arm, Parts("sofa")
         parts.box(w, (0.06, seat - 0.12), (0.05, d), cloth)
         parts.box(w, (0.06, h - 0.05), (0, 0.2), cloth)
-        parts.box((-w / 2, -inner), (0.06, seat + 0.18), (0.02, d), cloth)
-        parts.box((inner, w / 2), (0.06, seat + 0.18), (0.02, d), cloth)
+        parts.sides(inner, w / 2, (0.06, seat + 0.18), (0.02, d), cloth)
         for i in range(seats):
             x, low = -inner + i * place, (seat - 0.12, seat + 0.02)
             parts.box((x + 0.01, x + place - 0.01), low, (0.18, d + 0.02), cloth)
@@ -278,8 +282,7 @@ class Style(Materials):
         step = self.size(0.3, 0.38)
         h, side, parts = shelves * step + 0.1, self.body.upright(), Parts("bookshelf")
         parts.box(w, (0, h), (0, 0.02), side)
-        parts.box((-w / 2, -w / 2 + 0.025), (0, h), (0, d), side)
-        parts.box((w / 2 - 0.025, w / 2), (0, h), (0, d), side)
+        parts.sides(w / 2 - 0.025, w / 2, (0, h), (0, d), side)
         parts.box(w, (0, 0.08), (0, d), self.body)
         for i in range(shelves):
             y = 0.08 + i * step
@@ -319,10 +322,9 @@ class Style(Materials):
             skin = skin._replace(cell=(WIDE, high * 0.65), seam=0.006)
             beside = (w / 2 + 0.02, w / 2 + 0.02 + fridge)
             parts.box(beside, (0.02, high), (0, deep), skin, label="fridge")
-        width = w + fridge
-        shift = (w - width) / 2
+        shift = (w - (w + fridge)) / 2
         worktop = Top((shift - w * 0.45, shift + w * 0.45), (0.1, 0.5), h + 0.035)
-        return Item(width, 0.75, 2.2, moved(parts, -fridge / 2, 0), worktop)
+        return Item(w + fridge, 0.75, 2.2, moved(parts, -fridge / 2, 0), worktop)
 
     def television(self) -> Item:
         """A low cabinet with a television."""
@@ -361,8 +363,7 @@ class Style(Materials):
         parts.box(w, (0, 0.15), (0, d), CERAMIC)
         parts.box(w, (0, h), (0, 0.07), CERAMIC)
         parts.box(w, (0, h), (d - 0.07, d), CERAMIC)
-        parts.box((-w / 2, -w / 2 + 0.1), (0, h), (0, d), CERAMIC)
-        parts.box((w / 2 - 0.1, w / 2), (0, h), (0, d), CERAMIC)
+        parts.sides(w / 2 - 0.1, w / 2, (0, h), (0, d), CERAMIC)
         if self.chance(0.5):
             cloth, x = self.curtain(), (-w / 2, self.size(-0.4, 0.6))
             parts.box(x, (0.3, 2.0), (d - 0.04, d - 0.01), cloth, label="curtain")
@@ -398,9 +399,8 @@ class Style(Materials):
     def carton(self) -> Item:
         """Boxes and bags stacked on the floor."""
         w, d, h = self.size(0.25, 0.6), self.size(0.25, 0.5), self.size(0.2, 0.5)
-        brown = Material(self.tone((0.06, 0.1), (0.3, 0.6), (0.4, 0.7)))
         parts, upper = Parts("box"), Parts("box")
-        parts.box(w, (0, h), (0, d), brown)
+        parts.box(w, (0, h), (0, d), Material(self.tone((0.06, 0.1), (0.3, 0.6), (0.4, 0.7))))
         if self.chance(0.5):
             upper.box((-w * 0.4, w * 0.4), (h, h + 0.22), (-d / 3, d / 3), self.thing())
             parts += moved(upper, 0, d / 2, self.size(-0.4, 0.4))

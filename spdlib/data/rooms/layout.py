@@ -188,8 +188,7 @@ def add_enclosure(room: Room, style: Style) -> None:
     shell.box((-x, x), (h, h + 0.2), (-z, z), ceiling, label="ceiling")
     shell.box((-x, x), y, (-z - 0.2, -z), outer)
     shell.box((-x, x), y, (z, z + 0.2), outer)
-    shell.box((-x - 0.2, -x), y, (-z, z), outer)
-    shell.box((x, x + 0.2), y, (-z, z), outer)
+    shell.sides(x, x + 0.2, y, (-z, z), outer)
     room.solids += shell
     if style.chance(0.3):
         add_block(room, style)
@@ -250,12 +249,10 @@ def wall_pieces(style: Style, wall: Wall, height: float) -> list[Solid]:
         for x in (x0 - 0.07, x1):
             parts.box((x, x + 0.07), (y0, y1), (-0.02, 0.022), trim, label=name)
         parts.box((x0 - 0.07, x1 + 0.07), (y1, y1 + 0.08), (-0.02, 0.024), trim, label=name)
-    solids = []
-    for part in parts:
-        left, low, back = (c - h for c, h in zip(part.centre, part.half, strict=True))
-        # so that the texture is that of all of the wall
-        solids.append(part._replace(origin=(left + 20, low, back)))
-    return solids
+    corners = [[c - h for c, h in zip(part.centre, part.half, strict=True)] for part in parts]
+    # so that the texture is that of all of the wall
+    origins = [(left + 20, low, back) for left, low, back in corners]
+    return [part._replace(origin=place) for part, place in zip(parts, origins, strict=True)]
 
 
 def window(style: Style, opening: Rectangle, glass: Material) -> list[Solid]:

@@ -98,8 +98,7 @@ class Materials:
             colour = self.tone((0.0, 0.65), (0.1, 0.42), (0.4, 0.85))
         plain = Material(colour, grain=(90, 90), grain_gain=0.05, blotch=1.5, blotch_gain=0.08)
         if self.chance(0.15):
-            width = self.size(0.06, 0.2)
-            return plain._replace(cell=(width, WIDE), accent=(1, 1, 1), mix=0.4, shade=0.1)
+            return plain._replace(cell=(self.size(0.06, 0.2), WIDE), mix=0.4, shade=0.1)
         if self.chance(0.08):
             brick = plain._replace(cell=(0.22, 0.072), stagger=0.5, shade=0.25)
             return brick._replace(seam=0.005, seam_gain=0.7)
@@ -248,12 +247,8 @@ def seam_cover(position: Tensor, cell: Tensor, seam: Tensor, footprint: Tensor) 
 def shade(rows: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:
     """Reflectance [3, N] of surfaces in linear light; may exceed 1 where a surface is bright.
 
-    Args:
-        rows: [22, N] parameters: columns of `Material.row`, then an integer that differs between
-            surfaces, 0..65535.
-        s: [N] first surface coordinate in metres.
-        t: [N] second surface coordinate in metres.
-        footprint: [N] size of a pixel on the surface in metres.
+    Rows [22, N] hold the columns of `Material.row`, then an integer 0..65535 that differs between
+    surfaces. Surface coordinates s, t and the footprint of a pixel on the surface are [N] metres.
     """
     fine, coarse, cell_colours = noise_tables()
     cell_s, cell_t, stagger, mix, vary, hue, seam, seam_gain = rows[6:14]
@@ -264,9 +259,9 @@ def shade(rows: Tensor, s: Tensor, t: Tensor, footprint: Tensor) -> Tensor:
     column_index = column.floor()
     key = (column_index * 17 + row_index * 293 + rows[-1]).remainder(65536)
     random = cell_colours.index_select(0, key.long()).T  # [3, N]
-    seen = (torch.minimum(cell_s, cell_t) / footprint / 2).clamp(max=1)  # cells resolved by pixels
+    visible = (torch.minimum(cell_s, cell_t) / footprint / 2).clamp(max=1)  # share of the pattern
     base = torch.lerp(rows[:3], rows[3:6], mix * random[0])
-    colour = base * (1 + seen * (hue * (random - 0.5) + vary * (random[1] - 0.5)))
+    colour = base * (1 + visible * (hue * (random - 0.5) + vary * (random[1] - 0.5)))
     cover = torch.maximum(
         seam_cover(column - column_index, cell_s, seam, footprint),
         seam_cover(row - row_index, cell_t, seam, footprint),

@@ -49,12 +49,12 @@ def view_from(poses: Sequence[Pose], solids: Sequence[Solid]) -> View:
     half = np.array([solid.half for solid in solids])
     camera = np.array([pose.axes() for pose in poses])  # [V, 3, 3]
     eye = np.array([pose.position for pose in poses])
-    seen = axes @ camera[:, None].swapaxes(-1, -2)  # own axes in the camera frame, [V, P, 3, 3]
-    turn = seen / half[:, :, None]
+    own = axes @ camera[:, None].swapaxes(-1, -2)  # own axes in the camera frame, [V, P, 3, 3]
+    turn = own / half[:, :, None]
     centre = np.array([solid.centre for solid in solids]) - eye[:, None]
     offset = centre @ camera.swapaxes(-1, -2)  # [V, P, 3]
     signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
-    corners = offset[:, :, None] + (signs * half[:, None]) @ seen
+    corners = offset[:, :, None] + (signs * half[:, None]) @ own
     start = -(turn @ offset[..., None])[..., 0]
     shape = torch.tensor([solid.shape for solid in solids])
     turn, start, corners = (torch.from_numpy(array).float() for array in (turn, start, corners))
@@ -72,10 +72,8 @@ def directions(camera: Camera, shift: tuple[float, float]) -> tuple[Tensor, Tens
 def crossing(start: Tensor, direction: Tensor, shape: Tensor) -> tuple[Tensor, Tensor]:
     """Ray parameters [N, ...] at which rays enter and leave unit solids; a miss enters last.
 
-    Args:
-        start: [3, N, ...] in unit coordinates; trailing sizes may be 1.
-        direction: [3, N, ...].
-        shape: [N] BOX, CYLINDER or BALL.
+    Start and direction [3, N, ...] are in the solids' unit coordinates; the start's trailing sizes
+    may be 1.
     """
     inverse = 1 / (direction + 1e-12)  # never 1 / 0: a ray inside a slab would lose its way
     middle, reach = -start * inverse, inverse.abs()
@@ -104,10 +102,7 @@ def quadric(start: Tensor, direction: Tensor, ball: Tensor) -> tuple[Tensor, Ten
 def tile_pairs(scene: View, x: Tensor, y: Tensor) -> Tensor:
     """Which tile may see which solid: [N, 4] view, tile row, tile column and solid, in this order.
 
-    Args:
-        scene: V views.
-        x: [C, 8] horizontal direction of the tiles' columns.
-        y: [R, 8] vertical direction of the tiles' rows.
+    The directions of the tiles' columns are x [C, 8], those of their rows y [R, 8].
     """
     cx, cy, cz = scene.corners[:, :, None].unbind(-1)  # [V, P, 1, 8]
 
@@ -120,16 +115,9 @@ def tile_pairs(scene: View, x: Tensor, y: Tensor) -> Tensor:
 
 
 def trace(scene: View, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """First solid along every ray.
+    """Depth [V, 8 R, 8 C] in metres and number of the first solid along every ray of V views.
 
-    Args:
-        scene: V views.
-        x: [8 C] horizontal directions X/Z.
-        y: [8 R] vertical directions Y/Z.
-
-    Returns:
-        Depth [V, 8 R, 8 C] in metres (FAR where nothing is met) and number of the solid (0 where
-        nothing is met).
+    Rays go to X/Z = x [8 C] and Y/Z = y [8 R]; FAR and 0 where they meet nothing.
     """
     x, y = x.view(-1, TILE), y.view(-1, TILE)
     view, row, column, solid = tile_pairs(scene, x, y).unbind(1)

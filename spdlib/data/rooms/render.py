@@ -144,24 +144,18 @@ def light_up(
         path = stage.light_place[i][:, None] - point  # [3, N]
         square = path.square().sum(0)
         towards = path * square.rsqrt()
-        seen = light_seen(stage.shadows[i], -(stage.light_turn[i] @ path), beam)
+        share = light_share(stage.shadows[i], -(stage.light_turn[i] @ path), beam)
         facing = (normal * towards).sum(0).clamp(min=0)
         middle = back + towards
         mirrored = (normal * middle).sum(0).clamp(min=0) * middle.square().sum(0).rsqrt()
         shine = gloss * mirrored.pow(40)
-        strength = seen / (1 + square / reach.square())
+        strength = share / (1 + square / reach.square())
         total = total + (albedo * facing + shine) * strength * colour[:, None]
     return total
 
 
-def light_seen(shadow: Tensor, place: Tensor, beam: Tensor) -> Tensor:
-    """Share [N] of a light that reaches points.
-
-    Args:
-        shadow: [1, S, S] its shadow map.
-        place: [3, N] points in the light's frame.
-        beam: 0 for lamps, 1 for flat patches.
-    """
+def light_share(shadow: Tensor, place: Tensor, beam: Tensor) -> Tensor:
+    """Share [N] of a light with shadow map [1, S, S] that reaches places [3, N] in its frame."""
     depth = place[2]
     grid = (place[:2] / (depth.clamp(min=0.05) * MAP_REACH)).T
     blocked = functional.grid_sample(

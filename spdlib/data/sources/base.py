@@ -24,7 +24,7 @@ class Item(NamedTuple):
 
 
 class Source:
-    """Frames behind a list of items that each have an `id` and say `where` they lie.
+    """Frames behind a list of items.
 
     A reader also has `recognises(path)`, `open_splits(path, **options)` and `_read(item)`.
 
@@ -41,7 +41,7 @@ class Source:
     expects: ClassVar[str]
     split_by = ""
 
-    def __init__(self, items: Sequence[Any], where: str, truth: str | None = None) -> None:
+    def __init__(self, items: Sequence[Item], where: str, truth: str | None = None) -> None:
         if truth not in (None, *TRUTHS):
             raise ConfigError(f"truth is {truth!r}; choose one of {', '.join(TRUTHS)}")
         if not items:
@@ -57,7 +57,7 @@ class Source:
         with reading(item.where):
             return check_frame(self._read(item), item.where)
 
-    def _read(self, item: Any) -> Frame:
+    def _read(self, item: Item) -> Frame:
         """Decodes one item; what a parser raises becomes a DataError in `__getitem__`."""
         raise NotImplementedError
 
@@ -74,7 +74,7 @@ def refuse_duplicates(found: Iterable[tuple[str, Any]], where: str) -> None:
         places[name] = place
 
 
-def nyu_frame(item: Any, image: np.ndarray, depths: Mapping[str, np.ndarray]) -> Frame:
+def nyu_frame(item: Item, image: np.ndarray, depths: Mapping[str, np.ndarray]) -> Frame:
     """Frame of an item with NYU's camera and white border; DataError if its shape is not 3:4."""
     height, width = image.shape[:2]
     if height * NYU_CAMERA.width != width * NYU_CAMERA.height:

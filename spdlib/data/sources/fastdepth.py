@@ -6,9 +6,8 @@ import io
 import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import ClassVar
+from typing import Any, ClassVar
 
-import h5py
 import numpy as np
 
 from spdlib.data.files import reading
@@ -56,8 +55,13 @@ class _H5Frames(Source):
         """The items in one file."""
         raise NotImplementedError
 
-    def _frame(self, file: h5py.File, item: Item) -> Frame:
-        rgb, depth = (np.asarray(own_array(file, n, item.where)) for n in ("rgb", "depth"))
+    def _stored(self, item: Item) -> Any:
+        """The path or the content of an item's .h5 file."""
+        return item.content
+
+    def _read(self, item: Item) -> Frame:
+        with open_hdf5(self._stored(item), item.where) as file:
+            rgb, depth = (np.asarray(own_array(file, n, item.where)) for n in ("rgb", "depth"))
         if rgb.ndim != 3 or rgb.shape[0] != 3 or rgb.dtype != np.uint8:
             raise DataError(
                 f"{item.where}: 'rgb' is {rgb.dtype} {list(rgb.shape)}, not uint8 [3, H, W]"
@@ -86,10 +90,6 @@ class FastDepthFolder(_H5Frames):
     def _listed(self, file: Path) -> Iterable[Item]:
         return [Item(f"{file.parent.name}/{file.stem}", str(file), file)]
 
-    def _read(self, item: Item) -> Frame:
-        with open_hdf5(item.content) as file:
-            return self._frame(file, item)
-
 
 class TarShards(_H5Frames):
     """`<split>-NNNNNN.tar` shards of FastDepth's .h5 files, as on the Hugging Face hub.
@@ -111,28 +111,21 @@ class TarShards(_H5Frames):
             tarfile.open(file, "r:") as tar,
         ):
             for member in tar:
-                _refuse_unsafe(member, file)
                 name = PurePosixPath(member.name)
+                escapes = name.is_absolute() or ".." in name.parts or "\\" in member.name
+                plain = (member.isfile() and not member.issparse()) or member.isdir()
+                if escapes or not plain:
+                    raise DataError(
+                        f"{file}: member {member.name!r} is not a plain file below the shard's "
+                        "folder; do not trust this file, download it from its publisher"
+                    )
                 if member.isfile() and name.suffix == ".h5":
                     frame = "/".join(name.with_suffix("").parts[-2:])
                     content = (file, member.offset_data, member.size)
                     yield Item(frame, f"{file} ({member.name})", content)
 
-    def _read(self, item: Item) -> Frame:
+    def _stored(self, item: Item) -> io.BytesIO:
         path, offset, size = item.content
         with path.open("rb") as shard:
             shard.seek(offset)
-            content = io.BytesIO(shard.read(size))
-        with open_hdf5(content, item.where) as file:
-            return self._frame(file, item)
-
-
-def _refuse_unsafe(member: tarfile.TarInfo, shard: Path) -> None:
-    name = PurePosixPath(member.name)
-    escapes = name.is_absolute() or ".." in name.parts or "\\" in member.name
-    plain = (member.isfile() and not member.issparse()) or member.isdir()
-    if escapes or not plain:
-        raise DataError(
-            f"{shard}: member {member.name!r} is not a plain file below the shard's folder; "
-            "do not trust this file, download it from its publisher"
-        )
+            return io.BytesIO(shard.read(size))

@@ -6,7 +6,6 @@ import csv
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -19,22 +18,11 @@ from spdlib.data.files import (
     reading,
 )
 from spdlib.data.frames import LEAST_TRAINING, Frame, Frames, hold_out
-from spdlib.data.sources.base import IMAGE_SUFFIXES, Source, refuse_duplicates
+from spdlib.data.sources.base import IMAGE_SUFFIXES, Item, Source, refuse_duplicates
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
 
 _COLUMNS = ("frame", "fx", "fy", "cx", "cy")
-
-
-class _Own(NamedTuple):
-    """Files, intrinsics (fx, fy, cx, cy) and split of one frame; split "" if none is named."""
-
-    id: str
-    where: str
-    image: Path
-    depth: Path
-    intrinsics: tuple[float, float, float, float]
-    split: str
 
 
 class PlainFolder(Source):
@@ -67,11 +55,12 @@ class PlainFolder(Source):
         if not 0 < depth_scale < 1:
             raise ConfigError(f"depth_scale is {depth_scale}; give metres per PNG step, e.g. 0.001")
         self.depth_scale = depth_scale
-        items = sorted(_own_frames(Path(path)), key=_natural_order)
-        if split is not None and items and not items[0].split:
-            items = self._divided(items, str(path))
-        self.splits = sorted({item.split for item in items} - {""})
-        chosen = [item for item in items if split in (None, item.split)]
+        items, splits = _own_frames(Path(path))
+        items.sort(key=_natural_order)
+        if split is not None and items and not splits:
+            splits = self._divided(items, str(path))
+        self.splits = sorted(set(splits.values()))
+        chosen = [item for item in items if split in (None, splits.get(item.id))]
         super().__init__(chosen, f"{path} (split {split!r} of {self.splits})", truth)
 
     @classmethod
@@ -87,8 +76,8 @@ class PlainFolder(Source):
         splits = cls(path, None, truth, depth_scale).splits or ["train", "test"]
         return {split: cls(path, split, truth, depth_scale) for split in splits}
 
-    def _divided(self, items: list[_Own], where: str) -> list[_Own]:
-        """The frames that train and test where the table names no split."""
+    def _divided(self, items: list[Item], where: str) -> dict[str, str]:
+        """The split of each frame that trains or tests, where the table names none."""
         count = len(items)
         if count <= LEAST_TRAINING:
             raise DataError(
@@ -100,54 +89,53 @@ class PlainFolder(Source):
             f"of {count} sorted frames the first {len(train)} train, the last {len(test)} test, "
             f"{count - len(train) - len(test)} between them are left out"
         )
-        split = dict.fromkeys(train, "train") | dict.fromkeys(test, "test")
-        return [items[i]._replace(split=name) for i, name in split.items()]
+        return {items[i].id: "train" for i in train} | {items[i].id: "test" for i in test}
 
-    def _read(self, item: _Own) -> Frame:
-        image = read_image(item.image)
-        camera = Camera(*item.intrinsics, image.shape[1], image.shape[0])
-        return Frame(item.id, image, {str(self.truth): self._depth(item.depth)}, camera)
-
-    def _depth(self, path: Path) -> np.ndarray:
-        if path.suffix == ".npy":
-            return read_depth_npy(path)
-        values = read_depth_png(path)
-        if self.depth_scale == MILLIMETRES:
-            return millimetres_to_metres(values)
-        return values.astype(np.float32) * np.float32(self.depth_scale)
+    def _read(self, item: Item) -> Frame:
+        image_file, depth_file, intrinsics = item.content
+        image = read_image(image_file)
+        if depth_file.suffix == ".npy":
+            depth = read_depth_npy(depth_file)
+        elif self.depth_scale == MILLIMETRES:
+            depth = millimetres_to_metres(read_depth_png(depth_file))
+        else:
+            depth = read_depth_png(depth_file).astype(np.float32) * np.float32(self.depth_scale)
+        camera = Camera(**intrinsics, width=image.shape[1], height=image.shape[0])
+        return Frame(item.id, image, {str(self.truth): depth}, camera)
 
 
-def _natural_order(item: _Own) -> str:
+def _natural_order(item: Item) -> str:
     """Sorts "view 2" before "view 10", so that neighbours in a recording stay neighbours."""
     return re.sub(r"\d+", lambda number: number.group().zfill(20), item.id)
 
 
-def _own_frames(root: Path) -> list[_Own]:
-    """Rows of cameras.csv joined with the files of `rgb` and `depth`."""
+def _own_frames(root: Path) -> tuple[list[Item], dict[str, str]]:
+    """Rows of cameras.csv joined with the files of `rgb` and `depth`; their splits, if named."""
     table = root / "cameras.csv"
     rows = _camera_rows(table)
     refuse_duplicates(((row["frame"], where) for where, row in rows.items()), str(table))
-    images = _by_stem(root / "rgb", IMAGE_SUFFIXES)
-    depths = _by_stem(root / "depth", (".png", ".npy"))
-    items = []
+    suffixes = {"rgb": IMAGE_SUFFIXES, "depth": (".png", ".npy")}
+    files = {folder: _by_stem(root / folder, allowed) for folder, allowed in suffixes.items()}
+    items, splits = [], {}
     for where, row in rows.items():
         name = row["frame"]
-        for folder, files in (("rgb", images), ("depth", depths)):
-            if name not in files:
+        for folder, by_name in files.items():
+            if name not in by_name:
                 raise DataError(f"{where}: {folder} has no file {name!r}; add it or drop the row")
-        numbers = []
+        intrinsics = {}
         for key in _COLUMNS[1:]:
             with reading(where, f"{key} is {row[key]!r}, not a number of pixels", "correct it"):
-                numbers.append(float(row[key] or ""))
-        fx, fy, cx, cy = numbers
-        depth, split = depths[name], row.get("split") or ""
-        items.append(_Own(name, str(depth), images[name], depth, (fx, fy, cx, cy), split))
-        if bool(split) != bool(items[0].split):
+                intrinsics[key] = float(row[key] or "")
+        depth = files["depth"][name]
+        items.append(Item(name, str(depth), (files["rgb"][name], depth, intrinsics)))
+        if row.get("split"):
+            splits[name] = row["split"]
+        if len(splits) not in (0, len(items)):
             raise DataError(f"{where}: only some frames name a split; fill the column or drop it")
-    for files in (images, depths):
-        for name in sorted(set(files) - {item.id for item in items}):
-            raise DataError(f"{files[name]}: has no row in {table.name}; add one or remove it")
-    return items
+    for by_name in files.values():
+        for name in sorted(set(by_name) - {item.id for item in items}):
+            raise DataError(f"{by_name[name]}: has no row in {table.name}; add one or remove it")
+    return items, splits
 
 
 def _camera_rows(table: Path) -> dict[str, dict[str, str]]:

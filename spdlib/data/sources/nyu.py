@@ -5,21 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import h5py
 import numpy as np
 
 from spdlib.data.files import millimetres_to_metres, read_depth_png, read_image, reading
 from spdlib.data.frames import Frame, Frames
-from spdlib.data.hdf5 import LazyHDF5, own_array
-from spdlib.data.sources.base import (
-    IMAGE_SUFFIXES,
-    Item,
-    Source,
-    nyu_frame,
-    refuse_duplicates,
-)
+from spdlib.data.hdf5 import LazyHDF5, open_hdf5, own_array
+from spdlib.data.sources.base import IMAGE_SUFFIXES, Item, Source, nyu_frame, refuse_duplicates
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import NYU_CAMERA
 
@@ -54,23 +48,22 @@ class BTSFolder(Source):
     expects = "a BTS folder (official_splits/ or sync/)"
 
     def __init__(
-        self,
-        path: str | Path,
-        split: str,
-        truth: str = "raw",
-        list_file: str | Path | None = None,
+        self, path: str | Path, split: str, truth: str = "raw", list_file: str | Path | None = None
     ) -> None:
-        root, scenes_in_id = _bts_scenes(Path(path), split), split == "sync"
+        root = _bts_scenes(Path(path), split)
         if root is None:
             raise DataError(
                 f"{path}: split {split!r} is empty; expected {_SCENES[split][0]}/<scene>/"
                 "rgb_NNNNN.jpg with sync_depth_NNNNN.png"
             )
+        pairs = _pairs_in(root) if list_file is None else _listed_pairs(root, Path(list_file))
+        items = []
+        for image, depth in pairs:
+            scene = f"{image.parent.name}/" if split == "sync" else ""
+            items.append(Item(scene + _index_of(image), str(depth), (image, depth)))
         if list_file is None:
-            pairs = _bts_pairs(root, scenes_in_id)
-        else:
-            pairs = _bts_listed(root, Path(list_file), scenes_in_id)
-        super().__init__(pairs, f"{root} (split {split!r})", truth)
+            items.sort()
+        super().__init__(items, f"{root} (split {split!r})", truth)
 
     @classmethod
     def recognises(cls, path: Path) -> bool:
@@ -110,42 +103,40 @@ def _index_of(path: Path) -> str:
     return path.stem.rsplit("_", 1)[-1]
 
 
-def _bts_item(image: Path, depth: Path, scenes_in_id: bool) -> Item:
-    name = _index_of(image)
-    return Item(f"{image.parent.name}/{name}" if scenes_in_id else name, str(depth), (image, depth))
-
-
-def _bts_pairs(root: Path, scenes_in_id: bool) -> list[Item]:
-    """Every image with its depth, sorted by id; DataError if one lacks the other."""
-    pairs = []
+def _pairs_in(root: Path) -> list[tuple[Path, Path]]:
+    """Every image with its depth; DataError if one lacks the other."""
+    images = [path for path in root.glob("*/rgb_*") if path.suffix.lower() in IMAGE_SUFFIXES]
+    pairs = [(image, image.with_name(f"sync_depth_{_index_of(image)}.png")) for image in images]
     depths = set(root.glob("*/sync_depth_*.png"))
-    for image in root.glob("*/rgb_*"):
-        if image.suffix.lower() not in IMAGE_SUFFIXES:
-            continue
-        depth = image.with_name(f"sync_depth_{_index_of(image)}.png")
+    for image, depth in pairs:
         if depth not in depths:
             raise DataError(f"{image}: no {depth.name} beside it; copy the pair or remove the rgb")
-        pairs.append(_bts_item(image, depth, scenes_in_id))
-    orphans = depths - {pair.content[1] for pair in pairs}
-    if orphans:
-        orphan = min(orphans)
+    for orphan in sorted(depths.difference(depth for _, depth in pairs)):
         raise DataError(f"{orphan}: no rgb_{_index_of(orphan)}.jpg beside it; copy or remove it")
-    return sorted(pairs)
+    return pairs
 
 
-def _bts_listed(root: Path, list_file: Path, scenes_in_id: bool) -> list[Item]:
-    """Pairs named by a published list; paths are relative to `root` and stay in it."""
+def _listed_pairs(root: Path, list_file: Path) -> list[tuple[Path, Path]]:
+    """Pairs named by a published list; its paths lie below `root` and may start with "/"."""
     pairs = []
     for where, line in _lines(list_file):
         fields = line.split()
         if len(fields) < 2:
             raise DataError(f"{where}: expected 'rgb depth focal', got {line!r}")
-        _check_focal(fields[2:], where)
-        image, depth = (_inside(root, field, where) for field in fields[:2])
+        with reading(where, "the focal length is not a number", "fix the list"):
+            focal = float(fields[2]) if len(fields) > 2 else NYU_CAMERA.fx
+        if abs(focal / NYU_CAMERA.fx - 1) > _FOCAL_TOLERANCE:
+            raise DataError(
+                f"{where}: focal length {focal:g} is not NYU's {NYU_CAMERA.fx:g}; bring other "
+                "cameras as a plain folder with cameras.csv"
+            )
+        image, depth = (root / name.lstrip("/") for name in fields[:2])
         for path in (image, depth):
+            if ".." in path.relative_to(root).parts:
+                raise DataError(f"{where}: path {path} leaves the data folder; fix the list")
             if not path.is_file():
                 raise DataError(f"{where}: {path} is missing; copy it or remove the line")
-        pairs.append(_bts_item(image, depth, scenes_in_id))
+        pairs.append((image, depth))
     return pairs
 
 
@@ -156,25 +147,6 @@ def _lines(path: Path) -> Iterable[tuple[str, str]]:
     return [(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
 
 
-def _check_focal(fields: list[str], where: str) -> None:
-    """A listed focal length must be that of NYU's camera, which the reader attaches."""
-    with reading(where, "the focal length is not a number", "fix the list"):
-        focal = float(fields[0]) if fields else NYU_CAMERA.fx
-    if abs(focal / NYU_CAMERA.fx - 1) > _FOCAL_TOLERANCE:
-        raise DataError(
-            f"{where}: focal length {focal:g} is not NYU's {NYU_CAMERA.fx:g}; bring other cameras "
-            "as a plain folder with cameras.csv"
-        )
-
-
-def _inside(root: Path, name: str, where: str) -> Path:
-    """`root`/`name`, refused if it leads out of `root`; lists start their paths with '/'."""
-    parts = PurePosixPath(name.lstrip("/")).parts
-    if ".." in parts:
-        raise DataError(f"{where}: path {name!r} leaves the data folder; fix the list")
-    return root.joinpath(*parts)
-
-
 class LabelledMat(Source):
     """`nyu_depth_v2_labeled.mat`: MATLAB 7.3, which is HDF5 with every axis reversed.
 
@@ -182,7 +154,7 @@ class LabelledMat(Source):
     Frames have both truths. Ids are the 0-based index as NNNNN, as in BTS folders.
 
     Args:
-        split: "train" or "test" of the official split; None for all frames.
+        split: "train" or "test" of the official split.
         split_file: a text list of other test frames (lines that name rgb_NNNNN, as BTS's published
             list); all other frames are then training frames.
 
@@ -192,18 +164,13 @@ class LabelledMat(Source):
 
     expects = "nyu_depth_v2_labeled.mat"
 
-    def __init__(
-        self, path: str | Path, split: str | None = None, split_file: str | Path | None = None
-    ) -> None:
+    def __init__(self, path: str | Path, split: str, split_file: str | Path | None = None) -> None:
         path = Path(path)
+        with open_hdf5(path) as file:
+            count = _checked_mat(file, path)
         self._file = LazyHDF5(path)
-        count = _checked_mat(self._file.get(), path)
-        self._file.close()
-        chosen = list(range(count))
-        if split is not None:
-            chosen = _mat_split(path, count, split, split_file)
-        names = {row: f"{row:05d}" for row in chosen}
-        items = [Item(name, f"{path} (frame {name})", row) for row, name in names.items()]
+        rows = _mat_split(path, count, split, split_file)
+        items = [Item(f"{row:05d}", f"{path} (frame {row:05d})", row) for row in rows]
         super().__init__(items, f"{path} (split {split!r})")
 
     @classmethod
@@ -243,12 +210,6 @@ def _checked_mat(file: h5py.File, path: Path) -> int:
     return int(count)
 
 
-def official_test_indices() -> list[int]:
-    """Sorted 0-based positions of NYU's 654 test frames among its 1,449 labelled frames."""
-    text = resources.files("spdlib.data").joinpath("nyu_test_indices.txt").read_text("utf-8")
-    return [int(word) for word in text.split()]
-
-
 def _mat_split(path: Path, count: int, split: str, split_file: str | Path | None) -> list[int]:
     """Sorted positions of one split among `count` frames; those that are not tested train."""
     if split not in ("train", "test"):
@@ -256,7 +217,8 @@ def _mat_split(path: Path, count: int, split: str, split_file: str | Path | None
     if split_file is not None:
         test = _listed_test(Path(split_file), count)
     elif count == LABELLED_FRAMES:
-        test = official_test_indices()
+        text = resources.files("spdlib.data").joinpath("nyu_test_indices.txt").read_text("utf-8")
+        test = [int(word) for word in text.split()]  # the official 654, sorted, counted from 0
     else:
         raise DataError(
             f"{path}: has {count} frames, the official split is of {LABELLED_FRAMES}; give "
