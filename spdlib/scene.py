@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -225,7 +225,7 @@ class Scene:
         """
         record = {
             **{name: getattr(self, name) for name in _SIZES},
-            "camera": self.camera.to_dict() if self.camera else None,
+            "camera": asdict(self.camera) if self.camera else None,
             "camera_assumed": self.camera_assumed,
             "execution": self.execution,
             "model": self.fingerprint or self._own_fingerprint(path),

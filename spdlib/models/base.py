@@ -13,15 +13,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import pandas as pd
+import safetensors.torch
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spdlib.disk import write_bytes
 from spdlib.errors import ConfigError, ModelError, QueryError, unknown_name
 from spdlib.geometry import Camera, Size, size_of
 from spdlib.inspection import Probe, Stage
-from spdlib.models.checkpoint import write_network
 from spdlib.models.encoders import Encoder, padded_size, state_hash
 from spdlib.models.images import as_images
 from spdlib.models.options import ModelConfig, Options, read_options
@@ -349,15 +350,22 @@ class DepthModel(
 
     def fingerprint(self) -> str:
         """SHA-256 of the configuration and all weights, in hexadecimal."""
-        return state_hash(self, json.dumps(self.config.to_dict(), sort_keys=True))
+        return state_hash(self, json.dumps(asdict(self.config), sort_keys=True))
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder, each by rename.
 
+        The second also notes by what the network was trained. This is no part of the configuration
+        or the fingerprint: weights are the same whoever made them.
+
         Raises:
             ModelError: the folder cannot be written; files already there stay as they were.
         """
-        write_network(self, self.config, self.trained, Path(folder))
+        text = json.dumps({**asdict(self.config), "trained": self.trained}, indent=2)
+        state = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
+        weights = safetensors.torch.save(state, {"config": text})
+        write_bytes(Path(folder) / "model.safetensors", weights, ModelError)
+        write_bytes(Path(folder) / "config.json", text.encode(), ModelError)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory)

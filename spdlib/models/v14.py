@@ -53,7 +53,6 @@ from spdlib.models.v14_layers import (
     Grid,
     Layer,
     NeckDepth,
-    PlanCanvas,
     Queries,
     Seed,
     SharedCanvas,
@@ -105,7 +104,7 @@ class V14(DepthModel):
     Attributes:
         widths: channels of the neck's levels.
         kernels: canvas levels, and the size of the convolutions that smooth them.
-        canvas_step: what a layer does with its canvases.
+        shared_canvas: all layers write to the canvas by the same weights (see `SharedCanvas`).
         per_level: see `Grid`.
         value_maps: maps that deformable reads see of the four levels.
 
@@ -119,7 +118,7 @@ class V14(DepthModel):
     recorded_points = 256
     widths: ClassVar[tuple[int, int, int, int]] = (WIDTH,) * 4
     kernels: ClassVar[Mapping[str, int]]
-    canvas_step: ClassVar[type[nn.Module]] = Canvas
+    shared_canvas: ClassVar[bool] = False
     per_level: ClassVar[bool] = False
     value_maps: ClassVar[Sequence[str]] = LEVELS
     order = (
@@ -218,7 +217,7 @@ class V14(DepthModel):
         }
 
     def _layer(self, cross: nn.Module) -> Layer:
-        return Layer(cross, self.canvas_step(self.kernels))
+        return Layer(cross, Canvas(self.kernels, self.shared_canvas))
 
     def _level_sizes(self, image_size: Size) -> list[Size]:
         """Height, width of the four levels; ModelError if the coarsest is too small to be read."""
@@ -245,14 +244,13 @@ class V14(DepthModel):
     def without_canvas(self) -> Iterator[None]:
         """Meanwhile no query reads a canvas, as if every gate were shut."""
 
-        def unread(part: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
-            return inputs[0] if isinstance(part, CanvasRead) else torch.zeros_like(result)
+        def unread(part: nn.Module, inputs: tuple[Any, ...], _: object) -> Any:
+            return inputs[0] if isinstance(part, CanvasRead) else inputs[:2]
 
         with ExitStack() as hooks:
             for part in self.modules():
-                read = part.final if isinstance(part, SharedCanvas) else part
                 if isinstance(part, CanvasRead | SharedCanvas):
-                    hooks.callback(read.register_forward_hook(unread).remove)
+                    hooks.callback(part.register_forward_hook(unread).remove)
             yield
 
 
@@ -268,8 +266,7 @@ class V14Plan(V14):
     idea = "v14_dual as designed: one canvas on L3, read, then written; attention to L3 too"
     widths = (64, 128, 192, 384)
     kernels: ClassVar[Mapping[str, int]] = {"L3": 3}
-    canvas_step = PlanCanvas
-    per_level = True
+    shared_canvas = per_level = True
     value_maps = ("V1", "V2", "L3", "V4")
 
     def __init__(self, config: ModelConfig) -> None:
@@ -295,7 +292,7 @@ class V14Plan(V14):
 
     def queries(self, maps: Maps, points: Tensor, image_size: Size) -> Queries:
         """The points [B, K, 2] with all that the layers know of them, the shared write included."""
-        return replace(super().queries(maps, points, image_size), write=self.canvas.write)
+        return replace(super().queries(maps, points, image_size), shared_write=self.canvas.write)
 
 
 @register("v14_dual", encoder=CONVNEXT_V2_TINY, image_size=(256, 320))
