@@ -80,8 +80,7 @@ def lattice_points(
 ) -> Tensor:
     """Pixel points [h * w, 2] of all cell centres of a map, row by row."""
     rows, columns = (torch.arange(n, dtype=dtype, device=device) for n in map_size)
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    return cells_to_pixels(torch.stack([x, y], -1).reshape(-1, 2), image_size, map_size)
+    return cells_to_pixels(torch.cartesian_prod(rows, columns).flip(-1), image_size, map_size)
 
 
 @dataclass(frozen=True)

@@ -212,8 +212,7 @@ class Scene:
         count = len(rows) * len(columns)
         text = f"this network has no dense path: asking {count} queries an image"
         warnings.warn(text, stacklevel=4)  # the caller of `dense`, past its no_grad wrapper
-        v, u = torch.meshgrid(rows, columns, indexing="ij")
-        points = torch.stack([u, v], -1).reshape(1, -1, 2).expand(self.batch, -1, -1)
+        points = torch.cartesian_prod(rows, columns).flip(-1).expand(self.batch, -1, -1)
         return self.depth_at(points).view(self.batch, len(rows), len(columns))
 
     def save(self, path: str | Path) -> None:

@@ -101,12 +101,8 @@ def create_model(
         raise ConfigError("only the encoder comes pretrained: write pretrained_encoder=True")
     if pretrained_encoder:
         encoder = replace(encoder, pretrained=True)
-    return build(ModelConfig(name, encoder, image_size or own_size, focal, options))
-
-
-def build(config: ModelConfig) -> DepthModel:
-    """The network of a configuration, its encoder loaded as the configuration says."""
-    return network_class(config.network)(config)
+    config = ModelConfig(name, encoder, image_size or own_size, focal, options)
+    return network_class(name)(config)
 
 
 def load(folder: str | Path) -> DepthModel:
@@ -122,7 +118,7 @@ def load(folder: str | Path) -> DepthModel:
         folder = folder / "best"
     config, trained = read_config(folder)
     random_encoder = replace(config.encoder, pretrained=False, weights=None)
-    model = build(replace(config, encoder=random_encoder))
+    model = network_class(config.network)(replace(config, encoder=random_encoder))
     load_weights(model, config, folder)
     model.config, model.trained = config, trained
     return model.eval()

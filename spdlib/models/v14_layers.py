@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -127,18 +127,6 @@ class Queries:
     positions: Tensor | None = None
     layer: str = ""
     probes: list[Probe] | None = None
-
-    @classmethod
-    def of(
-        cls, maps: Maps, points: Tensor, size: Size, grid: Grid, canvases: Iterable[str], fast: bool
-    ) -> Queries:
-        """Points of images of a size: where they lie on all levels, and what they write to."""
-        sizes, zeros = {level: grid_size(maps[level]) for level in LEVELS}, grid.rule.zeros
-        reference = {n: grid.reference(points, size, sizes[n]) for n in LEVELS}
-        places = {n: Places.of(grid.cells(reference[n], sizes[n]), sizes[n], zeros) for n in LEVELS}
-        cells = {n: grid.written(points, size, sizes[n]) for n in canvases}
-        shares = {n: grid.shares(cells[n], maps[n].dtype) for n in cells}
-        return cls(maps, points, size, grid, reference, places, cells, shares, fast)
 
     def record(self, probe: Callable[[], Probe]) -> None:
         """Keep what a layer did if it is wanted; else it is not even computed."""
