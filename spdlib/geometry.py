@@ -8,7 +8,7 @@ index = (u + 0.5) * w / W - 0.5.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -80,8 +80,7 @@ def lattice_points(
 ) -> Tensor:
     """Pixel points [h * w, 2] of all cell centres of a map, row by row."""
     rows, columns = (torch.arange(n, dtype=dtype, device=device) for n in map_size)
-    y, x = torch.meshgrid(rows, columns, indexing="ij")
-    return cells_to_pixels(torch.stack([x, y], -1).reshape(-1, 2), image_size, map_size)
+    return cells_to_pixels(torch.cartesian_prod(rows, columns).flip(-1), image_size, map_size)
 
 
 @dataclass(frozen=True)
@@ -240,10 +239,6 @@ class Camera:
         """Inverse of `to_tensor`."""
         fx, fy, cx, cy, skew, width, height = values.tolist()
         return cls(fx, fy, cx, cy, round(width), round(height), skew)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for JSON; `Camera(**values)` is its inverse."""
-        return asdict(self)
 
 
 NYU_CAMERA = Camera(518.8579, 519.4696, 325.5824, 253.7362, 640, 480)

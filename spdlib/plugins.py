@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from spdlib.errors import ConfigError, unknown_name
+from spdlib.errors import ConfigError, SPDError, unknown_name
 
 VARIABLE = "SPD_PLUGINS"
 _imported: set[Path] = set()
@@ -28,49 +28,47 @@ class Registry(dict[str, Kind]):
 
     Args:
         what: what a name stands for, in error messages.
+        error: what is raised when a name is taken or unknown.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, error: type[SPDError] = ConfigError) -> None:
         super().__init__()
-        self.what = what
+        self.what, self.error = what, error
 
     def register(self, name: str) -> Callable[[Entry], Entry]:
-        """Class decorator that makes a class known by a name, its attribute `name`.
+        """Class decorator that makes a class known by a name, its attribute `name`; see `enter`."""
 
-        A class that is defined again, as when a notebook's cell runs twice, takes its own place.
-
-        Raises:
-            ConfigError: another class has this name.
-        """
-
-        def enter(cls: Entry) -> Entry:
-            if name in self and not same_definition(self[name], cls):
-                raise ConfigError(
-                    f"{self.what} {name!r} is registered already; choose another name for "
-                    f"{cls.__qualname__}"
-                )
+        def named(cls: Entry) -> Entry:
+            self.enter(name, cls)
             cls.name = name
-            self[name] = cls
             return cls
 
-        return enter
+        return named
+
+    def enter(self, name: str, cls: Any) -> None:
+        """Make a class known by a name; `error` if another class has this name.
+
+        A class that is defined again, as when a notebook's cell runs twice, takes its own place.
+        """
+        known: Any = self.get(name, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise self.error(
+                f"{self.what} {name!r} is registered already; choose another name for "
+                f"{cls.__qualname__}"
+            )
+        self[name] = cls
 
     def find(self, name: str) -> Kind:
-        """What was registered under a name, also by a plugin. ConfigError: nothing was."""
+        """What was registered under a name, also by a plugin; `error` if nothing was."""
         import_plugins()
         if name not in self:
-            raise ConfigError(unknown_name(self.what, name, self, plugin_hint()))
+            raise self.error(unknown_name(self.what, name, self, plugin_hint()))
         return self[name]
 
 
 def plugin_hint() -> str:
     """What an error about an unknown name adds while no plugin is named."""
     return "" if os.environ.get(VARIABLE) else f"; if it is your own, name its file in {VARIABLE}"
-
-
-def same_definition(one: Any, other: Any) -> bool:
-    """Whether two classes were defined at one place."""
-    return (one.__module__, one.__qualname__) == (other.__module__, other.__qualname__)
 
 
 def import_plugins() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -212,8 +212,7 @@ class Scene:
         count = len(rows) * len(columns)
         text = f"this network has no dense path: asking {count} queries an image"
         warnings.warn(text, stacklevel=4)  # the caller of `dense`, past its no_grad wrapper
-        v, u = torch.meshgrid(rows, columns, indexing="ij")
-        points = torch.stack([u, v], -1).reshape(1, -1, 2).expand(self.batch, -1, -1)
+        points = torch.cartesian_prod(rows, columns).flip(-1).expand(self.batch, -1, -1)
         return self.depth_at(points).view(self.batch, len(rows), len(columns))
 
     def save(self, path: str | Path) -> None:
@@ -225,7 +224,7 @@ class Scene:
         """
         record = {
             **{name: getattr(self, name) for name in _SIZES},
-            "camera": self.camera.to_dict() if self.camera else None,
+            "camera": asdict(self.camera) if self.camera else None,
             "camera_assumed": self.camera_assumed,
             "execution": self.execution,
             "model": self.fingerprint or self._own_fingerprint(path),

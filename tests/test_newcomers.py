@@ -39,7 +39,7 @@ def plugin() -> Iterator[None]:
         patch.setenv("SPD_PLUGINS", str(TOY))
         assert "toy" in list_models()
         yield
-    registry._REGISTRY.pop("toy")
+    registry.NETWORKS.pop("toy")
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ def bad_images() -> dict[str, tuple[Any, str]]:
         "grey array": (grey, "grey or RGBA"),
         "grey array with a channel": (grey[..., None], "grey or RGBA"),
         "RGBA array": (np.zeros((8, 9, 4), np.uint8), "grey or RGBA"),
-        "uint8 channels first": (colour.transpose(2, 0, 1), r"RGB \[H, W, 3\]"),
+        "uint8 channels first": (colour.transpose(2, 0, 1), r"uint8 \[H, W, 3\]"),
         "grey floats": (unit[:1], "grey or RGBA"),
         "RGBA floats": (np.zeros((4, 8, 9), np.float32), "grey or RGBA"),
         "float channels last": (unit.transpose(1, 2, 0), r"float \[3, H, W\]"),

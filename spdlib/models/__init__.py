@@ -10,7 +10,6 @@ from spdlib.models.base import DepthModel, Prediction
 from spdlib.models.encoders import CONVNEXT_V2_TINY, Encoder, EncoderConfig
 from spdlib.models.options import ModelConfig, counts, words
 from spdlib.models.registry import (
-    build,
     create_model,
     list_models,
     load,
@@ -29,7 +28,6 @@ __all__ = [
     "EncoderConfig",
     "ModelConfig",
     "Prediction",
-    "build",
     "counts",
     "create_model",
     "list_models",

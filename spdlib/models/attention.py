@@ -187,12 +187,8 @@ class MapAttention(nn.ModuleList):
 
 
 def head_count(channels: int) -> int:
-    """Heads of an attention over an encoder's own channels: 64 wide if that divides them, else 32.
-
-    Widths that neither divides (48 in mobilenetv2_050) take the largest smaller power of two that
-    does.
-    """
-    return channels // next(width for width in (64, 32, 16, 8, 4, 2, 1) if channels % width == 0)
+    """Heads of an attention over an encoder's own channels, 64 wide or as near as divides them."""
+    return channels // math.gcd(channels, 64)
 
 
 class GlobalTokens(nn.Module):

@@ -6,22 +6,23 @@ import contextlib
 import json
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import pandas as pd
+import safetensors.torch
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spdlib.disk import write_bytes
 from spdlib.errors import ConfigError, ModelError, QueryError, unknown_name
 from spdlib.geometry import Camera, Size, size_of
 from spdlib.inspection import Probe, Stage
-from spdlib.models.checkpoint import write_network
 from spdlib.models.encoders import Encoder, padded_size, state_hash
 from spdlib.models.images import as_images
 from spdlib.models.options import ModelConfig, Options, read_options
@@ -70,7 +71,6 @@ class DepthModel(
         recorded_points: queries per frame that the recorded runs of its kind were scored with.
         routed_levels: levels to some of whose cells a query is routed.
         maps_depend_on_execution: whether the two forms read different maps.
-        order: names of the parts as `components` lists them; empty for the order of their making.
         options: this network's settings, an instance of `Options`.
         trained: by what it was trained, for instance "v15_2, 2,000 steps"; None for random weights.
     """
@@ -83,7 +83,6 @@ class DepthModel(
     recorded_points: ClassVar[int] = 128
     routed_levels: ClassVar[tuple[str, ...]] = ()
     maps_depend_on_execution: ClassVar[bool] = False
-    order: ClassVar[Sequence[str]] = ()
     encoder: Encoder
 
     def __init__(self, config: ModelConfig) -> None:
@@ -131,12 +130,11 @@ class DepthModel(
         return self._execution == "fast"
 
     def captions(self) -> dict[str, Caption]:
-        """Title and a few words on each component, for diagrams; those left out get their names."""
-        return {
-            "encoder": ("encoder", self.encoder.config.name.replace("_", " ")),
-            "level3_attention": ("attention on L3", "before stage 4"),
-            "level4_attention": ("attention on L4", "2 layers"),
-        }
+        """Title and a few words on components, for diagrams, in order of use.
+
+        Those left out come last, under their own names.
+        """
+        return {"encoder": ("encoder", self.encoder.config.name.replace("_", " "))}
 
     def stages(self, image_size: Size | None = None) -> list[Stage]:
         """What runs once per image and what per query, found by watching the parts run.
@@ -319,9 +317,9 @@ class DepthModel(
         return next(self.parameters()).dtype
 
     def components(self) -> dict[str, nn.Module]:
-        """Named parts of the network, in order of use (`order`, or that of their making)."""
+        """Named parts of the network in order: as in `captions`, then as they were made."""
         parts = dict(self.named_children())
-        return {name: parts[name] for name in self.order or parts if name in parts}
+        return {name: parts[name] for name in (*self.captions(), *parts) if name in parts}
 
     def parameter_table(self) -> pd.DataFrame:
         """DataFrame with columns component, parameters; the last row is the total.
@@ -349,15 +347,22 @@ class DepthModel(
 
     def fingerprint(self) -> str:
         """SHA-256 of the configuration and all weights, in hexadecimal."""
-        return state_hash(self, json.dumps(self.config.to_dict(), sort_keys=True))
+        return state_hash(self, json.dumps(asdict(self.config), sort_keys=True))
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder, each by rename.
 
+        The second also notes by what the network was trained. This is no part of the configuration
+        or the fingerprint: weights are the same whoever made them.
+
         Raises:
             ModelError: the folder cannot be written; files already there stay as they were.
         """
-        write_network(self, self.config, self.trained, Path(folder))
+        text = json.dumps({**asdict(self.config), "trained": self.trained}, indent=2)
+        state = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
+        weights = safetensors.torch.save(state, {"config": text})
+        write_bytes(Path(folder) / "model.safetensors", weights, ModelError)
+        write_bytes(Path(folder) / "config.json", text.encode(), ModelError)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         self.save(save_directory)
@@ -405,13 +410,13 @@ def count_parameters(module: nn.Module) -> int:
 @contextlib.contextmanager
 def running(parts: Mapping[str, nn.Module]) -> Iterator[set[str]]:
     """Meanwhile the names of those parts are collected of which any module runs."""
-    seen: set[str] = set()
+    ran: set[str] = set()
     with contextlib.ExitStack() as hooks:
         for name, part in parts.items():
             for module in part.modules():
-                handle = module.register_forward_pre_hook(lambda *_, name=name: seen.add(name))
+                handle = module.register_forward_pre_hook(lambda *_, name=name: ran.add(name))
                 hooks.callback(handle.remove)
-        yield seen
+        yield ran
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A network's files: `config.json` and `model.safetensors`."""
+"""Reading a network's files, `config.json` and `model.safetensors`; `DepthModel.save` writes."""
 
 from __future__ import annotations
 
@@ -9,32 +9,10 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
-from spdlib.disk import write_bytes
 from spdlib.errors import ModelError
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig
 from spdlib.settings import read
-
-UNNOTED = "not noted how"
-"""By what a network was trained, in files that do not name it."""
-
-
-def write_network(
-    network: nn.Module, config: ModelConfig, trained: str | None, folder: Path
-) -> None:
-    """Write `model.safetensors` and `config.json`, each by rename.
-
-    The second also notes by what the network was trained, None if it was not. This is no part of
-    the configuration or the fingerprint: weights are the same whoever made them.
-
-    Raises:
-        ModelError: the folder cannot be written; files already there stay as they were.
-    """
-    text = json.dumps({**config.to_dict(), "trained": trained}, indent=2)
-    state = {k: v.detach().cpu().contiguous() for k, v in network.state_dict().items()}
-    weights = safetensors.torch.save(state, {"config": text})
-    write_bytes(folder / "model.safetensors", weights, ModelError)
-    write_bytes(folder / "config.json", text.encode(), ModelError)
 
 
 def load_weights(network: nn.Module, config: ModelConfig, folder: Path) -> None:
@@ -75,7 +53,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
             raise ModelError(
                 f"{folder} is a run without weights; train it, or take another run's folder"
             )
-        trained = values.pop("trained", UNNOTED)
+        trained = values.pop("trained", "not noted how")  # once it was not
         values["encoder"] = read(EncoderConfig, values["encoder"])
         values.get("options", {}).pop("sparse", None)  # the form of execution, once an option
         return read(ModelConfig, values), trained

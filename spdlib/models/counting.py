@@ -60,16 +60,12 @@ class _Gathers(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         name = func.overloadpacket.__name__
         if name.startswith("_embedding_bag"):  # weights of the rows, then their numbers
-            self.total += args[1].numel() * _bytes(args[0][0])
+            self.total += args[1].numel() * args[0][0].nbytes
         elif name == "index_select":
-            self.total += _bytes(result)
+            self.total += result.nbytes
         elif name == "grid_sampler_2d":
-            self.total += 4 * _bytes(result)  # four corners make one value
+            self.total += 4 * result.nbytes  # four corners make one value
         return result
-
-
-def _bytes(x: torch.Tensor) -> int:
-    return x.numel() * x.element_size()
 
 
 def gathered_bytes(run: Callable[[], object]) -> int:

@@ -48,9 +48,7 @@ _PADDING_OF = {
 }
 """Families that are built in one way, by the start of their timm names. `resnet10t` is none of
 them: its shortcuts average 2x2 cells, so that two centres meet."""
-_HEAD_PREFIXES = (
-    "head.", "classifier.", "fc.", "conv_head.", "bn2.", "norm_head.", "norm.", "mask_token",
-)  # fmt: skip
+_HEAD_KEY = re.compile(r"(head|classifier|fc|conv_head|bn2|norm_head|norm)\.|mask_token")
 
 
 @dataclass(frozen=True)
@@ -145,16 +143,7 @@ class Encoder(nn.Module):
         return self
 
     def insert(self, between: Callable[[Tensor], Tensor]) -> None:
-        """Apply a module to level 3, [B, C, h, w], before stage 4.
-
-        Raises:
-            ModelError: a plain ViT, which has no stages.
-        """
-        if self.is_vit:
-            raise ModelError(
-                f"encoder {self.config.name!r} has no stages to insert a module between; "
-                "choose a hierarchical one"
-            )
+        """Apply a module to level 3, [B, C, h, w] of a hierarchical encoder, before stage 4."""
         info: Any = self.body.feature_info
         name, known = info.module_name()[2], dict(self.body.named_modules())
         stage = known.get(name) or known[name.replace(".", "_")]  # timm may flatten "stages.2"
@@ -368,7 +357,7 @@ def _load_strictly(body: nn.Module, tensors: dict[str, Tensor], path: str) -> No
     renamed = {_feature_key(key, own): value for key, value in tensors.items()}
     counters = {key for key in own if key.endswith("num_batches_tracked")}
     missing = sorted(own.keys() - renamed.keys() - counters)
-    extra = sorted(k for k in renamed.keys() - own.keys() if not k.startswith(_HEAD_PREFIXES))
+    extra = sorted(k for k in renamed.keys() - own.keys() if not _HEAD_KEY.match(k))
     wrong = sorted(k for k in own.keys() & renamed.keys() if own[k].shape != renamed[k].shape)
     if missing or extra or wrong:
         raise ModelError(

@@ -33,15 +33,19 @@ def as_images(image: Any) -> Tensor:
         if image.mode != "RGB":
             raise QueryError(f"the image is {image.mode}, not RGB; use image.convert('RGB')")
         image = np.array(image)
-    tensor = _array_to_tensor(image) if isinstance(image, np.ndarray) else image
-    if not isinstance(tensor, Tensor):
+    if isinstance(image, np.ndarray):
+        try:
+            image = torch.from_numpy(image.copy())  # the caller's may be read-only or reversed
+        except TypeError:
+            raise QueryError(f"images are uint8 or float in 0..1; got {image.dtype}") from None
+    if not isinstance(image, Tensor):
         kind = type(image).__name__
         raise QueryError(f"an image is a path, a PIL image, an array or a tensor; got {kind}")
-    if tensor.dtype == torch.uint8:
-        tensor = _bytes_to_float(tensor)
-    elif not tensor.is_floating_point():
-        raise QueryError(f"images are uint8 or float in 0..1; got {tensor.dtype}")
-    shape = list(tensor.shape)
+    shape, tensor = list(image.shape), image
+    if image.dtype == torch.uint8:
+        tensor = (image.movedim(-1, 0) if image.dim() == 3 else image).float() / 255
+    elif not image.is_floating_point():
+        raise QueryError(f"images are uint8 or float in 0..1; got {image.dtype}")
     if tensor.dim() == 3:
         tensor = tensor.unsqueeze(0)
     if tensor.dim() != 4 or tensor.shape[1] != 3 or 0 in tensor.shape:
@@ -73,22 +77,3 @@ def _read_picture(path: Path) -> Image.Image:
             f"{path} holds {upright.mode} values, not 8-bit colours; convert it to RGB"
         )
     return upright.convert("RGB")
-
-
-def _array_to_tensor(array: np.ndarray) -> Tensor:
-    try:
-        return torch.from_numpy(array.copy())  # the caller's array may be read-only or reversed
-    except TypeError:
-        raise QueryError(f"images are uint8 or float in 0..1; got {array.dtype}") from None
-
-
-def _bytes_to_float(tensor: Tensor) -> Tensor:
-    """uint8 [H, W, 3] or [B, 3, H, W] -> float [3, H, W] or [B, 3, H, W] in 0..1."""
-    if tensor.dim() == 3 and tensor.shape[-1] == 3:
-        tensor = tensor.permute(2, 0, 1)
-    elif tensor.dim() != 4:
-        raise QueryError(
-            f"uint8 images are RGB [H, W, 3] or [B, 3, H, W]; got shape {list(tensor.shape)}. "
-            "Convert grey or RGBA images to RGB"
-        )
-    return tensor.float() / 255

@@ -42,10 +42,10 @@ class ResidualConvUnit(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Linear(C -> ratio C), GELU, Linear(ratio C -> C)."""
+    """Linear(C -> 4 C), GELU, Linear(4 C -> C)."""
 
-    def __init__(self, channels: int, ratio: int = 4) -> None:
-        hidden = ratio * channels
+    def __init__(self, channels: int) -> None:
+        hidden = 4 * channels
         super().__init__(nn.Linear(channels, hidden), nn.GELU(), nn.Linear(hidden, channels))
 
 

@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spdlib.errors import ModelError
 from spdlib.models.layers import ChannelLayerNorm, resize
 
-NECK = ("neck", "1×1, LN")
-"""Caption of a neck in diagrams."""
+CAPTIONS = {
+    "level3_attention": ("attention on L3", "before stage 4"),
+    "neck": ("neck", "1×1, LN"),
+    "level4_attention": ("attention on L4", "2 layers"),
+}
+"""Captions in diagrams of a neck and of the attention on both its sides."""
 
 
 def project(in_channels: int, width: int) -> nn.Sequential:
@@ -75,11 +78,6 @@ class PlanNeck(nn.Module):
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """Taps [B, C, h, w] -> [B, 64, 4h, 4w], [128, 2h, 2w], [192, h, w] and [384, h/2, w/2]."""
         height, width = taps[0].shape[-2:]
-        if min(height, width) < 2:
-            raise ModelError(
-                f"v13_plan's L4 averages 2x2 patches; this image has {height}x{width}. Use larger "
-                "images"
-            )
         halved = F.adaptive_avg_pool2d(taps[3], (height // 2, width // 2))
         levels = [layer(x) for layer, x in zip(self.project, [*taps[:3], halved], strict=True)]
         levels[0] = resize(levels[0], (4 * height, 4 * width))

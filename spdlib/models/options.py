@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import Field
@@ -45,10 +45,6 @@ class ModelConfig:
             )
         if self.focal is not None and not self.focal > 0:
             raise ConfigError(f"focal must be a positive length in pixels; got {self.focal}")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain dictionary for JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

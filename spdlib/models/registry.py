@@ -6,24 +6,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
-from spdlib.errors import ConfigError, ModelError, unknown_name
+from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import Size
 from spdlib.models.base import DepthModel
 from spdlib.models.checkpoint import load_weights, read_config
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig, read_options
-from spdlib.plugins import import_plugins, plugin_hint, same_definition
+from spdlib.plugins import Registry, import_plugins
 
-
-class _Entry(NamedTuple):
-    network: type[DepthModel]
-    encoder: str
-    image_size: Size
-
-
-_REGISTRY: dict[str, _Entry] = {}
+NETWORKS = Registry[type[DepthModel]]("network", ModelError)
+_DEFAULTS: dict[str, tuple[str, Size]] = {}
 
 Network = TypeVar("Network", bound=type[DepthModel])
 
@@ -32,8 +26,6 @@ def register(name: str, *, encoder: str, image_size: Size) -> Callable[[Network]
     """Class decorator that makes a network known to `create_model` by name.
 
     `encoder` (a timm name) and `image_size` (height, width in pixels) are its defaults.
-
-    A class that is defined again, as when a notebook's cell runs twice, takes its own place.
 
     Raises:
         ModelError: another class has this name, or the class has no `idea`.
@@ -44,13 +36,8 @@ def register(name: str, *, encoder: str, image_size: Size) -> Callable[[Network]
             raise ModelError(
                 f"{network.__qualname__} has no `idea`: say it in one line, for tables"
             )
-        known = _REGISTRY.get(name)
-        if known is not None and not same_definition(known.network, network):
-            raise ModelError(
-                f"{known.network.__qualname__} is registered as {name!r} already; choose another "
-                f"name for {network.__qualname__}"
-            )
-        _REGISTRY[name] = _Entry(network, encoder, image_size)
+        NETWORKS.enter(name, network)
+        _DEFAULTS[name] = encoder, image_size
         return network
 
     return enter
@@ -59,18 +46,18 @@ def register(name: str, *, encoder: str, image_size: Size) -> Callable[[Network]
 def list_models(pattern: str = "*") -> list[str]:
     """Names that `create_model` takes, of those that match a pattern such as "v14*"."""
     import_plugins()
-    return sorted(name for name in _REGISTRY if fnmatchcase(name, pattern))
+    return sorted(name for name in NETWORKS if fnmatchcase(name, pattern))
 
 
 def network_class(name: str) -> type[DepthModel]:
     """The class of a network. ModelError: there is none of this name."""
-    return _entry(name).network
+    return NETWORKS.find(name)
 
 
 def network_defaults(name: str) -> tuple[str, Size]:
     """A network's own encoder and image size. ModelError: there is no network of this name."""
-    entry = _entry(name)
-    return entry.encoder, entry.image_size
+    NETWORKS.find(name)
+    return _DEFAULTS[name]
 
 
 def network_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -107,19 +94,15 @@ def create_model(
         ModelError: unknown network or encoder, or unreachable weights.
         ConfigError: contradictory settings.
     """
-    entry = _entry(name)
+    own_encoder, own_size = network_defaults(name)
     if not isinstance(encoder, EncoderConfig):
-        encoder = EncoderConfig(encoder or entry.encoder)
+        encoder = EncoderConfig(encoder or own_encoder)
     if "pretrained" in options:
         raise ConfigError("only the encoder comes pretrained: write pretrained_encoder=True")
     if pretrained_encoder:
         encoder = replace(encoder, pretrained=True)
-    return build(ModelConfig(name, encoder, image_size or entry.image_size, focal, options))
-
-
-def build(config: ModelConfig) -> DepthModel:
-    """The network of a configuration, its encoder loaded as the configuration says."""
-    return network_class(config.network)(config)
+    config = ModelConfig(name, encoder, image_size or own_size, focal, options)
+    return network_class(name)(config)
 
 
 def load(folder: str | Path) -> DepthModel:
@@ -135,14 +118,7 @@ def load(folder: str | Path) -> DepthModel:
         folder = folder / "best"
     config, trained = read_config(folder)
     random_encoder = replace(config.encoder, pretrained=False, weights=None)
-    model = build(replace(config, encoder=random_encoder))
+    model = network_class(config.network)(replace(config, encoder=random_encoder))
     load_weights(model, config, folder)
     model.config, model.trained = config, trained
     return model.eval()
-
-
-def _entry(name: str) -> _Entry:
-    import_plugins()
-    if name not in _REGISTRY:
-        raise ModelError(unknown_name("network", name, _REGISTRY, plugin_hint()))
-    return _REGISTRY[name]

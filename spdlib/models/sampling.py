@@ -46,11 +46,17 @@ class Places:
     @classmethod
     def of(cls, cells: Tensor, size: Size, zeros: bool = False) -> Places:
         """Places of reads at fractional cells [B, ..., 2] (x, y) of maps of a size."""
+        height, width = size
         if zeros:
-            cells, size = cells + 1, (size[0] + 2, size[1] + 2)
-        index, shares = corners(cells.flatten(1, -2), size)
-        image = torch.arange(len(cells), device=cells.device).view(-1, 1, 1) * (size[0] * size[1])
-        return cls((image + index).view(-1, 4), shares.view(-1, 4), cells.shape[:-1], zeros)
+            cells, height, width = cells + 1, height + 2, width + 2
+        (x, fx), (y, fy) = map(_interval, cells.flatten(1, -2).unbind(-1), (width, height))
+        right, down = min(width - 1, 1), min(height - 1, 1) * width
+        image = torch.arange(len(cells), device=cells.device).unsqueeze(-1)
+        first = (image * height + y) * width + x
+        index = torch.stack([first, first + right, first + down, first + (down + right)], -1)
+        gx, gy = 1 - fx, 1 - fy
+        shares = torch.stack([gy * gx, gy * fx, fy * gx, fy * fx], -1)
+        return cls(index.view(-1, 4), shares.view(-1, 4), cells.shape[:-1], zeros)
 
     def read(self, maps: Tensor) -> Tensor:
         """Values [B, ..., C] of a map [B, h, w, C]; corners are summed on the way, not stored."""
@@ -97,8 +103,7 @@ def neighbourhood(maps: Tensor, points: Tensor, image_size: Size, size: int = 5)
 def square(size: int, like: Tensor) -> Tensor:
     """Offsets (x, y) [size**2, 2] of a size x size neighbourhood's cells, row by row."""
     offsets = torch.arange(size, device=like.device, dtype=like.dtype) - size // 2
-    dy, dx = torch.meshgrid(offsets, offsets, indexing="ij")
-    return torch.stack([dx.reshape(-1), dy.reshape(-1)], -1)
+    return torch.cartesian_prod(offsets, offsets).flip(-1)
 
 
 def block(maps: Tensor, points: Tensor, image_size: Size, size: int = 5) -> tuple[Tensor, Tensor]:
@@ -137,21 +142,6 @@ def scatter_block(weights: Tensor, fractions: Tensor) -> Tensor:
     weights with zeros around them.
     """
     return interpolate_block(F.pad(weights, (0, 0, 1, 1, 1, 1)), 1 - fractions)
-
-
-def corners(cells: Tensor, size: Size) -> tuple[Tensor, Tensor]:
-    """The four cells under each bilinear read at cells [..., 2] (x, y), and their shares in it.
-
-    Returns:
-        Cell numbers y w + x and shares, both [..., 4]; outside the map its border is repeated.
-    """
-    height, width = size
-    (x, fx), (y, fy) = map(_interval, cells.unbind(-1), (width, height))
-    right, down = min(width - 1, 1), min(height - 1, 1) * width
-    first = y * width + x
-    index = torch.stack([first, first + right, first + down, first + (down + right)], -1)
-    gx, gy = 1 - fx, 1 - fy
-    return index, torch.stack([gy * gx, gy * fx, fy * gx, fy * fx], -1)
 
 
 def _interval(x: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ from spdlib.models.attention import MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.encoders import CONVNEXT_V2_TINY, padded_size
 from spdlib.models.layers import HEAD_BIAS, LEVELS, NumberHead, channels_last, start_at
-from spdlib.models.necks import NECK, PlanNeck, PyramidNeck
+from spdlib.models.necks import CAPTIONS, PlanNeck, PyramidNeck
 from spdlib.models.options import Count, ModelConfig, Options, counts
 from spdlib.models.registry import register
 from spdlib.models.v13_blocks import (
@@ -100,10 +100,6 @@ class V13(DepthModel):
     Options: ClassVar[type] = V13Options
     maps_depend_on_execution = True
     recorded_points = 256
-    order = (
-        "encoder", "level3_attention", "neck", "level4_attention", "precompute", "b1", "b2", "b3",
-        "b3a", "b3b", "b4", "b5", "head",
-    )  # fmt: skip
     calibrated: ClassVar[bool] = False
     dropout: ClassVar[float] = 0.0
     first_block: ClassVar[type[B1]] = B1
@@ -123,9 +119,8 @@ class V13(DepthModel):
 
     def maps(self, images: Tensor) -> Maps:
         """Padded images [B, 3, H, W] -> the maps of a scene (see the module's text)."""
-        rows = map(channels_last, self.levels(images))
         self._check_routing(size_of(images))
-        levels = dict(zip(LEVELS, rows, strict=True))
+        levels = dict(zip(LEVELS, map(channels_last, self.levels(images)), strict=True))
         maps = {**self.b1.maps(levels, self.fast), **self.projected(levels)}
         if self.calibrated:
             maps["calibration"] = self.precompute.calibration(levels["L4"])
@@ -170,13 +165,16 @@ class V13(DepthModel):
 
     def captions(self) -> dict[str, Caption]:
         """Titles and details of the blocks, for diagrams."""
-        routed = getattr(self.options, "routed_l4", None)
-        return super().captions() | {
-            "neck": NECK,
+        three, four = (getattr(self.options, f"routed_l{n}", None) for n in (3, 4))
+        return {
+            **super().captions(),
+            **CAPTIONS,
             "precompute": ("projected for all", "keys and values, maps to read"),
             "b1": ("B1: look around", "91 tokens of L1 to L4"),
             "b2": ("B2: read them", "2 layers"),
-            "b3": ("B3: read all of L4", f"route to {routed} cells" if routed else "2 layers"),
+            "b3": ("B3: read all of L4", f"route to {four} cells" if four else "2 layers"),
+            "b3a": ("B3a: read all of L3", f"route to {three} cells"),
+            "b3b": ("B3b: read all of L4", f"route to {four} cells"),
             "b4": ("B4: read around them", "6 heads, 3 maps, 4 places"),
             "b5": ("B5: read everything", "3 layers"),
             "head": ("head", "inverse depth, calibrated" if self.calibrated else "log-depth"),

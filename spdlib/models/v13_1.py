@@ -156,8 +156,5 @@ class V131(V13):
     def captions(self) -> dict[str, Caption]:
         """Titles and details of the blocks, for diagrams."""
         three, four = self.options.routed_l3, self.options.routed_l4
-        return super().captions() | {
-            "b3a": ("B3a: read all of L3", f"route to {three} cells"),
-            "b3b": ("B3b: read all of L4", f"route to {four} cells"),
-            "b5": ("B5: read all finds", f"3 + {three} + {four} tokens, 3 layers"),
-        }
+        own = {"b5": ("B5: read all finds", f"3 + {three} + {four} tokens, 3 layers")}
+        return super().captions() | own

@@ -32,15 +32,16 @@ import torch
 from torch import Tensor, nn
 
 from spdlib.errors import ModelError
-from spdlib.geometry import GridRule, Size, size_of
+from spdlib.geometry import GridRule, Size, grid_size, size_of
 from spdlib.inspection import Number, Probe
 from spdlib.models.attention import GlobalTokens, MapAttention
 from spdlib.models.base import Caption, DepthModel, refuse_plain_vit
 from spdlib.models.encoders import CONVNEXT_V2_TINY, STRIDES, padded_size
 from spdlib.models.layers import HEAD_BIAS, LEVELS, channels_last, full_precision, start_at
-from spdlib.models.necks import NECK, project
+from spdlib.models.necks import CAPTIONS, project
 from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
+from spdlib.models.sampling import Places
 from spdlib.models.v14_layers import (
     HEADS,
     READS,
@@ -53,7 +54,6 @@ from spdlib.models.v14_layers import (
     Grid,
     Layer,
     NeckDepth,
-    PlanCanvas,
     Queries,
     Seed,
     SharedCanvas,
@@ -105,7 +105,7 @@ class V14(DepthModel):
     Attributes:
         widths: channels of the neck's levels.
         kernels: canvas levels, and the size of the convolutions that smooth them.
-        canvas_step: what a layer does with its canvases.
+        shared_canvas: all layers write to the canvas by the same weights (see `SharedCanvas`).
         per_level: see `Grid`.
         value_maps: maps that deformable reads see of the four levels.
 
@@ -119,13 +119,10 @@ class V14(DepthModel):
     recorded_points = 256
     widths: ClassVar[tuple[int, int, int, int]] = (WIDTH,) * 4
     kernels: ClassVar[Mapping[str, int]]
-    canvas_step: ClassVar[type[nn.Module]] = Canvas
+    shared_canvas: ClassVar[bool] = False
     per_level: ClassVar[bool] = False
     value_maps: ClassVar[Sequence[str]] = LEVELS
-    order = (
-        "encoder", "level3_attention", "neck", "level4_attention", "values", "b3a_tokens",
-        "b3b_tokens", "seed", "msda", "b3a", "b3b", "canvas", "head", "neck_depth",
-    )  # fmt: skip
+    canvas: SharedCanvas
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -174,8 +171,15 @@ class V14(DepthModel):
         return Answer(self.run(self.queries(maps, points, image_size)))
 
     def queries(self, maps: Maps, points: Tensor, image_size: Size) -> Queries:
-        """The points [B, K, 2] with all that the layers know of them."""
-        return Queries.of(maps, points, image_size, self.grid, self.kernels, self.fast)
+        """The points [B, K, 2] with all that the layers know of them: see `v14_layers.Queries`."""
+        grid, size, zeros = self.grid, image_size, self.grid.rule.zeros
+        sizes = {n: grid_size(maps[n]) for n in LEVELS}
+        reference = {n: grid.reference(points, size, sizes[n]) for n in LEVELS}
+        places = {n: Places.of(grid.cells(reference[n], sizes[n]), sizes[n], zeros) for n in LEVELS}
+        cells = {n: grid.written(points, size, sizes[n]) for n in self.kernels}
+        shares = {n: grid.shares(cells[n], maps[n].dtype) for n in cells}
+        write = self.canvas.write if self.shared_canvas else None
+        return Queries(maps, points, size, grid, reference, places, cells, shares, self.fast, write)
 
     def run(self, queries: Queries) -> Tensor:
         """The seed, the layers in order, the head: depth [B, K]."""
@@ -204,8 +208,9 @@ class V14(DepthModel):
     def captions(self) -> dict[str, Caption]:
         """Titles and details of the layers, for diagrams."""
         steps = f"each: read,\ncanvas on {', '.join(self.kernels)},\nQ2Q, FFN"
-        return super().captions() | {
-            "neck": NECK,
+        return {
+            **super().captions(),
+            **CAPTIONS,
             "values": ("value maps", "of L1, L2 and L4"),
             "b3a_tokens": ("tokens of L3", "keys and values"),
             "b3b_tokens": ("tokens of L4", "keys and values"),
@@ -218,7 +223,7 @@ class V14(DepthModel):
         }
 
     def _layer(self, cross: nn.Module) -> Layer:
-        return Layer(cross, self.canvas_step(self.kernels))
+        return Layer(cross, Canvas(self.kernels, self.shared_canvas))
 
     def _level_sizes(self, image_size: Size) -> list[Size]:
         """Height, width of the four levels; ModelError if the coarsest is too small to be read."""
@@ -245,14 +250,13 @@ class V14(DepthModel):
     def without_canvas(self) -> Iterator[None]:
         """Meanwhile no query reads a canvas, as if every gate were shut."""
 
-        def unread(part: nn.Module, inputs: tuple[Tensor, ...], result: Tensor) -> Tensor:
-            return inputs[0] if isinstance(part, CanvasRead) else torch.zeros_like(result)
+        def unread(part: nn.Module, inputs: tuple[Any, ...], _: object) -> Any:
+            return inputs[0] if isinstance(part, CanvasRead) else inputs[:2]
 
         with ExitStack() as hooks:
             for part in self.modules():
-                read = part.final if isinstance(part, SharedCanvas) else part
                 if isinstance(part, CanvasRead | SharedCanvas):
-                    hooks.callback(read.register_forward_hook(unread).remove)
+                    hooks.callback(part.register_forward_hook(unread).remove)
             yield
 
 
@@ -268,8 +272,7 @@ class V14Plan(V14):
     idea = "v14_dual as designed: one canvas on L3, read, then written; attention to L3 too"
     widths = (64, 128, 192, 384)
     kernels: ClassVar[Mapping[str, int]] = {"L3": 3}
-    canvas_step = PlanCanvas
-    per_level = True
+    shared_canvas = per_level = True
     value_maps = ("V1", "V2", "L3", "V4")
 
     def __init__(self, config: ModelConfig) -> None:
@@ -292,10 +295,6 @@ class V14Plan(V14):
     def layers(self) -> list[nn.Module]:
         """The decoder layers in order; the last reads the canvas once more."""
         return [*self.msda, *self.b3a, *self.b3b, self.canvas]
-
-    def queries(self, maps: Maps, points: Tensor, image_size: Size) -> Queries:
-        """The points [B, K, 2] with all that the layers know of them, the shared write included."""
-        return replace(super().queries(maps, points, image_size), write=self.canvas.write)
 
 
 @register("v14_dual", encoder=CONVNEXT_V2_TINY, image_size=(256, 320))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,7 +108,7 @@ class Queries:
         cells: the cell that each query writes to by canvas level, [B K].
         shares: of each query in its cell's change by canvas level, [B K, 1].
         fast: the form of execution.
-        write: the canvas write that all layers share; None where each has its own.
+        shared_write: the canvas write of all layers; None where each has its own.
         positions: the queries' position code for Q2Q, [B, K, C], which the seed makes.
         layer: name of the layer at work.
         probes: what the layers did, if it is wanted.
@@ -123,22 +123,10 @@ class Queries:
     cells: Mapping[str, Tensor]
     shares: Mapping[str, Tensor]
     fast: bool
-    write: CanvasWrites | None = None
+    shared_write: CanvasWrites | None = None
     positions: Tensor | None = None
     layer: str = ""
     probes: list[Probe] | None = None
-
-    @classmethod
-    def of(
-        cls, maps: Maps, points: Tensor, size: Size, grid: Grid, canvases: Iterable[str], fast: bool
-    ) -> Queries:
-        """Points of images of a size: where they lie on all levels, and what they write to."""
-        sizes, zeros = {level: grid_size(maps[level]) for level in LEVELS}, grid.rule.zeros
-        reference = {n: grid.reference(points, size, sizes[n]) for n in LEVELS}
-        places = {n: Places.of(grid.cells(reference[n], sizes[n]), sizes[n], zeros) for n in LEVELS}
-        cells = {n: grid.written(points, size, sizes[n]) for n in canvases}
-        shares = {n: grid.shares(cells[n], maps[n].dtype) for n in cells}
-        return cls(maps, points, size, grid, reference, places, cells, shares, fast)
 
     def record(self, probe: Callable[[], Probe]) -> None:
         """Keep what a layer did if it is wanted; else it is not even computed."""
@@ -317,31 +305,24 @@ class CanvasRead(nn.Module):
 
 
 class Canvas(nn.Module):
-    """A layer's own canvas step, as run: write, smooth, read."""
+    """A layer's canvas step: write, smooth, read.
 
-    def __init__(self, kernels: Mapping[str, int]) -> None:
+    The plan reads first, then writes and smooths by weights that all layers share (37,633).
+    """
+
+    def __init__(self, kernels: Mapping[str, int], shared: bool) -> None:
         super().__init__()
-        self.write = CanvasWrites(kernels)
+        if not shared:
+            self.write = CanvasWrites(kernels)
         self.read = CanvasRead(len(kernels))
 
     def forward(self, h: Tensor, canvases: Canvases, queries: Queries) -> tuple[Tensor, Canvases]:
         """Queries [B, K, C] and canvases -> both, changed."""
-        canvases = self.write(canvases, h, queries)
-        return self.read(h, canvases, queries), canvases
-
-
-class PlanCanvas(nn.Module):
-    """The plan's canvas step: read, then write and smooth by shared weights (37,633)."""
-
-    def __init__(self, kernels: Mapping[str, int]) -> None:
-        super().__init__()
-        self.read = CanvasRead(len(kernels))
-
-    def forward(self, h: Tensor, canvases: Canvases, queries: Queries) -> tuple[Tensor, Canvases]:
-        """Queries [B, K, C] and canvases -> both, changed."""
-        assert queries.write is not None  # the plan brings one for all layers
+        if queries.shared_write is None:
+            canvases = self.write(canvases, h, queries)
+            return self.read(h, canvases, queries), canvases
         h = self.read(h, canvases, queries)
-        return h, queries.write(canvases, h, queries)
+        return h, queries.shared_write(canvases, h, queries)
 
 
 class SharedCanvas(nn.Module):

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spdlib.errors import ModelError
 from spdlib.geometry import Size, cells_to_pixels, grid_size, pixels_to_cells, size_of
 from spdlib.inspection import Probe, Reads, Stage
 from spdlib.models.base import Caption, DepthModel
@@ -35,7 +34,7 @@ from spdlib.models.layers import (
     resize,
     start_at,
 )
-from spdlib.models.necks import NECK, PyramidNeck, ViTNeck
+from spdlib.models.necks import CAPTIONS, PyramidNeck, ViTNeck
 from spdlib.models.options import ModelConfig, Options
 from spdlib.models.registry import register
 from spdlib.models.sampling import (
@@ -261,17 +260,8 @@ class V152(DepthModel):
             self.local_path.start_near(MEDIAN_DEPTH)
 
     def maps(self, images: Tensor) -> Maps:
-        """Padded images [B, 3, H, W] -> "s8_L2" and "L1", channels-last (see `LocalPath`).
-
-        Raises:
-            ModelError: L1 is not twice L2, as the dense path needs; `pad` makes it so.
-        """
+        """Padded images [B, 3, H, W] -> "s8_L2" and "L1", channels-last (see `LocalPath`)."""
         level1, level2, level3, level4 = self.neck(self.encoder(images))
-        if size_of(level1) != (2 * level2.shape[-2], 2 * level2.shape[-1]):
-            raise ModelError(
-                f"v15_2 needs L1 = 2 L2; an image of {size_of(images)} gives "
-                f"{size_of(level1)} and {size_of(level2)}. Use `pad` or `encode`"
-            )
         s8 = self.global_path(level2, level3, level4)
         return {"s8_L2": channels_last(torch.cat([s8, level2], 1)), "L1": channels_last(level1)}
 
@@ -301,8 +291,9 @@ class V152(DepthModel):
 
     def captions(self) -> dict[str, Caption]:
         """What a diagram says of the parts."""
-        return super().captions() | {
-            "neck": NECK,
+        return {
+            **super().captions(),
+            **CAPTIONS,
             "global_path": ("global path", "DPT fusion of L4 and L3: s8"),
         }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,7 +59,7 @@ def _fingerprint(frames: list[Frame]) -> str:
     """SHA-256 of names, cameras, images and depths."""
     digest = hashlib.sha256()
     for frame in frames:
-        head = [frame.id, frame.camera.to_dict(), sorted(frame.depths), frame.valid_box]
+        head = [frame.id, asdict(frame.camera), sorted(frame.depths), frame.valid_box]
         digest.update(json.dumps(head).encode())
         for array in (frame.image, *(frame.depths[name] for name in sorted(frame.depths))):
             digest.update(np.ascontiguousarray(array).tobytes())

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spdlib.models.sampling import (
-    corners,
+    Places,
     deformable_read,
     reference_deformable_read,
     weighted_rows,
@@ -85,15 +85,20 @@ def test_maps_of_one_row_or_column_are_read(size: tuple[int, int], zeros: bool) 
     assert (found - literal(level, cells, weights, zeros)).abs().max() < 1e-12
 
 
-def test_corners_by_hand() -> None:
+def test_places_by_hand() -> None:
     """Inside, left of the map, on its last cell, and beyond it."""
-    cells = torch.tensor([[2.25, 0.5], [-0.5, 2.0], [4.0, 3.0], [9.0, 9.0]])
-    index, shares = corners(cells, (4, 5))
-    assert index.tolist() == [[2, 3, 7, 8], [10, 11, 15, 16], [13, 14, 18, 19], [13, 14, 18, 19]]
-    assert shares.tolist() == [
+    cells = torch.tensor([[[2.25, 0.5], [-0.5, 2.0], [4.0, 3.0], [9.0, 9.0]]])
+    places = Places.of(cells, (4, 5))
+    assert places.index.tolist() == [
+        [2, 3, 7, 8],
+        [10, 11, 15, 16],
+        [13, 14, 18, 19],
+        [13, 14, 18, 19],
+    ]
+    assert places.shares.tolist() == [
         [0.375, 0.125, 0.375, 0.125], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1],
     ]  # fmt: skip
-    assert corners(cells[:1], (1, 5))[0].tolist() == [[2, 3, 2, 3]]
+    assert Places.of(cells[:, :1], (1, 5)).index.tolist() == [[2, 3, 2, 3]]
 
 
 def test_weighted_rows_by_indexing() -> None:

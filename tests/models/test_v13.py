@@ -729,7 +729,8 @@ def test_routing_beyond_the_map_is_refused(
 
 
 def test_images_without_an_l4_are_refused() -> None:
-    with pytest.raises(ModelError, match=r"0x3 = 0 in images of 16x96; use larger images$"):
+    message = r"0x3 = 0 in images of 16x96; use larger images$"
+    with pytest.raises(ModelError, match=message):
         create_model("v13_plan", "vit_tiny_patch16_224", image_size=(16, 96))
-    with pytest.raises(ModelError, match=r"L4 averages 2x2 patches; this image has 1x6"):
+    with pytest.raises(ModelError, match=message):
         build("v13_plan")(torch.rand(1, 3, 16, 96), torch.zeros(1, 1, 2))
