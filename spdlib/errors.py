@@ -38,12 +38,12 @@ def unknown_name(kind: str, name: object, known: Iterable[str], hint: str = "") 
         kind: what it should name, for instance "experiment".
         name: as it was given; case, dashes, dots and spaces do not count.
         known: all names of this kind.
-        hint: what to say after all of them.
+        hint: what to say after either.
     """
     spelt = {_plain(each): each for each in known}
     closest = difflib.get_close_matches(_plain(str(name)), spelt, n=1)
     if closest:
-        return f"unknown {kind} {name!r}; did you mean {spelt[closest[0]]!r}?"
+        return f"unknown {kind} {name!r}; did you mean {spelt[closest[0]]!r}?{hint}"
     return f"unknown {kind} {name!r}; known: {', '.join(spelt.values()) or 'none'}{hint}"
 
 

@@ -53,8 +53,8 @@ class Registry(dict[str, Kind]):
         known: Any = self.get(name, cls)
         if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
             raise self.error(
-                f"{self.what} {name!r} is registered already; choose another name for "
-                f"{cls.__qualname__}"
+                f"{self.what} {name!r} is registered already, by {known.__qualname__}; choose "
+                f"another name for {cls.__qualname__}"
             )
         self[name] = cls
 
@@ -68,7 +68,7 @@ class Registry(dict[str, Kind]):
 
 def plugin_hint() -> str:
     """What an error about an unknown name adds while no plugin is named."""
-    return "" if os.environ.get(VARIABLE) else f"; if it is your own, name its file in {VARIABLE}"
+    return "" if os.environ.get(VARIABLE) else f" (if it is your own, name its file in {VARIABLE})"
 
 
 def import_plugins() -> None:
@@ -81,7 +81,11 @@ def import_plugins() -> None:
         path = Path(name).resolve()
         if path not in _imported:
             _imported.add(path)  # before the import, which may look something up
-            _import(path)
+            try:
+                _import(path)
+            except ConfigError:
+                _imported.discard(path)  # it may be mended and tried again
+                raise
 
 
 def _import(path: Path) -> None:

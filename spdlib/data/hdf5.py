@@ -112,9 +112,10 @@ class Disk(io.FileIO):
         self._kept: dict[int, bytes] = {}
         self._error: OSError | None = None
 
-    def __exit__(self, *failure: object) -> None:
+    def __exit__(self, kind: object, *failure: object) -> None:
         self.close()
-        self.check()
+        if kind is None:  # else what ended the block is the news
+            self.check()
 
     def check(self) -> None:
         """Raises the first failure of a write (OSError), if there was one."""

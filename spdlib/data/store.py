@@ -351,8 +351,10 @@ def _opened(path: Path) -> Iterator[h5py.File]:
                 "pack it again"
             )
         counts = _counts(file, str(path))
-        if len(set(counts.values())) != 1 or "provenance" not in file.attrs:
+        if len(set(counts.values())) != 1:
             raise DataError(f"{path}: incomplete store (frames: {counts}); pack it again")
+        if "provenance" not in file.attrs:
+            raise DataError(f"{path}: incomplete store (no provenance); pack it again")
         with reading(path, "damaged store", "pack it again"):
             yield file
 

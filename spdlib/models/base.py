@@ -65,6 +65,7 @@ class DepthModel(
     Attributes:
         Options: dataclass of the network's own settings.
         idea: the network in one line, for tables.
+        defaults: its encoder, a timm name, and its image size, unless others are given.
         has_dense: whether there is a dense path.
         queries_are_independent: whether a point's depth is the same whatever points share its call.
         has_auxiliary: whether there are `auxiliary` maps.
@@ -77,6 +78,7 @@ class DepthModel(
 
     Options: ClassVar[type] = Options
     idea: ClassVar[str]
+    defaults: ClassVar[tuple[str, Size]]
     has_dense: ClassVar[bool] = False
     queries_are_independent: ClassVar[bool] = True
     has_auxiliary: ClassVar[bool] = False
@@ -282,7 +284,10 @@ class DepthModel(
         """Size to resize an image to, and what had to be assumed about its camera."""
         if not (camera is None or isinstance(camera, Camera)):
             kind = type(camera).__name__
-            raise QueryError(f"a camera is one spdlib.Camera for all images of a batch; got {kind}")
+            raise QueryError(
+                f"a camera is one spdlib.Camera for all images of a batch; got {kind}. Make "
+                "it of a matrix by Camera.from_matrix"
+            )
         if camera is not None and camera.size != size:
             remedy = "use camera.resized or camera.cropped as the image was"
             if camera.size == size[::-1]:

@@ -53,10 +53,12 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
             raise ModelError(
                 f"{folder} is a run without weights; train it, or take another run's folder"
             )
-        trained = values.pop("trained", "not noted how")  # once it was not
+        trained = values.pop("trained", "not noted how")  # as in files of earlier versions
         values["encoder"] = read(EncoderConfig, values["encoder"])
         values.get("options", {}).pop("sparse", None)  # the form of execution, once an option
         return read(ModelConfig, values), trained
+    except ModelError:
+        raise
     except FileNotFoundError:
         raise ModelError(
             f"no config.json in {folder}: give the folder that `save` or a training run wrote"

@@ -143,7 +143,16 @@ class Encoder(nn.Module):
         return self
 
     def insert(self, between: Callable[[Tensor], Tensor]) -> None:
-        """Apply a module to level 3, [B, C, h, w] of a hierarchical encoder, before stage 4."""
+        """Apply a module to level 3, [B, C, h, w], before stage 4.
+
+        Raises:
+            ModelError: a plain ViT, which has no stages.
+        """
+        if self.is_vit:
+            raise ModelError(
+                f"encoder {self.config.name!r} has no stages to insert a module between; "
+                "choose a hierarchical one"
+            )
         info: Any = self.body.feature_info
         name, known = info.module_name()[2], dict(self.body.named_modules())
         stage = known.get(name) or known[name.replace(".", "_")]  # timm may flatten "stages.2"
@@ -226,7 +235,8 @@ def _build(config: EncoderConfig) -> tuple[nn.Module, list[int], int]:
     """Body, channels of its levels, and the multiple that image sizes must keep."""
     if not timm.is_model(config.name):
         near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
-        raise ModelError(f"timm knows no encoder {config.name!r}; near ones are {near}")
+        closest = f"near ones are {near}" if near else "timm.list_models() names all"
+        raise ModelError(f"timm knows no encoder {config.name!r}; {closest}")
     if config.name.startswith("vit_"):
         return _build_vit(config)
     options: dict[str, Any] = {"features_only": True, "out_indices": (-4, -3, -2, -1)}

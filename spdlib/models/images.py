@@ -50,7 +50,9 @@ def as_images(image: Any) -> Tensor:
         tensor = tensor.unsqueeze(0)
     if tensor.dim() != 4 or tensor.shape[1] != 3 or 0 in tensor.shape:
         swapped = len(shape) == 3 and shape[2] == 3
-        remedy = "Use image.permute(2, 0, 1)" if swapped else "Convert grey or RGBA images to RGB"
+        remedy = "Convert grey or RGBA images to RGB"
+        if swapped:
+            remedy = "Move the channels first: array.transpose(2, 0, 1), tensor.permute(2, 0, 1)"
         raise QueryError(
             "images are RGB: uint8 [H, W, 3], float [3, H, W] or [B, 3, H, W]; got shape "
             f"{shape}. {remedy}"
@@ -59,7 +61,10 @@ def as_images(image: Any) -> Tensor:
     if math.isnan(low):
         raise QueryError("the image holds NaN; images are finite, float in 0..1 or uint8")
     if not (low >= 0 and high <= 1):
-        raise QueryError(f"float images lie in 0..1; this one spans {low:.3g}..{high:.3g}")
+        raise QueryError(
+            f"float images lie in 0..1; this one spans {low:.3g}..{high:.3g}. Rescale it, or give "
+            "uint8"
+        )
     return tensor
 
 
@@ -70,6 +75,8 @@ def _read_picture(path: Path) -> Image.Image:
             upright = ImageOps.exif_transpose(picture)
     except FileNotFoundError:
         raise QueryError(f"{path}: no such picture; check the path") from None
+    except IsADirectoryError:
+        raise QueryError(f"{path} is a folder; name a picture's file") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise QueryError(f"{path} is not a readable picture ({error}); save it anew") from None
     if upright.mode.startswith(("I", "F")):

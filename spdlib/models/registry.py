@@ -17,7 +17,6 @@ from spdlib.models.options import ModelConfig, read_options
 from spdlib.plugins import Registry, import_plugins
 
 NETWORKS = Registry[type[DepthModel]]("network", ModelError)
-_DEFAULTS: dict[str, tuple[str, Size]] = {}
 
 Network = TypeVar("Network", bound=type[DepthModel])
 
@@ -37,7 +36,7 @@ def register(name: str, *, encoder: str, image_size: Size) -> Callable[[Network]
                 f"{network.__qualname__} has no `idea`: say it in one line, for tables"
             )
         NETWORKS.enter(name, network)
-        _DEFAULTS[name] = encoder, image_size
+        network.defaults = encoder, image_size
         return network
 
     return enter
@@ -56,8 +55,7 @@ def network_class(name: str) -> type[DepthModel]:
 
 def network_defaults(name: str) -> tuple[str, Size]:
     """A network's own encoder and image size. ModelError: there is no network of this name."""
-    NETWORKS.find(name)
-    return _DEFAULTS[name]
+    return NETWORKS.find(name).defaults
 
 
 def network_options(name: str, given: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -260,7 +260,10 @@ class V152(DepthModel):
             self.local_path.start_near(MEDIAN_DEPTH)
 
     def maps(self, images: Tensor) -> Maps:
-        """Padded images [B, 3, H, W] -> "s8_L2" and "L1", channels-last (see `LocalPath`)."""
+        """Padded images [B, 3, H, W] -> "s8_L2" and "L1", channels-last (see `LocalPath`).
+
+        L1 is twice L2, as the dense path needs, for sizes are multiples of the encoder's.
+        """
         level1, level2, level3, level4 = self.neck(self.encoder(images))
         s8 = self.global_path(level2, level3, level4)
         return {"s8_L2": channels_last(torch.cat([s8, level2], 1)), "L1": channels_last(level1)}

@@ -113,8 +113,13 @@ class _Series(NamedTuple):
         return f"{self.protocol}{truth}, {sites}", self.frames
 
 
-Pair = tuple[str, _Series, float | None, float | None]
-"""What is paired, a run's side, its epoch, and the record's epoch; either side may lack its own."""
+class _Pair(NamedTuple):
+    """An epoch of the record beside one of a run; either side may lack its own."""
+
+    pairing: str
+    ours: _Series
+    our_epoch: float | None
+    their_epoch: float | None
 
 
 def compare(runs: Run | str | Path | Sequence[Run | str | Path], experiment: str) -> pd.DataFrame:
@@ -152,10 +157,13 @@ def compare_tables(runs: Sequence[Measured], experiment: str) -> pd.DataFrame:
     Raises:
         ConfigError: the experiment is not on record.
         DataError: recorded.csv is missing.
+        RunError: no score is on both sides.
     """
     facts = dict.fromkeys(ESSENTIAL, NOT_STATED) | recorded_facts(experiment)
     theirs = _recorded_series(recorded(experiment), facts)
     table = pd.concat([_compare_one(run, theirs, facts) for run in runs])
+    if table.empty:
+        raise RunError(f"{experiment} and the runs have no score in common; train or evaluate them")
     table.insert(0, "experiment", experiment.removesuffix(CORRECTED))
     return table.reset_index(drop=True)
 
@@ -163,7 +171,7 @@ def compare_tables(runs: Sequence[Measured], experiment: str) -> pd.DataFrame:
 def _compare_one(run: Measured, theirs: _Series, facts: Facts) -> pd.DataFrame:
     history, final = _history_series(run), _final_series(run)
     either = sorted(epoch for epoch in theirs.epochs | history.epochs if epoch is not None)
-    pairs: list[Pair] = [(EPOCHS, history, epoch, epoch) for epoch in either]
+    pairs = [_Pair(EPOCHS, history, epoch, epoch) for epoch in either]
     pairs += _final_pairs(theirs, final) if final else []
     rows = [_row(theirs, pair, metric) for pair in pairs for metric in SCORES]
     table = pd.DataFrame(rows).dropna(subset=["recorded", "measured"], how="all")
@@ -171,9 +179,8 @@ def _compare_one(run: Measured, theirs: _Series, facts: Facts) -> pd.DataFrame:
     table.insert(0, "run", run.name)
     # facts on record that the run's config contradicts
     used = as_recorded(run.config, run.record["data"]["train"]["frames"])
-    ours, logged = (
-        {name: _word(each[name]) for name in facts if name in used} for each in (used, facts)
-    )
+    ours = {name: _word(used[name]) for name in facts if name in used}
+    logged = {name: _word(facts[name]) for name in ours}
     if ours["data"] != logged["data"]:
         ours["data"], logged["data"] = history.data, theirs.data  # with the number of frames
     table["trained_otherwise"] = _differences(ours, logged)
@@ -181,7 +188,7 @@ def _compare_one(run: Measured, theirs: _Series, facts: Facts) -> pd.DataFrame:
     return table.assign(fair=agreed.all(axis=1))
 
 
-def _row(theirs: _Series, pair: Pair, metric: str) -> dict[str, Any]:
+def _row(theirs: _Series, pair: _Pair, metric: str) -> dict[str, Any]:
     pairing, ours, our_epoch, their_epoch = pair
     recorded, measured = theirs.row(their_epoch, metric), ours.row(our_epoch, metric)
     row = {"pairing": pairing, "metric": metric}
@@ -191,7 +198,7 @@ def _row(theirs: _Series, pair: Pair, metric: str) -> dict[str, Any]:
     return {**row, "measured_otherwise": _differences(*aspects)}
 
 
-def _final_pairs(theirs: _Series, final: _Series) -> list[Pair]:
+def _final_pairs(theirs: _Series, final: _Series) -> list[_Pair]:
     """A run's final scores beside the record's same or last epoch, and beside its best."""
     (kept,) = final.epochs
     same = kept is not None and kept in theirs.epochs
@@ -199,8 +206,8 @@ def _final_pairs(theirs: _Series, final: _Series) -> list[Pair]:
     errors = {epoch: scores.get("abs_rel", math.nan) for epoch, scores in theirs.epochs.items()}
     scored = [epoch for epoch in errors if not math.isnan(errors[epoch])]
     best = min(scored, key=errors.__getitem__, default=beside)
-    pairs = [(SAME if same else LAST, final, kept, beside)]
-    return pairs + ([(BEST, final, kept, best)] if best != beside else [])
+    pairs = [_Pair(SAME if same else LAST, final, kept, beside)]
+    return pairs + ([_Pair(BEST, final, kept, best)] if best != beside else [])
 
 
 def _on_both_sides(table: pd.DataFrame, keys: list[str]) -> pd.Series:

@@ -66,7 +66,10 @@ def range_table(history: pd.DataFrame) -> pd.DataFrame:
     Returns:
         `RANGE_COLUMNS` and `covered`, the share of the true range that predictions span; the last
         evaluation of an epoch counts.
+
+    DataError: a column is missing.
     """
+    _require(history, RANGE_COLUMNS, "history")
     table = history[list(RANGE_COLUMNS)].dropna().groupby("epoch", as_index=False).last()
     shared = table[["pred_max", "gt_max"]].min(axis=1) - table[["pred_min", "gt_min"]].max(axis=1)
     table["covered"] = shared.clip(lower=0) / (table["gt_max"] - table["gt_min"])
@@ -74,10 +77,19 @@ def range_table(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_bin_table(bins: pd.DataFrame) -> pd.DataFrame:
-    """AbsRel of bins.csv, one row per model, protocol and sites, one column per depth bin."""
+    """AbsRel of bins.csv, one row per model, protocol and sites, one column per depth bin.
+
+    DataError: a column is missing.
+    """
     keys = ["model", "protocol", "sites"]
+    _require(bins, (*keys, "bin", "abs_rel"), "bins")
     table = bins.pivot_table("abs_rel", keys, columns="bin", dropna=False, sort=False)
     return table[list(bins["bin"].unique())].rename_axis(columns=None)
+
+
+def _require(table: pd.DataFrame, columns: Sequence[str], name: str) -> None:
+    if missing := [column for column in columns if column not in table]:
+        raise DataError(f"the {name} table lacks {missing}; it has {list(table.columns)}")
 
 
 def wide_scores(metrics: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

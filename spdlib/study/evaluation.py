@@ -295,8 +295,9 @@ class _Board:
         if depth is None:
             return
         depth = protocol.scored(depth, sites)
-        scores = self.scores.setdefault(key, protocol.accumulator(key[2]))
-        scores.update(depth, sites.truth.to(depth), sites.valid, index, sites.edges)
+        if key not in self.scores:
+            self.scores[key] = protocol.accumulator(key[2])
+        self.scores[key].update(depth, sites.truth.to(depth), sites.valid, index, sites.edges)
 
     def tables(
         self, ids: list[str], processes: Any

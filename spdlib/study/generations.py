@@ -159,7 +159,8 @@ def paired_bootstrap(
 ) -> Comparison:
     """Compare two networks' errors on the same frames, one a frame, by `SAMPLES` samples of these.
 
-    The ends are the 2.5th and 97.5th percentile; 0 between them is a "tie".
+    The difference is first less second, its ends the 2.5th and 97.5th percentile. The first is
+    "better" or "worse"; 0 between the ends is a "tie".
 
     DataError: the errors differ in number, are not finite or are missing.
     """

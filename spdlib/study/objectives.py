@@ -115,8 +115,8 @@ def dense_auxiliary(
 ) -> Tensor:
     """Sum over maps [B, h, w] of their `silog` against the depth [B, H, W] reduced to their size.
 
-    All are metres, the depth 0 where nothing was measured; the target is "masked"
-    (`masked_average`) or "bilinear" (`bilinear_target`).
+    All are metres, the depth 0 where nothing was measured; `lam` and `reduction` are those of
+    `silog`; the target is "masked" (`masked_average`) or "bilinear" (`bilinear_target`).
 
     ConfigError: there are no maps, or no such target.
     """

@@ -86,7 +86,7 @@ class Protocol(ABC):
     def sites(self, depth: Tensor, frame_id: str) -> Mapping[str, Sites]:
         """Kinds of sites by name, usually "points" and "dense", for the truth [H, W] of `view`.
 
-        Random points take their seed from the frame's name.
+        Random points take their seed from `frame_id`.
         """
 
     @abstractmethod

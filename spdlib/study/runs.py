@@ -216,7 +216,8 @@ class Run:
     def write_arrays(self, name: str, arrays: Arrays) -> None:
         """Write arrays of frames to `name`.safetensors by rename.
 
-        Its tensors are called "NUMBER.NAME"; the metadata has the frames' `ids` as a JSON list.
+        Its tensors are called "NUMBER.NAME", by the frame's place in `ids`, a JSON list in the
+        metadata.
         """
         tensors = {
             f"{number}.{field}": np.ascontiguousarray(array)

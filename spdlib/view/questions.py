@@ -123,7 +123,8 @@ def time_answers(
 ) -> pd.DataFrame:
     """Time to encode an image, to answer K random queries for each of `counts`, and a whole map.
 
-    Of five measurements, after one to warm up, the median counts; `encode` describes the image.
+    Of five measurements, after one to warm up, the median counts. Image and camera are those
+    of `encode`.
 
     Returns:
         operation, queries, milliseconds until results are there: "encode the image, once", without

@@ -409,6 +409,16 @@ def test_full_disk(
     assert_untouched(packed, before)
 
 
+def test_what_ends_packing_is_said_though_the_disk_filled_before(
+    tmp_path: Path,
+) -> None:
+    disk = hdf5.Disk(tmp_path / "s.h5")
+    with pytest.raises(KeyboardInterrupt), disk:
+        disk._error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise KeyboardInterrupt
+    assert disk.closed
+
+
 FILE_TOO_LARGE = """
 import resource, sys
 from spdlib.data.sources import BTSFolder

@@ -477,3 +477,9 @@ def test_batchnorm_trains_only_when_asked(asked: bool) -> None:
     assert torch.equal(norm.get_buffer("running_mean"), before) is not asked
     assert all(p.requires_grad for p in encoder.parameters())
     assert not encoder.eval().body.get_submodule("bn1").training
+
+
+def test_a_plain_vit_has_no_stages_to_insert_between() -> None:
+    encoder = Encoder(EncoderConfig("vit_tiny_patch16_224"))
+    with pytest.raises(ModelError, match="has no stages to insert a module between; choose"):
+        encoder.insert(nn.Identity())

@@ -277,3 +277,9 @@ def test_runs_of_one_name_are_told_apart(repository: Path, tmp_path: Path) -> No
 def test_comparing_needs_a_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run"):
         compare(tmp_path, "exp13")
+
+
+def test_a_run_without_any_score_is_refused(twin: Measured) -> None:
+    nothing = twin._replace(history=twin.history[["step", "epoch"]], metrics=None, bins=None)
+    with pytest.raises(RunError, match="exp13 and the runs have no score in common; train or"):
+        compare_tables([nothing], "exp13")

@@ -98,6 +98,13 @@ def test_per_bin_table_keeps_the_order_of_bins_and_models() -> None:
     assert table.isna().iloc[0].tolist() == [False, False, True]
 
 
+def test_a_missing_column_is_named_with_its_table() -> None:
+    with pytest.raises(DataError, match=r"history table lacks \['gt_max'\]; it has \['epoch'"):
+        range_table(pd.DataFrame(columns=["epoch", "pred_min", "pred_max", "gt_min"]))
+    with pytest.raises(DataError, match=r"bins table lacks \['abs_rel'\]"):
+        per_bin_table(pd.DataFrame(columns=["model", "protocol", "sites", "bin"]))
+
+
 # inside a network
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import h5py
 import numpy as np
@@ -130,10 +130,11 @@ def _listed_pairs(root: Path, list_file: Path) -> list[tuple[Path, Path]]:
                 f"{where}: focal length {focal:g} is not NYU's {NYU_CAMERA.fx:g}; bring other "
                 "cameras as a plain folder with cameras.csv"
             )
+        for name in fields[:2]:
+            if ".." in PurePosixPath(name).parts:
+                raise DataError(f"{where}: path {name} leaves the data folder; fix the list")
         image, depth = (root / name.lstrip("/") for name in fields[:2])
         for path in (image, depth):
-            if ".." in path.relative_to(root).parts:
-                raise DataError(f"{where}: path {path} leaves the data folder; fix the list")
             if not path.is_file():
                 raise DataError(f"{where}: {path} is missing; copy it or remove the line")
         pairs.append((image, depth))

@@ -163,7 +163,10 @@ def predicted_against_true(prediction: Any, truth: Any, title: str) -> Figure:
 
 @styled
 def sparse_against_dense(pairs: pd.DataFrame) -> Figure:
-    """`Evaluation.sparse_and_dense`: both paths at the same places, and how they differ."""
+    """`Evaluation.sparse_and_dense`: both paths at the same places, and how they differ.
+
+    Its columns are where (a name such as "lattice sites"), sparse and dense (metres).
+    """
     groups = list(pairs.groupby("where", sort=False))
     fig, axes = figure(1, 1 + len(groups), 3.3)
     limits = _depth_limits(pairs[["sparse", "dense"]].to_numpy().ravel())
