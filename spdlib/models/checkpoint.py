@@ -57,7 +57,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
         values["encoder"] = read(EncoderConfig, values["encoder"])
         values.get("options", {}).pop("sparse", None)  # the form of execution, once an option
         return read(ModelConfig, values), trained
-    except ModelError:
+    except ModelError:  # it says what is wrong already, and is a ValueError
         raise
     except FileNotFoundError:
         raise ModelError(

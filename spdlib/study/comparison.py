@@ -81,8 +81,8 @@ class _Series(NamedTuple):
     epochs: dict[float | None, Scores]
     """Scores of each epoch; None is an epoch that is not on record."""
 
-    def row(self, epoch: float | None, metric: str) -> dict[str, Any]:
-        """One score and what stands beside it, NaN where there is none, by endings of columns."""
+    def columns(self, epoch: float | None, metric: str) -> dict[str, Any]:
+        """One score and what stands beside it, by what follows the side in a column's name."""
         protocol, frames = self._measuring(metric, self.truth)
         return {
             "_epoch": epoch if epoch is not None and epoch in self.epochs else math.nan,
@@ -190,7 +190,7 @@ def _compare_one(run: Measured, theirs: _Series, facts: Facts) -> pd.DataFrame:
 
 def _row(theirs: _Series, pair: _Pair, metric: str) -> dict[str, Any]:
     pairing, ours, our_epoch, their_epoch = pair
-    recorded, measured = theirs.row(their_epoch, metric), ours.row(our_epoch, metric)
+    recorded, measured = theirs.columns(their_epoch, metric), ours.columns(our_epoch, metric)
     row = {"pairing": pairing, "metric": metric}
     for ending in recorded:
         row |= {f"recorded{ending}": recorded[ending], f"measured{ending}": measured[ending]}
