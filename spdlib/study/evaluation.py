@@ -7,7 +7,7 @@ Protocols are always named with their truth, for instance "eigen/inpainted".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -138,25 +138,21 @@ def evaluate(
     Args:
         model: the network, on the device that shall compute.
         frames: test frames.
-        baselines: of `fit_image_free` on training frames; in the tables of each truth stand those
-            that were fitted to it.
+        baselines: of `fit_image_free`; each stands in the tables of the truth it was fitted to.
         protocols: registered names, in the order of the tables.
         truths: which depths count; default all that the frames have.
         dense: also score every pixel, if the network has a dense path.
-        k_sweep: also query the same points in groups of 1 (64 of them), 64, 256 and 1,024, on a few
-            frames.
+        k_sweep: also query points of a few frames in groups of 1 (64 of them), 64, 256 and 1,024.
         inside: also watch the network at work on a few frames.
         flip: average the network's answers with those to the mirrored image.
-        crop: how the recorded protocol brings a frame to the network's size, "fit", "native" or
-            "squash".
+        crop: how *recorded* brings frames to the network's size: "fit", "native" or "squash".
         squash: show the network every frame pressed into its training size (F1).
         examples: frames, evenly spaced, whose predictions are kept for figures.
         processes: an accelerator, to share the frames out; every process gets all tables.
 
     Raises:
         RunError: no frames, or no baselines for one of the truths.
-        ConfigError: no protocol of that name.
-        DataError: the frames lack one of `truths`.
+        ConfigError, DataError: no such protocol; the frames lack one of `truths`.
     """
     if not len(frames):
         raise RunError("there are no frames to evaluate; check the split's name")
@@ -166,25 +162,33 @@ def evaluate(
     chosen = [PROTOCOLS.find(each)(*settings) for each in protocols]
     given = _of_each_truth(baselines, truths)
     board = _Board(model.config.network, chosen, truths, given, dense and model.has_dense)
-    independent = model.queries_are_independent
-    swept = INDEPENDENT_SWEEP_FRAMES if independent else SWEEP_FRAMES
+    swept = INDEPENDENT_SWEEP_FRAMES if model.queries_are_independent else SWEEP_FRAMES
     sweep = KSweep(evenly_spaced(len(frames), swept if k_sweep else 0), truths[0])
     kept = _Kept(evenly_spaced(len(frames), examples), truths)
-    indices = range(processes.process_index, len(frames), processes.num_processes)
     with evaluating(model):
-        for index in tqdm(indices, "evaluating", unit="frame", disable=None):  # on terminals
+        for index in _share(len(frames), processes):
             frame, predictor = frames[index], ModelPredictor(model, flip, squash)
             for part in (board, sweep, kept):
                 part.add(frame, index, predictor)
-    shown = "averaged with the mirrored image" if flip else "no flip"
-    shown += "; frames squashed to the training size" if squash else ""
     return Evaluation(
         *board.tables(frames.ids, processes),
-        sweep.table(processes, independent) if k_sweep else pd.DataFrame(),
+        sweep.table(processes, model.queries_are_independent) if k_sweep else pd.DataFrame(),
         look_inside(model, frames, squash=squash) if inside else pd.DataFrame(),
-        board.notes(first, shown),
+        board.notes(first, _how_shown(flip, squash)),
         *kept.by_frame(frames.ids, processes),
     )
+
+
+def _share(frames: int, processes: Any) -> Iterable[int]:
+    """Numbers of the frames of this process, with a progress bar on terminals."""
+    indices = range(processes.process_index, frames, processes.num_processes)
+    return tqdm(indices, "evaluating", unit="frame", disable=None)
+
+
+def _how_shown(flip: bool, squash: bool) -> str:
+    """What is done to the frames before the network sees them, for the protocols' notes."""
+    shown = "averaged with the mirrored image" if flip else "no flip"
+    return shown + ("; frames squashed to the training size" if squash else "")
 
 
 def _of_each_truth(baselines: Baselines | None, truths: Sequence[str]) -> Baselines:
