@@ -28,7 +28,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 GROUND = {"disk", "errors", "faults", "geometry", "inspection", "machine", "plugins", "scene"}
-GROUND |= {"settings"}
+GROUND |= {"pictures", "reading", "settings"}
 
 # whom each room of the package may import, besides itself; "" is the package's own __init__
 MAY_IMPORT = {
@@ -39,11 +39,16 @@ MAY_IMPORT = {
     "settings": {"errors"},
     "geometry": {"errors"},
     "faults": set[str](),
+    "reading": {"errors"},
+    "pictures": {"errors", "reading"},
     "inspection": set[str](),
-    "scene": {"disk", "errors", "geometry", "inspection"},
+    "scene": {"disk", "errors", "geometry", "inspection", "reading"},
     "plugins": {"errors"},
-    "models": {"disk", "errors", "geometry", "inspection", "plugins", "scene", "settings"},
-    "data": {"disk", "errors", "geometry", "settings", "version"},
+    "models": {
+        *("disk", "errors", "geometry", "inspection", "pictures", "plugins", "reading", "scene"),
+        "settings",
+    },
+    "data": {"disk", "errors", "geometry", "pictures", "reading", "settings", "version"},
     "": {"errors", "geometry", "scene", "models", "version", "view"},  # each when it is asked for
     "study": {*GROUND, "models", "data"},
     "view": {*GROUND, "models", "data", "study"},

@@ -1,63 +1,36 @@
 """Reading single files and judging single frames, with errors that name the file and the remedy.
 
 Every reader and the packed store build on these functions, so bad input reads the same everywhere:
-one `DataError`, never a guess and never a silently repaired frame. `reading` is the only place that
-knows what parsers raise.
+one `DataError`, never a guess and never a silently repaired frame.
 """
 
 from __future__ import annotations
 
-import csv
-import tarfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from spdlib.data.frames import Frame
-from spdlib.errors import DataError, SPDError
+from spdlib.errors import DataError
+from spdlib.pictures import orientation, read_picture
+from spdlib.reading import reading
 
 Box = tuple[int, int, int, int]
 PLAUSIBLE_MEDIAN = (0.1, 20.0)
 """Metres between which the median depth of an indoor frame lies; outside, the unit is wrong."""
 MILLIMETRES = 0.001
 """Metres per step of a uint16 depth file, unless the caller says otherwise."""
-PARSER_ERRORS: tuple[type[Exception], ...] = (
-    *(OSError, EOFError, ValueError, TypeError, AttributeError, LookupError, RuntimeError),
-    *(SyntaxError, csv.Error, tarfile.TarError),  # Pillow raises SyntaxError for a broken PNG
-    *(Image.DecompressionBombError, Image.DecompressionBombWarning),
-)
-"""What the parsers of images, HDF5, NumPy, CSV and tar files raise at damaged input."""
-
-
-@contextmanager
-def reading(
-    where: str | Path, problem: str = "cannot be read", remedy: str = "copy or download it again"
-) -> Iterator[None]:
-    """Turns what a parser raises into a DataError: "WHERE: PROBLEM (reason); REMEDY"."""
-    try:
-        yield
-    except SPDError:
-        raise
-    except FileNotFoundError as error:
-        missing = f" {error.filename}" if error.filename else ""
-        raise DataError(f"{where}: no such file{missing}; check the path") from error
-    except PARSER_ERRORS as error:
-        raise DataError(f"{where}: {problem} ({error}); {remedy}") from error
 
 
 def read_image(path: Path) -> np.ndarray:
     """RGB image uint8 [H, W, 3] of a JPEG or PNG file; DataError if it cannot be used as it is."""
-    image = _decoded(path)
+    image = read_picture(path, DataError, ("JPEG", "PNG"))
     if image.mode != "RGB":
         raise DataError(
             f"{path}: image mode is {image.mode!r}, not 'RGB' (grey, palette and transparent "
             "images are refused); convert it to 8-bit RGB"
         )
-    if image.getexif().get(0x0112, 1) != 1:
+    if orientation(image) != 1:
         raise DataError(
             f"{path}: the EXIF data ask for a rotation, which the depth would not follow; "
             "save the image upright and without EXIF orientation"
@@ -67,7 +40,7 @@ def read_image(path: Path) -> np.ndarray:
 
 def read_depth_png(path: Path) -> np.ndarray:
     """Stored values uint16 [H, W] of a 16-bit one-channel PNG; DataError for any other."""
-    image = _decoded(path)
+    image = read_picture(path, DataError, ("PNG",))
     # Pillow before 11 opens 16-bit PNGs in mode "I"
     if image.mode not in ("I;16", "I;16B", "I"):
         raise DataError(
@@ -78,16 +51,6 @@ def read_depth_png(path: Path) -> np.ndarray:
     if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
         raise DataError(f"{path}: depth values leave 0..65535; export uint16 millimetres")
     return values.astype(np.uint16)
-
-
-def _decoded(path: Path) -> Image.Image:
-    """The whole image in memory; DataError if the file cannot be decoded to its end."""
-    remedy = "it is truncated or damaged: copy or download it again"
-    with reading(path, "cannot be decoded", remedy), warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as image:
-            image.load()
-            return image
 
 
 def read_depth_npy(path: Path) -> np.ndarray:

@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 
 import h5py
 
-from spdlib.data.files import reading
 from spdlib.errors import DataError
+from spdlib.reading import reading
 
 LARGEST_READ = 1 << 28
 """Bytes that one read of an HDF5 array may ask for; a frame of 4000x3000 floats has 48 MB."""

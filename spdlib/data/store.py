@@ -37,7 +37,6 @@ from spdlib.data.files import (
     check_frame,
     metres_to_millimetres,
     millimetres_to_metres,
-    reading,
     scaled_box,
 )
 from spdlib.data.frames import Frame, Frames
@@ -45,6 +44,7 @@ from spdlib.data.hdf5 import Disk, LazyHDF5, open_hdf5, own_array, own_member
 from spdlib.disk import replacing
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
+from spdlib.reading import reading
 from spdlib.version import __version__
 
 FORMAT, VERSION = "spd-store", 1

@@ -23,6 +23,7 @@ from spdlib.data.frames import Frames
 from spdlib.data.store import PackedFrames, info
 from spdlib.disk import DEFAULT_ROOT as DEFAULT_ROOT
 from spdlib.errors import RunError
+from spdlib.reading import read_json
 from spdlib.study.config import RunConfig
 
 FIGURES_OF_FRAMES = ("frames", "error_maps", "where_near", "where_far")
@@ -85,20 +86,6 @@ def write_json(path: str | Path, value: Any) -> None:
 def write_table(path: str | Path, table: pd.DataFrame) -> None:
     """Write a CSV file by rename. Raises RunError if that is impossible."""
     write_bytes(path, table.to_csv(index=False).encode())
-
-
-def read_json(path: str | Path) -> dict[str, Any]:
-    """Read a JSON object. RunError: the file is missing or is no JSON object."""
-    path = Path(path)
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist; is {path.parent} the folder of a run?") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise RunError(f"{path} cannot be read as JSON ({error}); restore or delete it") from error
-    if not isinstance(value, dict):
-        raise RunError(f"{path} holds a {type(value).__name__}, not a JSON object")
-    return value
 
 
 class _Place:
@@ -174,17 +161,18 @@ class Run:
     @property
     def config(self) -> RunConfig:
         """The resolved config."""
-        return RunConfig.from_dict(read_json(self.config_path))
+        return RunConfig.from_dict(read_json(self.config_path, RunError))
 
     @property
     def record(self) -> dict[str, Any]:
         """The record as it is now."""
-        return read_json(self.record_path)
+        return read_json(self.record_path, RunError)
 
     @property
     def store(self) -> Path | None:
         """The packed store that was learned from, where it still lies there on this machine."""
-        known = read_json(self._local_path).get("store") if self._local_path.is_file() else None
+        local = read_json(self._local_path, RunError) if self._local_path.is_file() else {}
+        known = local.get("store")
         return Path(known) if known and Path(known).is_file() else None
 
     def remember_store(self, path: Path | None) -> None:

@@ -367,7 +367,8 @@ def test_a_source_that_cannot_be_read_is_not_called_a_failure_to_write(
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), DataError("bad frame"), MemoryError()])
 def test_interruption_leaves_the_previous_store(packed: Path, error: BaseException) -> None:
     before = packed.read_bytes()
-    with pytest.raises(type(error)):
+    # out of memory, an unreadable frame is named
+    with pytest.raises(DataError if isinstance(error, MemoryError) else type(error)):
         pack({"train": Interrupted([frame(n) for n in "abcd"], error)}, packed)
     assert_untouched(packed, before)
 

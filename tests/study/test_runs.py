@@ -76,7 +76,7 @@ def test_record_grows_and_damage_is_named(tmp_path: Path) -> None:
     assert run.record == {"seed": 1, "status": "finished"}
     assert run.finished
     run.record_path.write_text("{ not json")
-    with pytest.raises(RunError, match=r"record\.json cannot be read"):
+    with pytest.raises(RunError, match=r"record\.json: cannot be read"):
         _ = run.record
     run.record_path.write_text("[1]")
     with pytest.raises(RunError, match="list"):

@@ -7,10 +7,11 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from spdlib.data.files import check_frame, reading, scaled_box
+from spdlib.data.files import check_frame, scaled_box
 from spdlib.data.frames import NYU_VALID_BOX, TRUTHS, Frame
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import NYU_CAMERA
+from spdlib.reading import reading
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 

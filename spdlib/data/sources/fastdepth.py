@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from spdlib.data.files import reading
 from spdlib.data.frames import Frame, Frames
 from spdlib.data.hdf5 import open_hdf5, own_array
 from spdlib.data.sources.base import Item, Source, nyu_frame
 from spdlib.errors import DataError
+from spdlib.reading import reading
 
 
 class _H5Frames(Source):

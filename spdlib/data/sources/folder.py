@@ -15,12 +15,12 @@ from spdlib.data.files import (
     read_depth_npy,
     read_depth_png,
     read_image,
-    reading,
 )
 from spdlib.data.frames import LEAST_TRAINING, Frame, Frames, hold_out
 from spdlib.data.sources.base import IMAGE_SUFFIXES, Item, Source, refuse_duplicates
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
+from spdlib.reading import reading
 
 _COLUMNS = ("frame", "fx", "fy", "cx", "cy")
 

@@ -10,12 +10,13 @@ from pathlib import Path, PurePosixPath
 import h5py
 import numpy as np
 
-from spdlib.data.files import millimetres_to_metres, read_depth_png, read_image, reading
+from spdlib.data.files import millimetres_to_metres, read_depth_png, read_image
 from spdlib.data.frames import Frame, Frames
 from spdlib.data.hdf5 import LazyHDF5, open_hdf5, own_array
 from spdlib.data.sources.base import IMAGE_SUFFIXES, Item, Source, nyu_frame, refuse_duplicates
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import NYU_CAMERA
+from spdlib.reading import reading
 
 LABELLED_FRAMES = 1449
 _FOCAL_TOLERANCE = 0.02

@@ -1,0 +1,53 @@
+"""Pictures in files: decoded whole or refused, by one rule for data and for `encode`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image, ImageOps
+
+from spdlib.errors import SPDError
+from spdlib.reading import reading, regular_file
+
+LARGEST_FILE = 1 << 28
+"""Bytes of a picture's file."""
+LARGEST_PICTURE = 80_000_000
+"""Pixels; a small file can claim to hold more than fits into memory."""
+FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
+"""What is read, by Pillow's names. It knows others that start programs or run scripts."""
+_ORIENTATION = 0x0112
+
+
+def read_picture(
+    path: str | Path, error: type[SPDError], formats: tuple[str, ...] = FORMATS
+) -> Image.Image:
+    """The whole picture in memory, as it is stored: its mode and EXIF orientation are kept.
+
+    Raises:
+        error: no picture of one of the `formats`, truncated, with a wrong checksum (PNG), or
+            larger than `LARGEST_PICTURE` by its header.
+    """
+    file = regular_file(path, error, LARGEST_FILE)
+    remedy = "it is truncated or damaged: copy or download it again"
+    with reading(path, "cannot be decoded", remedy, error):
+        with Image.open(file, formats=formats) as picture:
+            width, height = picture.size
+            if width * height > LARGEST_PICTURE:
+                raise error(
+                    f"{path}: the header says {width}x{height} pixels, more than "
+                    f"{LARGEST_PICTURE / 1e6:.0f} million; make it smaller"
+                )
+            picture.verify()  # Pillow decodes PNGs without looking at the checksums of the pixels
+        with Image.open(file, formats=formats) as picture:
+            picture.load()
+            return picture
+
+
+def orientation(picture: Image.Image) -> int:
+    """The EXIF orientation: 1 where the picture is stored upright."""
+    return int(picture.getexif().get(_ORIENTATION, 1))
+
+
+def upright(picture: Image.Image) -> Image.Image:
+    """The picture turned as its EXIF orientation says."""
+    return picture if orientation(picture) == 1 else ImageOps.exif_transpose(picture)
