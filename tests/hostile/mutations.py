@@ -206,13 +206,13 @@ def odd_png(data: bytes) -> st.SearchStrategy[bytes]:
             copy.insert(place, (name, content))
         else:
             del copy[place]
-        return data[:8] + b"".join(_chunk(*each) for each in copy)
+        return data[:8] + b"".join(png_chunk(*each) for each in copy)
 
     ways = st.sampled_from(("damage", "damage", "damage", "insert", "repeat", "remove"))
     return st.builds(write, st.integers(0, len(chunks) - 1), ways, seeds, st.sampled_from(extra))
 
 
-def _chunk(name: bytes, content: bytes) -> bytes:
+def png_chunk(name: bytes, content: bytes) -> bytes:
     checksum = struct.pack(">I", zlib.crc32(name + content))
     return struct.pack(">I", len(content)) + name + content + checksum
 

@@ -86,7 +86,6 @@ def _pictures(valid: Valid) -> Iterator[Reader]:
 
 
 def _layouts(valid: Valid) -> Iterator[Reader]:
-    layouts = valid.layouts
     yield Reader(
         "own folder, cameras.csv",
         valid.own,
@@ -94,7 +93,7 @@ def _layouts(valid: Valid) -> Iterator[Reader]:
         lambda folder: digest(content_of(PlainFolder(folder))),
         parts=change.odd_table,
     )
-    bts = layouts.bts()
+    bts = valid.bts
     depth = next(bts.glob(FOLDERS["bts"]))
     yield Reader(
         "BTS folder, depth",
@@ -107,24 +106,20 @@ def _layouts(valid: Valid) -> Iterator[Reader]:
     listed = "nyudepthv2_train_files_with_gt.txt"
     yield Reader(
         "BTS list",
-        layouts.sync(),
+        valid.sync,
         listed,
         lambda folder: digest(content_of(BTSFolder(folder, "sync", list_file=folder / listed))),
         parts=change.odd_lines,
     )
-    mat, tests = layouts.mat(), "nyudepthv2_test_files_with_gt.txt"
-    folder = valid.root / "labelled"
-    folder.mkdir()
-    for name in (mat.name, tests):
-        (valid.root / name).rename(folder / name)
+    mat, tests = valid.labelled, "nyudepthv2_test_files_with_gt.txt"
     yield Reader(
         "labelled .mat",
-        folder,
+        mat.parent,
         mat.name,
         lambda folder: digest(content_of(LabelledMat(folder / mat.name, "test", folder / tests))),
         parts=change.odd_hdf5,
     )
-    fast = layouts.fastdepth()
+    fast = valid.fastdepth
     yield Reader(
         "FastDepth .h5",
         fast,
@@ -132,7 +127,7 @@ def _layouts(valid: Valid) -> Iterator[Reader]:
         lambda folder: digest(content_of(FastDepthFolder(folder, "test"))),
         parts=change.odd_hdf5,
     )
-    hub = layouts.shards()
+    hub = valid.shards
     yield Reader(
         "tar shard",
         hub,

@@ -21,6 +21,7 @@ from spdlib.data.sources import PlainFolder
 from spdlib.data.store import pack
 from spdlib.geometry import Camera
 from spdlib.models import DepthModel, create_model
+from spdlib.scene import Scene
 from spdlib.study.datasets import InMemory
 from spdlib.study.profiles import resolve
 from spdlib.study.training import fit
@@ -59,6 +60,34 @@ class Valid:
     def own(self) -> Path:
         """A user's own folder."""
         return self.layouts.plain()
+
+    @cached_property
+    def bts(self) -> Path:
+        """BTS's official splits."""
+        return self.layouts.bts()
+
+    @cached_property
+    def sync(self) -> Path:
+        """BTS's raw training video and a list of it."""
+        return self.layouts.sync()
+
+    @cached_property
+    def labelled(self) -> Path:
+        """The labelled .mat, beside it a list of its test frames."""
+        folder = self.root / "labelled"
+        folder.mkdir()
+        layouts = Layouts(folder, SIZE)
+        return layouts.mat()
+
+    @cached_property
+    def fastdepth(self) -> Path:
+        """FastDepth's folders."""
+        return self.layouts.fastdepth()
+
+    @cached_property
+    def shards(self) -> Path:
+        """Tar shards."""
+        return self.layouts.shards()
 
     @cached_property
     def store(self) -> Path:
@@ -102,15 +131,25 @@ class Valid:
         return path
 
     @cached_property
+    def still(self) -> Scene:
+        """A scene of the network, of an image of 40x60 pixels, without a camera."""
+        return self.network.encode(torch.rand(3, 40, 60))
+
+    @cached_property
+    def rooms(self) -> tuple[Frames, Frames]:
+        """Four rooms to train on and two to select by."""
+        train, select = Rooms(4, size=NETWORK_SIZE), Rooms(2, size=NETWORK_SIZE, start=4)
+        return InMemory(train), InMemory(select)
+
+    @cached_property
     def run(self) -> Path:
         """The folder of a finished run of two steps on rooms."""
-        rooms, held = (InMemory(Rooms(n, size=NETWORK_SIZE, start=s)) for n, s in ((4, 0), (2, 4)))
         config = resolve(
             "v15_2", "smoke", encoder=ENCODER, image_size=NETWORK_SIZE, steps=2, batch_size=2,
             points=8, evaluate_every=1,
         )  # fmt: skip
         folder = self.root / "run"
-        fit(config, rooms, held, folder, device="cpu", workers=0, progress=False)
+        fit(config, *self.rooms, folder, device="cpu", workers=0, progress=False)
         return folder
 
     @cached_property
