@@ -11,10 +11,11 @@ from typing import Any, BinaryIO
 import h5py
 
 from spdlib.errors import DataError
-from spdlib.reading import reading
+from spdlib.reading import LARGEST_FRAME, reading, regular_file
 
-LARGEST_READ = 1 << 28
-"""Bytes that one read of an HDF5 array may ask for; a frame of 4000x3000 floats has 48 MB."""
+MOST_CHUNKS = 100_000
+"""Chunks of one read; HDF5 looks for each of them, stored or not."""
+_REMEDY = "download or pack it again"
 
 
 class LazyHDF5:
@@ -47,6 +48,8 @@ def open_hdf5(source: str | Path | BinaryIO, name: str = "") -> h5py.File:
     `name` stands for it in the DataError of a missing, truncated or other file.
     """
     remedy = "it is truncated or of another format: download or pack it again"
+    if isinstance(source, str | Path):
+        regular_file(source, DataError)
     with reading(name or str(source), "not a readable HDF5 file", remedy):
         return h5py.File(source, "r", locking=False)
 
@@ -64,18 +67,25 @@ def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) ->
         by_frame: it is read one frame (row) at a time, not whole.
 
     Raises:
-        DataError: missing, damaged, borrowed, or a read beyond `LARGEST_READ`.
+        DataError: missing, damaged, borrowed, or a read beyond `LARGEST_FRAME` or `MOST_CHUNKS`.
     """
     data = own_member(file, name, where)
     if not isinstance(data, h5py.Dataset) or not data.shape:
-        raise DataError(f"{where}: {name!r} is not an array; download or pack it again")
-    if data.external or data.is_virtual:
+        raise DataError(f"{where}: {name!r} is not an array; {_REMEDY}")
+    with reading(where, f"has no readable array {name!r}", _REMEDY):
+        kind, borrowed, chunk = data.dtype, data.external or data.is_virtual, data.chunks
+    if borrowed:
         raise _borrowed(where, name)
     shape = data.shape[1:] if by_frame else data.shape
-    if math.prod(shape) * data.dtype.itemsize > LARGEST_READ:
+    chunk = chunk or shape or (1,)  # whole chunks are read for any part of them
+    chunks = math.prod(-(-n // c) for n, c in zip(shape[::-1], chunk[::-1], strict=False))
+    if (
+        max(math.prod(shape), math.prod(chunk)) * kind.itemsize > LARGEST_FRAME
+        or chunks > MOST_CHUNKS
+    ):
         raise DataError(
-            f"{where}: array {name!r} is {data.dtype} {list(data.shape)}, larger than any frame; "
-            "the file is damaged: download or pack it again"
+            f"{where}: array {name!r} is {kind} {list(data.shape)} in chunks of {list(chunk)}, "
+            f"larger than any frame; the file is damaged: {_REMEDY}"
         )
     return data
 
@@ -83,7 +93,7 @@ def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) ->
 def own_member(file: h5py.File, name: str, where: str) -> h5py.HLObject:
     """An array or group that lies in this very file; DataError as `own_array` raises."""
     node = file
-    with reading(where, f"has no readable array {name!r}", "download or pack it again"):
+    with reading(where, f"has no readable array {name!r}", _REMEDY):
         for part in name.split("/"):
             # `in` and `get` would open what a link leads to before they say what kind it is
             if node.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:
