@@ -175,6 +175,16 @@ def test_equal_frames_have_equal_fingerprints(layouts: Layouts) -> None:
     assert a == b != c
 
 
+def test_fingerprints_never_change(tmp_path: Path) -> None:
+    """Records of published runs name them: one of each store version is the same for ever."""
+    image = np.arange(144, dtype=np.uint8).reshape(6, 8, 3)
+    depth = np.linspace(1, 5, 48, dtype=np.float32).reshape(6, 8)
+    frames = [frame("a", image=image), frame("b", depth, image=image, valid_box=(1, 1, 4, 6))]
+    pack({"train": ListFrames(frames)}, tmp_path / "s.h5")
+    expected = "aafa1d451d76e83c2c2def3fdcbbea5b400cbada59e29475e7ad6743d1c070ad"
+    assert info(tmp_path / "s.h5")["fingerprint"] == expected
+
+
 # -------------------- what is refused when packing
 
 
@@ -208,6 +218,30 @@ def assert_untouched(path: Path, before: bytes) -> None:
     assert path.read_bytes() == before
     assert not list(path.parent.glob(".*tmp"))
     verify(path)
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\0", "\udc80", "", "é" * 129])
+def test_names_that_cannot_be_stored_are_refused(tmp_path: Path, name: str) -> None:
+    for splits in ({"train": ListFrames([frame(name)])}, {name: ListFrames([frame("a")])}):
+        with pytest.raises(DataError, match="cannot name a frame or a split .*; rename it"):
+            pack(splits, tmp_path / "s.h5")
+    longest = "é" * 128
+    pack({longest: ListFrames([frame(longest)])}, tmp_path / "s.h5")
+    assert verify(tmp_path / "s.h5")["splits"] == {longest: 1}
+    assert PackedFrames(tmp_path / "s.h5").ids == [longest]
+
+
+@pytest.mark.parametrize(
+    ("value", "times", "shown"), [(65.535, 7, "65.535"), (65504, 30, "65504"), (1e-7, 3, "1e-07")]
+)
+def test_depth_that_no_camera_measures_is_not_packed(
+    tmp_path: Path, value: float, times: int, shown: str
+) -> None:
+    depth = irregular()
+    depth.flat[:times] = value
+    message = rf"frame 'a' \(raw depth\): {times} pixels hold {shown} m, .*; write 0 where"
+    with pytest.raises(DataError, match=message):
+        pack({"train": ListFrames([frame("a", depth)])}, tmp_path / "s.h5")
 
 
 def test_unknown_compression(tmp_path: Path) -> None:
