@@ -15,6 +15,8 @@ from spdlib.reading import LARGEST_FRAME, reading, regular_file
 
 MOST_CHUNKS = 100_000
 """Chunks of one read; HDF5 looks for each of them, stored or not."""
+MOST_FRAMES = 1_000_000
+"""Frames of one file; NYU's whole raw video has 400,000."""
 _REMEDY = "download or pack it again"
 
 
@@ -67,7 +69,8 @@ def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) ->
         by_frame: it is read one frame (row) at a time, not whole.
 
     Raises:
-        DataError: missing, damaged, borrowed, or a read beyond `LARGEST_FRAME` or `MOST_CHUNKS`.
+        DataError: missing, damaged, borrowed, or beyond `LARGEST_FRAME`, `MOST_CHUNKS` or
+            `MOST_FRAMES`.
     """
     data = own_member(file, name, where)
     if not isinstance(data, h5py.Dataset) or not data.shape:
@@ -76,16 +79,14 @@ def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) ->
         kind, borrowed, chunk = data.dtype, data.external or data.is_virtual, data.chunks
     if borrowed:
         raise _borrowed(where, name)
-    shape = data.shape[1:] if by_frame else data.shape
-    chunk = chunk or shape or (1,)  # whole chunks are read for any part of them
-    chunks = math.prod(-(-n // c) for n, c in zip(shape[::-1], chunk[::-1], strict=False))
-    if (
-        max(math.prod(shape), math.prod(chunk)) * kind.itemsize > LARGEST_FRAME
-        or chunks > MOST_CHUNKS
-    ):
+    frames, *frame = data.shape if by_frame else (1, *data.shape)
+    chunk = chunk or [max(1, n) for n in frame]  # a chunk is read whole for any part of it
+    chunks = math.prod(-(-n // c) for n, c in zip(frame[::-1], chunk[::-1], strict=False))
+    size = max(math.prod(frame), math.prod(chunk)) * kind.itemsize
+    if size > LARGEST_FRAME or chunks > MOST_CHUNKS or frames > MOST_FRAMES:
         raise DataError(
             f"{where}: array {name!r} is {kind} {list(data.shape)} in chunks of {list(chunk)}, "
-            f"larger than any frame; the file is damaged: {_REMEDY}"
+            f"larger than any frame or data set; the file is damaged: {_REMEDY}"
         )
     return data
 

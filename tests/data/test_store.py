@@ -223,7 +223,7 @@ def assert_untouched(path: Path, before: bytes) -> None:
 @pytest.mark.parametrize("name", ["a\nb", "a\0", "\udc80", "", "é" * 129])
 def test_names_that_cannot_be_stored_are_refused(tmp_path: Path, name: str) -> None:
     for splits in ({"train": ListFrames([frame(name)])}, {name: ListFrames([frame("a")])}):
-        with pytest.raises(DataError, match="cannot name a frame or a split .*; rename it"):
+        with pytest.raises(DataError, match=r"cannot name a frame or a split .*; rename it"):
             pack(splits, tmp_path / "s.h5")
     longest = "é" * 128
     pack({longest: ListFrames([frame(longest)])}, tmp_path / "s.h5")
