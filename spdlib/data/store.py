@@ -422,6 +422,8 @@ def _check_arrays(file: h5py.File, where: str) -> tuple[tuple[int, int], dict[st
 def _check_index(index: _Index, where: str) -> None:
     """Refuses cameras, boxes, ids and a provenance that `pack` does not write."""
     height, width = index.size
+    if not index.ids:
+        raise ValueError("it has no frames")
     for name, camera, box in zip(index.ids, index.cameras, index.boxes, strict=True):
         check_name(name, where)
         finite = np.isfinite(camera).all() and min(camera[:2]) > 0

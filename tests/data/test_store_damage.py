@@ -202,6 +202,27 @@ def test_opening_refuses_other_arrays(
             function(packed)
 
 
+def test_a_store_without_frames_is_refused(packed: Path) -> None:
+    with h5py.File(packed, "a") as file:
+        for name in (
+            "image",
+            "depth/raw",
+            "camera",
+            "valid_box",
+            "id",
+            "split",
+            "checksum",
+            "crc32",
+        ):
+            empty = file[name][:0]
+            del file[name]
+            file[name] = empty
+        file.attrs["index"] = index_hash(file)
+    for function in OPENING:
+        with pytest.raises(DataError, match=r"store.h5: damaged store \(it has no frames\)"):
+            function(packed)
+
+
 # -------------------- other files
 
 
