@@ -7,10 +7,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from spdlib.errors import SPDError
-from spdlib.reading import reading, regular_file
+from spdlib.reading import LARGEST_FRAME, reading, reason, regular_file
 
-LARGEST_FILE = 1 << 28
-"""Bytes of a picture's file."""
 LARGEST_PICTURE = 80_000_000
 """Pixels; a small file can claim to hold more than fits into memory."""
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
@@ -24,22 +22,26 @@ def read_picture(
     """The whole picture in memory, as it is stored: its mode and EXIF orientation are kept.
 
     Raises:
-        error: no picture of one of the `formats`, truncated, with a wrong checksum (PNG), or
-            larger than `LARGEST_PICTURE` by its header.
+        error: no picture of one of the `formats`, truncated, with a wrong checksum (PNG) or EXIF
+            data that cannot be read, or larger than `LARGEST_PICTURE` by its header.
     """
-    file = regular_file(path, error, LARGEST_FILE)
+    file = regular_file(path, error, LARGEST_FRAME)
     remedy = "it is truncated or damaged: copy or download it again"
     with reading(path, "cannot be decoded", remedy, error):
-        with Image.open(file, formats=formats) as picture:
-            width, height = picture.size
-            if width * height > LARGEST_PICTURE:
-                raise error(
-                    f"{path}: the header says {width}x{height} pixels, more than "
-                    f"{LARGEST_PICTURE / 1e6:.0f} million; make it smaller"
-                )
-            picture.verify()  # Pillow decodes PNGs without looking at the checksums of the pixels
+        try:
+            with Image.open(file, formats=formats) as picture:
+                width, height = picture.size
+                if width * height > LARGEST_PICTURE:
+                    raise Image.DecompressionBombError(f"it says {width}x{height} pixels")
+                picture.verify()  # Pillow decodes PNGs without looking at their pixels' checksums
+        except Image.DecompressionBombError as failure:  # Pillow has a limit of its own
+            raise error(
+                f"{path}: by its header larger than {LARGEST_PICTURE / 1e6:.0f} million pixels "
+                f"({reason(failure)}); make it smaller"
+            ) from failure
         with Image.open(file, formats=formats) as picture:
             picture.load()
+            orientation(picture)  # damaged EXIF data raise here
             return picture
 
 

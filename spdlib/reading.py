@@ -22,6 +22,8 @@ from torch import Tensor
 
 from spdlib.errors import DataError, SPDError
 
+LARGEST_FRAME = 1 << 28
+"""Bytes of a file, or of one read of an array, that holds a frame; 4000x3000 floats have 48 MB."""
 LARGEST_TEXT = 1 << 26
 """Bytes of a text file (a configuration, a table, a list) beyond which it is none."""
 _LONGEST_REASON = 200

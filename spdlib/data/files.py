@@ -6,41 +6,62 @@ one `DataError`, never a guess and never a silently repaired frame.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from spdlib.data.frames import Frame
 from spdlib.errors import DataError
 from spdlib.pictures import orientation, read_picture
-from spdlib.reading import reading
+from spdlib.reading import LARGEST_FRAME, reading, regular_file
 
 Box = tuple[int, int, int, int]
 PLAUSIBLE_MEDIAN = (0.1, 20.0)
 """Metres between which the median depth of an indoor frame lies; outside, the unit is wrong."""
+MEASURABLE = (0.001, 60.0)
+"""Metres between which every measurement lies. Indoors laser scanners reach some 50 m, structured
+light and time of flight 10 m. What marks missing measurements lies beyond: 65.535 (uint16), 65504
+(half floats), 100, 1000."""
 MILLIMETRES = 0.001
 """Metres per step of a uint16 depth file, unless the caller says otherwise."""
+LONGEST_NAME = 256
+"""Bytes of a frame's id or a split's name in UTF-8."""
+_HOLES = "write 0 where nothing was measured"
+_NO_NAME = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 
 
 def read_image(path: Path) -> np.ndarray:
     """RGB image uint8 [H, W, 3] of a JPEG or PNG file; DataError if it cannot be used as it is."""
-    image = read_picture(path, DataError, ("JPEG", "PNG"))
-    if image.mode != "RGB":
+    image = _unrotated(path, ("JPEG", "PNG"))
+    if image.mode != "RGB" or "transparency" in image.info:
+        transparent = " with a transparent colour" if image.mode == "RGB" else ""
         raise DataError(
-            f"{path}: image mode is {image.mode!r}, not 'RGB' (grey, palette and transparent "
-            "images are refused); convert it to 8-bit RGB"
-        )
-    if orientation(image) != 1:
-        raise DataError(
-            f"{path}: the EXIF data ask for a rotation, which the depth would not follow; "
-            "save the image upright and without EXIF orientation"
+            f"{path}: image mode is {image.mode!r}{transparent}, not 'RGB' (grey, palette and "
+            "transparent images are refused); convert it to 8-bit RGB"
         )
     return np.array(image)
 
 
+def _unrotated(path: Path, formats: tuple[str, ...]) -> Image.Image:
+    """A picture whose pixels lie as they are seen."""
+    picture = read_picture(path, DataError, formats)
+    if orientation(picture) != 1:
+        raise DataError(
+            f"{path}: the EXIF data ask for a rotation, which image and depth would not share; "
+            "save it upright and without EXIF orientation"
+        )
+    return picture
+
+
 def read_depth_png(path: Path) -> np.ndarray:
-    """Stored values uint16 [H, W] of a 16-bit one-channel PNG; DataError for any other."""
-    image = read_picture(path, DataError, ("PNG",))
+    """Stored values uint16 [H, W] of a 16-bit one-channel PNG, 0 where nothing was measured.
+
+    Raises:
+        DataError: any other file, or values that mark missing measurements, or with shifted bits.
+    """
+    image = _unrotated(path, ("PNG",))
     # Pillow before 11 opens 16-bit PNGs in mode "I"
     if image.mode not in ("I;16", "I;16B", "I"):
         raise DataError(
@@ -50,16 +71,50 @@ def read_depth_png(path: Path) -> np.ndarray:
     values = np.array(image)
     if values.min() < 0 or values.max() > np.iinfo(np.uint16).max:
         raise DataError(f"{path}: depth values leave 0..65535; export uint16 millimetres")
+    _refuse_codes(values, path)
     return values.astype(np.uint16)
+
+
+def _refuse_codes(values: np.ndarray, path: Path) -> None:
+    """Refuses what passes for depth in any unit: marks of missing measurements, shifted bits."""
+    counts = np.bincount(values.ravel(), minlength=1 << 16)
+    # Kinect's raw disparities end at 1091 (10 m), and 2047 is none; no room has such a gap
+    raw_kinect = counts[2047] and not counts[1101:2047].any() and not counts[2048:].any()
+    for code, found, meaning in (
+        (65535, counts[65535], "which marks missing measurements"),
+        (2047, raw_kinect, "so this is a Kinect's raw disparity; convert it to millimetres"),
+    ):
+        if found:
+            raise DataError(f"{path}: {counts[code]:,} pixels hold {code}, {meaning}; {_HOLES}")
+    # nothing is nearer than 0.3 m to such cameras, so shifted by 3 bits nothing is below 2400
+    held = np.flatnonzero(counts[1:]) + 1
+    if len(held) >= 64 and held[0] >= 2400 and not (held % 8).any():
+        raise DataError(
+            f"{path}: all values are multiples of 8, so the bits are shifted by 3 (SUN RGB-D, "
+            "Kinect SDK); write (value >> 3) | (value << 13) as uint16 millimetres"
+        )
 
 
 def read_depth_npy(path: Path) -> np.ndarray:
     """Depth float32 [H, W] of a .npy file of floats; DataError for any other."""
-    with reading(path, "not a readable .npy file", "save it again"):
-        values = np.load(path, allow_pickle=False)
-    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind != "f":
-        raise DataError(f"{path}: needs a float array [H, W] of metres; save it with numpy.save")
-    return values.astype(np.float32)
+    file = regular_file(path, DataError, LARGEST_FRAME)
+    with reading(path, "not a readable .npy file", "save it again with numpy.save"):
+        values = np.lib.format.open_memmap(file, mode="r")  # maps no more than the file holds
+    return as_metres(values, str(path))
+
+
+def as_metres(values: np.ndarray, where: str) -> np.ndarray:
+    """float32 [H, W] of metres in floats of any width; DataError for other arrays."""
+    if values.ndim != 2 or values.dtype.kind != "f":
+        raise DataError(
+            f"{where}: depth is {values.dtype} {list(values.shape)}, not floating-point metres "
+            "[H, W]; convert it"
+        )
+    with np.errstate(over="ignore"):  # to infinity, which is refused later
+        metres = np.array(values, np.float32)
+    if np.count_nonzero(metres) != np.count_nonzero(values):
+        raise DataError(f"{where}: depth is too small for float32; {_HOLES}")
+    return metres
 
 
 def millimetres_to_metres(values: np.ndarray) -> np.ndarray:
@@ -80,9 +135,10 @@ def check_frame(frame: Frame, where: str) -> Frame:
     """Returns the frame if it can be learned from; `where` names its file in an error.
 
     Raises:
-        DataError: wrong type or shape, image and depth of different sizes, NaN, negative or no
-            depth, or a median depth that no indoor frame has (a wrong unit).
+        DataError: an id that cannot be stored, wrong type or shape, image and depth of different
+            sizes, NaN, negative or no depth, or depth that no indoor frame has (a wrong unit).
     """
+    check_name(frame.id, where)
     image = frame.image
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise DataError(
@@ -94,9 +150,11 @@ def check_frame(frame: Frame, where: str) -> Frame:
     sizes = {"camera": frame.camera.size} | {k: d.shape for k, d in frame.depths.items()}
     for name, size in sizes.items():
         if tuple(size) != image.shape[:2]:
+            turned = tuple(size) == image.shape[1::-1]
             raise DataError(
                 f"{where}: image is {image.shape[0]}x{image.shape[1]} but {name} is "
-                f"{'x'.join(map(str, size))} (height x width); give both at the same size"
+                f"{'x'.join(map(str, size))} (height x width); "
+                f"{'transpose one of them' if turned else 'give both at the same size'}"
             )
     for kind in frame.depths:
         check_depth(frame.truth(kind), f"{where} ({kind} depth)")
@@ -105,24 +163,42 @@ def check_frame(frame: Frame, where: str) -> Frame:
 
 def check_depth(depth: np.ndarray, where: str) -> None:
     """Refuses NaN, infinite, negative, empty or implausible depth [H, W] in metres (DataError)."""
-    if not np.isfinite(depth).all():
-        raise DataError(f"{where}: NaN or infinite depth; write 0 where nothing was measured")
+    finite = np.isfinite(depth)
+    if not finite.all():
+        count = np.count_nonzero(~finite)
+        raise DataError(f"{where}: NaN or infinite depth in {count:,} pixels; {_HOLES}")
     if depth.min() < 0:
-        raise DataError(
-            f"{where}: negative depth ({depth.min():g}); write 0 where nothing was measured"
-        )
-    sample = depth[::8, ::8]
-    measured = sample[sample > 0]
-    if measured.size < 64:  # small or sparse depth: look at all of it
-        measured = depth[depth > 0]
-    if not measured.size:
+        raise DataError(f"{where}: negative depth ({depth.min():g}); {_HOLES}")
+    if not depth.any():
         raise DataError(f"{where}: no valid pixel (all depth is 0); drop the frame")
-    median, (low, high) = float(np.median(measured)), PLAUSIBLE_MEDIAN
+    (low, high), (least, most) = PLAUSIBLE_MEDIAN, MEASURABLE
+    sample = depth[::8, ::8]
+    measured = sample[(sample >= least) & (sample <= most)]
+    if measured.size < 64:  # small, sparse or implausible depth: look at all of it
+        measured = depth[(depth >= least) & (depth <= most)]
+    median = float(np.median(measured if measured.size else depth[depth > 0]))
     if not low <= median <= high:
         hint = "millimetres read as metres" if median > high else "metres read as millimetres"
         raise DataError(
             f"{where}: median depth is {median:.4g} m, outside {low} to {high} m; this looks like "
-            f"{hint} or 8-bit depth: store uint16 PNG in millimetres or floats in metres"
+            f"{hint} or 8-bit depth: store uint16 PNG in millimetres or floats in metres, and "
+            "0 where nothing was measured"
+        )
+    for extreme in (depth.min(where=depth > 0, initial=most), depth.max()):
+        if not least <= extreme <= most:
+            raise DataError(
+                f"{where}: {np.count_nonzero(depth == extreme):,} pixels hold {extreme:.5g} m, "
+                f"which no camera measures ({least:g} to {most:g} m); {_HOLES}"
+            )
+
+
+def check_name(name: str, where: str) -> None:
+    """Refuses an id of a frame or a name of a split that a store could not hold (DataError)."""
+    if not name or _NO_NAME.search(name) or len(name.encode()) > LONGEST_NAME:
+        raise DataError(
+            f"{where}: {name[:80]!r} cannot name a frame or a split (it is empty, over "
+            f"{LONGEST_NAME} bytes, or has control characters or bytes that are not UTF-8); "
+            "rename it"
         )
 
 

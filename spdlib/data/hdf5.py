@@ -11,10 +11,13 @@ from typing import Any, BinaryIO
 import h5py
 
 from spdlib.errors import DataError
-from spdlib.reading import reading
+from spdlib.reading import LARGEST_FRAME, reading, regular_file
 
-LARGEST_READ = 1 << 28
-"""Bytes that one read of an HDF5 array may ask for; a frame of 4000x3000 floats has 48 MB."""
+MOST_CHUNKS = 100_000
+"""Chunks of one read; HDF5 looks for each of them, stored or not."""
+MOST_FRAMES = 1_000_000
+"""Frames of one file; NYU's whole raw video has 400,000."""
+_REMEDY = "download or pack it again"
 
 
 class LazyHDF5:
@@ -47,6 +50,8 @@ def open_hdf5(source: str | Path | BinaryIO, name: str = "") -> h5py.File:
     `name` stands for it in the DataError of a missing, truncated or other file.
     """
     remedy = "it is truncated or of another format: download or pack it again"
+    if isinstance(source, str | Path):
+        regular_file(source, DataError)
     with reading(name or str(source), "not a readable HDF5 file", remedy):
         return h5py.File(source, "r", locking=False)
 
@@ -64,18 +69,24 @@ def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) ->
         by_frame: it is read one frame (row) at a time, not whole.
 
     Raises:
-        DataError: missing, damaged, borrowed, or a read beyond `LARGEST_READ`.
+        DataError: missing, damaged, borrowed, or beyond `LARGEST_FRAME`, `MOST_CHUNKS` or
+            `MOST_FRAMES`.
     """
     data = own_member(file, name, where)
     if not isinstance(data, h5py.Dataset) or not data.shape:
-        raise DataError(f"{where}: {name!r} is not an array; download or pack it again")
-    if data.external or data.is_virtual:
+        raise DataError(f"{where}: {name!r} is not an array; {_REMEDY}")
+    with reading(where, f"has no readable array {name!r}", _REMEDY):
+        kind, borrowed, chunk = data.dtype, data.external or data.is_virtual, data.chunks
+    if borrowed:
         raise _borrowed(where, name)
-    shape = data.shape[1:] if by_frame else data.shape
-    if math.prod(shape) * data.dtype.itemsize > LARGEST_READ:
+    frames, *frame = data.shape if by_frame else (1, *data.shape)
+    chunk = chunk or [max(1, n) for n in frame]  # a chunk is read whole for any part of it
+    chunks = math.prod(-(-n // c) for n, c in zip(frame[::-1], chunk[::-1], strict=False))
+    size = max(math.prod(frame), math.prod(chunk)) * kind.itemsize
+    if size > LARGEST_FRAME or chunks > MOST_CHUNKS or frames > MOST_FRAMES:
         raise DataError(
-            f"{where}: array {name!r} is {data.dtype} {list(data.shape)}, larger than any frame; "
-            "the file is damaged: download or pack it again"
+            f"{where}: array {name!r} is {kind} {list(data.shape)} in chunks of {list(chunk)}, "
+            f"larger than any frame or data set; the file is damaged: {_REMEDY}"
         )
     return data
 
@@ -83,7 +94,7 @@ def own_array(file: h5py.File, name: str, where: str, by_frame: bool = False) ->
 def own_member(file: h5py.File, name: str, where: str) -> h5py.HLObject:
     """An array or group that lies in this very file; DataError as `own_array` raises."""
     node = file
-    with reading(where, f"has no readable array {name!r}", "download or pack it again"):
+    with reading(where, f"has no readable array {name!r}", _REMEDY):
         for part in name.split("/"):
             # `in` and `get` would open what a link leads to before they say what kind it is
             if node.id.links.get_info(part.encode()).type != h5py.h5l.TYPE_HARD:

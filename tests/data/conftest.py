@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import shutil
 import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,9 @@ import h5py
 import numpy as np
 import pytest
 from PIL import Image
+
+from spdlib.data.sources import BTSFolder
+from spdlib.data.store import pack
 
 COUNT = 6
 SIZE = (48, 64)
@@ -173,3 +177,18 @@ def make_layouts() -> type[Layouts]:
 def layouts(tmp_path: Path) -> Layouts:
     """Six frames of 48x64, to be written in any layout below `tmp_path`."""
     return Layouts(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def packed_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three training and three test frames, packed once for all tests."""
+    root = tmp_path_factory.mktemp("packed")
+    splits = BTSFolder.open_splits(Layouts(root).bts())
+    pack(splits, root / "store.h5", {"layout": "BTSFolder"})
+    return root / "store.h5"
+
+
+@pytest.fixture
+def packed(packed_once: Path, layouts: Layouts) -> Path:
+    """A copy of that store, to be damaged."""
+    return Path(shutil.copy(packed_once, layouts.root))

@@ -17,6 +17,7 @@ from spdlib.data.sources.folder import PlainFolder
 from spdlib.data.sources.nyu import BTSFolder, LabelledMat
 from spdlib.data.store import PackedFrames
 from spdlib.errors import ConfigError, DataError
+from spdlib.reading import reading
 
 LAYOUTS: tuple[Any, ...] = (
     LabelledMat,
@@ -44,7 +45,9 @@ def open_source(path: str | Path, **options: Any) -> Mapping[str, Frames]:
     """
     path = Path(path)
     for reader in LAYOUTS:
-        if reader.recognises(path):
+        with reading(path, "is no path of a data set", "check it"):
+            recognised = reader.recognises(path)
+        if recognised:
             unknown = set(options) - set(inspect.signature(reader.open_splits).parameters)
             if unknown:
                 raise ConfigError(f"{path}: its layout has no option {', '.join(sorted(unknown))}")

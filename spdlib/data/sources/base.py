@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from spdlib.data.files import check_frame, scaled_box
+from spdlib.data.files import check_frame, check_name, scaled_box
 from spdlib.data.frames import NYU_VALID_BOX, TRUTHS, Frame
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import NYU_CAMERA
@@ -35,7 +35,7 @@ class Source:
         split_by: who divided the frames; "" where the layout itself does.
 
     Raises:
-        DataError: no items, or two with one id.
+        DataError: no items, two with one id, or an id that no store could hold.
         ConfigError: an unknown truth.
     """
 
@@ -47,6 +47,8 @@ class Source:
             raise ConfigError(f"truth is {truth!r}; choose one of {', '.join(TRUTHS)}")
         if not items:
             raise DataError(f"{where}: no frames found; see data/README.md for the layouts")
+        for item in items:
+            check_name(item.id, where)
         refuse_duplicates(((item.id, item.where) for item in items), where)
         self._items, self.ids, self.truth = list(items), [item.id for item in items], truth
 

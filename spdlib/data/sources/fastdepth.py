@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from spdlib.data.files import as_metres
 from spdlib.data.frames import Frame, Frames
 from spdlib.data.hdf5 import open_hdf5, own_array
 from spdlib.data.sources.base import Item, Source, nyu_frame
 from spdlib.errors import DataError
-from spdlib.reading import reading
+from spdlib.reading import LARGEST_FRAME, reading, regular_file
 
 
 class _H5Frames(Source):
@@ -64,12 +65,11 @@ class _H5Frames(Source):
             rgb, depth = (np.asarray(own_array(file, n, item.where)) for n in ("rgb", "depth"))
         if rgb.ndim != 3 or rgb.shape[0] != 3 or rgb.dtype != np.uint8:
             raise DataError(
-                f"{item.where}: 'rgb' is {rgb.dtype} {list(rgb.shape)}, not uint8 [3, H, W]"
+                f"{item.where}: 'rgb' is {rgb.dtype} {list(rgb.shape)}, not uint8 [3, H, W]; "
+                "convert it"
             )
-        if depth.dtype.kind != "f":
-            raise DataError(f"{item.where}: 'depth' is {depth.dtype}, not floating-point metres")
         image = np.ascontiguousarray(rgb.transpose(1, 2, 0))
-        return nyu_frame(item, image, {str(self.truth): depth.astype(np.float32)})
+        return nyu_frame(item, image, {str(self.truth): as_metres(depth, item.where)})
 
 
 class FastDepthFolder(_H5Frames):
@@ -106,9 +106,11 @@ class TarShards(_H5Frames):
 
     def _listed(self, file: Path) -> Iterable[Item]:
         """The .h5 members of an uncompressed shard; DataError on the first unsafe one."""
+        length = regular_file(file, DataError).stat().st_size
         with (
             reading(file, "not a complete, uncompressed tar file"),
-            tarfile.open(file, "r:") as tar,
+            file.open("rb") as stream,
+            tarfile.open(fileobj=stream, mode="r:") as tar,
         ):
             for member in tar:
                 name = PurePosixPath(member.name)
@@ -119,10 +121,19 @@ class TarShards(_H5Frames):
                         f"{file}: member {member.name!r} is not a plain file below the shard's "
                         "folder; do not trust this file, download it from its publisher"
                     )
+                # a negative size would lead tarfile in circles
+                if not 0 <= member.size <= min(length - member.offset_data, LARGEST_FRAME):
+                    raise DataError(
+                        f"{file}: member {member.name!r} has {member.size:,} bytes by its header, "
+                        "more than the file or a frame; it is truncated: download it again"
+                    )
                 if member.isfile() and name.suffix == ".h5":
                     frame = "/".join(name.with_suffix("").parts[-2:])
                     content = (file, member.offset_data, member.size)
                     yield Item(frame, f"{file} ({member.name})", content)
+            stream.seek(tar.offset)  # tarfile takes a damaged header for the end
+            if any(stream.read(tarfile.BLOCKSIZE)):
+                raise DataError(f"{file}: damaged at byte {tar.offset:,}; download it again")
 
     def _stored(self, item: Item) -> io.BytesIO:
         path, offset, size = item.content

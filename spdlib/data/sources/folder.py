@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +14,7 @@ import numpy as np
 
 from spdlib.data.files import (
     MILLIMETRES,
+    check_name,
     millimetres_to_metres,
     read_depth_npy,
     read_depth_png,
@@ -20,7 +24,7 @@ from spdlib.data.frames import LEAST_TRAINING, Frame, Frames, hold_out
 from spdlib.data.sources.base import IMAGE_SUFFIXES, Item, Source, refuse_duplicates
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
-from spdlib.reading import reading
+from spdlib.reading import read_text, reading
 
 _COLUMNS = ("frame", "fx", "fy", "cx", "cy")
 
@@ -122,13 +126,11 @@ def _own_frames(root: Path) -> tuple[list[Item], dict[str, str]]:
         for folder, by_name in files.items():
             if name not in by_name:
                 raise DataError(f"{where}: {folder} has no file {name!r}; add it or drop the row")
-        intrinsics = {}
-        for key in _COLUMNS[1:]:
-            with reading(where, f"{key} is {row[key]!r}, not a number of pixels", "correct it"):
-                intrinsics[key] = float(row[key] or "")
+        intrinsics = {key: _pixels(row, key, where) for key in _COLUMNS[1:]}
         depth = files["depth"][name]
         items.append(Item(name, str(depth), (files["rgb"][name], depth, intrinsics)))
         if row.get("split"):
+            check_name(row["split"], where)
             splits[name] = row["split"]
         if len(splits) not in (0, len(items)):
             raise DataError(f"{where}: only some frames name a split; fill the column or drop it")
@@ -138,18 +140,34 @@ def _own_frames(root: Path) -> tuple[list[Item], dict[str, str]]:
     return items, splits
 
 
+def _pixels(row: dict[str, str], key: str, where: str) -> float:
+    """A finite number of the table, above 0 for a focal length."""
+    value, least = math.nan, 0.0 if key in ("fx", "fy") else -math.inf
+    with contextlib.suppress(ValueError):
+        value = float(row[key])
+    if not least < value < math.inf:
+        kind = "finite" if least else "positive"
+        raise DataError(
+            f"{where}: {key} is {row[key][:80]!r}, not a {kind} number of pixels; correct it"
+        )
+    return value
+
+
 def _camera_rows(table: Path) -> dict[str, dict[str, str]]:
     """Rows of the table by "FILE, line N"."""
-    with (
-        reading(table, remedy="write it as CSV in UTF-8"),
-        table.open(newline="", encoding="utf-8-sig") as stream,
-    ):
-        reader = csv.DictReader(stream)
-        rows, columns = list(reader), reader.fieldnames or []
+    text = read_text(table, DataError, "write it as CSV in UTF-8")
+    with reading(table, remedy="write it as CSV in UTF-8"):
+        columns, *rows = [*csv.reader(io.StringIO(text))] or [[]]
     missing = [name for name in _COLUMNS if name not in columns]
     if missing:
         raise DataError(f"{table}: lacks the columns {missing}; it needs frame,fx,fy,cx,cy[,split]")
-    return {f"{table}, line {number}": row for number, row in enumerate(rows, 2)}
+    if len(set(columns)) < len(columns):
+        raise DataError(f"{table}: names a column twice; drop one of them")
+    found = {f"{table}, line {number}": row for number, row in enumerate(rows, 2) if row}
+    for where, row in found.items():
+        if len(row) != len(columns):
+            raise DataError(f"{where}: has {len(row)} columns, not {len(columns)}; correct it")
+    return {where: dict(zip(columns, row, strict=True)) for where, row in found.items()}
 
 
 def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:

@@ -16,7 +16,7 @@ from spdlib.data.hdf5 import LazyHDF5, open_hdf5, own_array
 from spdlib.data.sources.base import IMAGE_SUFFIXES, Item, Source, nyu_frame, refuse_duplicates
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import NYU_CAMERA
-from spdlib.reading import reading
+from spdlib.reading import read_text, reading
 
 LABELLED_FRAMES = 1449
 _FOCAL_TOLERANCE = 0.02
@@ -123,10 +123,10 @@ def _listed_pairs(root: Path, list_file: Path) -> list[tuple[Path, Path]]:
     for where, line in _lines(list_file):
         fields = line.split()
         if len(fields) < 2:
-            raise DataError(f"{where}: expected 'rgb depth focal', got {line!r}")
+            raise DataError(f"{where}: expected 'rgb depth focal', got {line[:80]!r}; fix the list")
         with reading(where, "the focal length is not a number", "fix the list"):
             focal = float(fields[2]) if len(fields) > 2 else NYU_CAMERA.fx
-        if abs(focal / NYU_CAMERA.fx - 1) > _FOCAL_TOLERANCE:
+        if not abs(focal / NYU_CAMERA.fx - 1) <= _FOCAL_TOLERANCE:  # NaN compares false
             raise DataError(
                 f"{where}: focal length {focal:g} is not NYU's {NYU_CAMERA.fx:g}; bring other "
                 "cameras as a plain folder with cameras.csv"
@@ -136,7 +136,9 @@ def _listed_pairs(root: Path, list_file: Path) -> list[tuple[Path, Path]]:
                 raise DataError(f"{where}: path {name} leaves the data folder; fix the list")
         image, depth = (root / name.lstrip("/") for name in fields[:2])
         for path in (image, depth):
-            if not path.is_file():
+            with reading(where, "names no file", "fix the list"):  # a name may be too long
+                found = path.is_file()
+            if not found:
                 raise DataError(f"{where}: {path} is missing; copy it or remove the line")
         pairs.append((image, depth))
     return pairs
@@ -144,8 +146,7 @@ def _listed_pairs(root: Path, list_file: Path) -> list[tuple[Path, Path]]:
 
 def _lines(path: Path) -> Iterable[tuple[str, str]]:
     """("FILE, line N", line) of every line of a text list that is not empty."""
-    with reading(path, "cannot be read as a text list"):
-        lines = path.read_text("utf-8").splitlines()
+    lines = read_text(path, DataError).splitlines()
     return [(f"{path}, line {n}", line) for n, line in enumerate(lines, 1) if line.strip()]
 
 
@@ -203,8 +204,9 @@ def _checked_mat(file: h5py.File, path: Path) -> int:
                 "nyu_depth_v2_labeled.mat"
             )
         shapes[name] = data.shape
-    count, channels, *size = shapes["images"]
-    if channels != 3 or any(shapes[name] != (count, *size) for name in ("depths", "rawDepths")):
+    count, *size = shapes["rawDepths"]
+    expected = {"images": (count, 3, *size), "depths": (count, *size), "rawDepths": (count, *size)}
+    if len(size) != 2 or shapes != expected:
         raise DataError(
             f"{path}: sizes do not match ({shapes}); expected images (N, 3, W, H) and depth "
             "(N, W, H)"
@@ -233,14 +235,15 @@ def _listed_test(path: Path, count: int) -> list[int]:
     """Sorted indices that a list of test frames names."""
     found = []
     for where, line in _lines(path):
-        match = re.search(r"rgb_(\d+)", line)
+        match = re.search(r"rgb_(\d{1,9})(\.[a-zA-Z]+)?(\s|$)", line)
         if match is None:
-            raise DataError(f"{where}: expected a name rgb_NNNNN, got {line!r}")
-        if int(match.group(1)) >= count:
+            raise DataError(f"{where}: expected a name rgb_NNNNN, got {line[:80]!r}; fix the list")
+        index = int(match.group(1))
+        if index >= count:
             raise DataError(
-                f"{where}: names frame {int(match.group(1))}, the data have {count}; give the "
-                "list of this data set"
+                f"{where}: names frame {index}, the data have {count}; give the list of this data "
+                "set"
             )
-        found.append((match.group(1), where))
+        found.append((f"{index:05d}", where))
     refuse_duplicates(found, str(path))
     return sorted(int(index) for index, _ in found)
