@@ -11,10 +11,10 @@ Layout, for N frames of one size H x W (images and depth have one frame per chun
     checksum     uint8   [N, 32]       SHA-256 of everything above, frame by frame
     crc32        uint32  [N, 1 + D]    CRC-32 of the image and of each of D depths in metres
 
-Attributes: `format`, `version`, `provenance` (JSON), and `index`, the SHA-256 of all arrays but
-images and depths. Opening a store checks `index`, reading a frame `crc32`, `verify` all of it.
-Depth comes back bit for bit as the source gave it. A store is written under a temporary name,
-synced and renamed, so a failure leaves the file that was there before.
+Attributes: `format`, `version`, `provenance` (JSON), and `index`, the SHA-256 of the provenance and
+all arrays but images and depths. Opening a store checks `index`, reading a frame `crc32`, `verify`
+all of it. Depth comes back bit for bit as the source gave it. A store is written under a temporary
+name, synced and renamed, so a failure leaves the file that was there before.
 """
 
 from __future__ import annotations
@@ -218,8 +218,10 @@ def _checksum(arrays: Mapping[str, Any]) -> np.ndarray:
 
 
 def index_hash(file: h5py.File) -> str:
-    """SHA-256 over all arrays of a store but images and depths."""
-    return _checksum({name: file[name][:] for name in _INDEX}).tobytes().hex()
+    """SHA-256 over a store's provenance and all its arrays but images and depths."""
+    provenance = str(file.attrs.get("provenance"))
+    arrays = {name: file[name][:] for name in _INDEX}
+    return _checksum({**arrays, "provenance": provenance}).tobytes().hex()
 
 
 def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
