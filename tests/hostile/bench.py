@@ -6,8 +6,11 @@ import contextlib
 import hashlib
 import io
 import json
+import math
 import os
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +18,7 @@ from typing import Any, NamedTuple
 import h5py
 import numpy as np
 import safetensors.numpy
+from PIL import Image
 
 from spdlib.__main__ import main
 from spdlib.data.files import read_depth_npy, read_depth_png, read_image
@@ -29,7 +33,15 @@ from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run, publish
 from spdlib.study.training import fit
 from spdlib.view.workbook import notebook_parameters, run_notebook
+from tests.hostile.mutations import png_chunk
 from tests.hostile.valid import ENCODER, NETWORK_SIZE, Valid, content_of
+
+NAN, INF = math.nan, math.inf
+DIGITS = "1" * 5000
+DEEP = "[" * 20_000 + "]" * 20_000
+BINARY = bytes(range(256)) * 4
+AGAIN = "copy or download it again"
+WEIGHTS = "model.safetensors"
 
 Change = Callable[[bytes], bytes]
 
@@ -85,6 +97,22 @@ class Bench:
         """A hash of every file in the folder."""
         files = [path for path in sorted(self.root.rglob("*")) if path.is_file()]
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+class Bad(NamedTuple):
+    """A bad input.
+
+    Attributes:
+        door: where it comes in, of `DOORS`.
+        what: what is wrong with it.
+        made: makes it on a bench.
+        says: pattern of the error's message: the file or value, what is wrong, the remedy.
+    """
+
+    door: str
+    what: str
+    made: Callable[[Bench], Any]
+    says: str
 
 
 # -- changes of a file's bytes -------------------------------------------------------------------
@@ -196,6 +224,24 @@ def npy(array: np.ndarray, pickled: bool = False) -> bytes:
     return stream.getvalue()
 
 
+def huge_png() -> bytes:
+    """A PNG of 100 bytes that says it has 60000x60000 pixels."""
+    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    rows = zlib.compress(bytes(100))
+    chunks = ((b"IHDR", header), (b"IDAT", rows), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*each) for each in chunks)
+
+
+def small_picture(mode: str, kind: str = "png", **options: Any) -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, (16, 12)).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def photo(name: str, change: Any) -> Callable[[Bench], Path]:
+    return lambda b: b.damaged("pictures", change, name) / name
+
+
 # -- doors ---------------------------------------------------------------------------------------
 
 
@@ -237,7 +283,8 @@ def _command(bench: Bench, words: Any) -> None:
 
 def _configured(bench: Bench, settings: Any) -> None:
     given = {"experiment": "v15_2", "profile": "smoke", **settings}
-    resolve(given.pop("experiment"), given.pop("profile"), **given)
+    model = resolve(given.pop("experiment"), given.pop("profile"), **given).model
+    create_model(model.network, model.encoder, image_size=model.image_size)
 
 
 def _encoder(bench: Bench, path: Any) -> None:
@@ -262,7 +309,7 @@ DOORS = {
         (QueryError, DataError),
         lambda bench, camera: bench.valid.network.encode(np.zeros((40, 60, 3), np.uint8), camera),
     ),
-    "settings": Door((ConfigError,), _configured),
+    "settings": Door((ConfigError, ModelError), _configured),
     "--set": Door((ConfigError,), lambda b, words: _configured(b, parse_settings(words))),
     "encoder weights": Door(_MODEL, _encoder),
     "model": Door(_MODEL, lambda bench, folder: load(folder)),
