@@ -55,6 +55,9 @@ class Decoder(Protocol):
     def warn_untrained(self, stacklevel: int) -> None:
         """Warn if it was never trained."""
 
+    def in_evaluation(self) -> Decoder:
+        """It in evaluation mode; its own mode stays."""
+
     def encoded(self, images: Tensor) -> Maps:
         """Maps of padded images [B, 3, H, W] in evaluation mode."""
 
@@ -147,8 +150,8 @@ class Scene:
         chunk = chunk or CHUNK.get(inside.device.type, CHUNK["cpu"])
         together = group or (chunk if self.model.queries_are_independent else GROUP)
         self.model.warn_untrained(stacklevel=3)  # the caller, past the no_grad wrapper
-        groups = inside.split(together, 1)
-        parts = [self.model.answer(self.maps, part, self.padded).depth for part in groups]
+        groups, model = inside.split(together, 1), self.model.in_evaluation()
+        parts = [model.answer(self.maps, part, self.padded).depth for part in groups]
         return torch.cat(parts, 1).view(queries.shape[:-1])
 
     def points_3d(self, points: Any, chunk: int | None = None, group: int | None = None) -> Tensor:
@@ -200,7 +203,7 @@ class Scene:
             return self._dense_by_queries(rows, columns)
         self._check_form()
         self.model.warn_untrained(stacklevel=3)
-        lattice = self.model.decode_lattice(self.maps)
+        lattice = self.model.in_evaluation().decode_lattice(self.maps)
         for axis, pixels in enumerate((rows, columns)):
             resized = self.resized[axis] / self.image_size[axis]
             cells = lattice.shape[axis + 1] / self.padded[axis]

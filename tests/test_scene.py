@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import spdlib
@@ -22,7 +24,7 @@ from spdlib.errors import QueryError
 from spdlib.geometry import NYU_CAMERA, Camera, Size
 from spdlib.inspection import Reads
 from spdlib.models import DepthModel, ModelConfig
-from spdlib.models.base import EXECUTIONS, MAX_SIDE
+from spdlib.models.base import EXECUTIONS, MAX_SIDE, evaluating
 from spdlib.models.sampling import bilinear_points
 from spdlib.models.v15 import V152
 from spdlib.scene import Answer, Maps, Scene
@@ -438,6 +440,46 @@ def test_encoding_leaves_the_training_mode_alone(image: np.ndarray) -> None:
     assert model.training
     assert not model.eval().encode(image).maps["L1"].requires_grad
     assert not model.training
+
+
+@pytest.mark.parametrize("name", ["v15_2", "v14_plan"])
+def test_threads_may_ask_a_network_while_it_trains(name: str, image: np.ndarray) -> None:
+    """The one that trains is in training mode throughout, dropout is off for those that ask."""
+    torch.manual_seed(3)
+    model = spdlib.create_model(name, "mobilenetv3_small_050", image_size=SIZE).eval()
+    model.trained = "a test"
+    points = points_in(SIZE, 5)
+    with torch.no_grad():  # so that attention and its dropout show in the answers
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    expected = model.encode(image).depth_at(points)
+    model.train()
+    own, kept, trainer = {}, [], threading.get_ident()
+
+    def watch(part: nn.Module, _: object) -> None:
+        if threading.get_ident() == trainer:
+            kept.append(part.training == own[part])
+
+    for part in model.modules():
+        own[part] = part.training  # frozen BatchNorm is not
+        part.register_forward_pre_hook(watch)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(lambda: model.encode(image).depth_at(points)) for _ in range(12)]
+        while not all(each.done() for each in asked):
+            model(torch.rand(2, 3, *SIZE), points_in(SIZE, 4, 2).float()).depth.sum().backward()
+    assert kept and all(kept) and model.training
+    for each in asked:
+        assert torch.equal(each.result(), expected)
+
+
+def test_a_copy_in_evaluation_mode_follows_the_network() -> None:
+    model = build().train()
+    copy = evaluating(model)
+    assert not any(part.training for part in copy.modules())
+    assert list(map(id, copy.parameters())) == list(map(id, model.parameters()))
+    model.double()
+    assert {x.dtype for x in [*copy.parameters(), *copy.buffers()]} <= {torch.float64, torch.int64}
+    assert [name for name, _ in copy.named_modules()] == [name for name, _ in model.named_modules()]
 
 
 def test_scenes_are_immutable(model: DepthModel, image: np.ndarray) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, cast
 
 import pandas as pd
 import safetensors.torch
@@ -33,6 +33,8 @@ EXECUTIONS = ("fast", "reference")
 
 MAX_SIDE = 4096
 """Longest side, in pixels, that `encode` resizes an image to before it doubts the camera."""
+
+Part = TypeVar("Part", bound=nn.Module)
 
 Caption = tuple[str, str]
 """Title of a part and what it does, in a few words."""
@@ -143,12 +145,12 @@ class DepthModel(
 
         The image has the training size or another one, padded as `encode` would.
         """
-        images = self.blank(image_size)
-        with evaluating(self), torch.no_grad():
-            with running(self.components()) as once:
-                maps = self.maps(images)
-            with running(self.components()) as each:
-                self.decode(maps, images.new_zeros(1, 1, 2), size_of(images))
+        images, network = self.blank(image_size), evaluating(self)
+        with torch.no_grad():
+            with running(network.components()) as once:
+                maps = network.maps(images)
+            with running(network.components()) as each:
+                network.decode(maps, images.new_zeros(1, 1, 2), size_of(images))
         captions = self.captions()
         found = []
         for name, part in self.components().items():
@@ -166,8 +168,11 @@ class DepthModel(
     @torch.no_grad()
     def explained(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
         """`probes` in evaluation mode, as scenes ask for them."""
-        with evaluating(self):
-            return self.probes(maps, points, image_size)
+        return evaluating(self).probes(maps, points, image_size)
+
+    def in_evaluation(self) -> Self:
+        """This network in evaluation mode, without a change of its own: see `evaluating`."""
+        return evaluating(self) if self.training else self
 
     def ablations(self) -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
         """Parts that a trained network can do without for a while, by name."""
@@ -275,10 +280,9 @@ class DepthModel(
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Maps:
         """`maps` in evaluation mode and in the network's floating type, as scenes hold them."""
-        with evaluating(self):
-            # under autocast too: a scene is queried later, perhaps outside it
-            maps = self.maps(images.to(self.device, self.dtype))
-            return {name: level.to(self.dtype) for name, level in maps.items()}
+        maps = evaluating(self).maps(images.to(self.device, self.dtype))
+        # under autocast too: a scene is queried later, perhaps outside it
+        return {name: level.to(self.dtype) for name, level in maps.items()}
 
     def _network_size(self, size: Size, camera: Camera | None) -> tuple[Size, str | None]:
         """Size to resize an image to, and what had to be assumed about its camera."""
@@ -424,12 +428,21 @@ def running(parts: Mapping[str, nn.Module]) -> Iterator[set[str]]:
         yield ran
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a block."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+def evaluating(module: Part, copies: dict[nn.Module, Any] | None = None) -> Part:
+    """A copy of a module in evaluation mode that shares parameters, buffers and hooks with it.
+
+    The module keeps its own mode, so that one thread may train it while others ask it. It takes
+    a few milliseconds at most and follows what happens to the weights, in place or by `to`.
+
+    Args:
+        module: the module; those that its parts hold without registering them are copied too.
+        copies: of modules that are copied already.
+    """
+    copies = {} if copies is None else copies
+    if module not in copies:
+        copies[module] = copy = object.__new__(type(module))
+        held = {**vars(module), "training": False}
+        for own in (held, children := dict(module._modules)):
+            own |= {k: evaluating(x, copies) for k, x in own.items() if isinstance(x, nn.Module)}
+        object.__setattr__(copy, "__dict__", {**held, "_modules": children})
+    return cast(Part, copies[module])

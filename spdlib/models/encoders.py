@@ -13,7 +13,6 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -156,8 +155,8 @@ class Encoder(nn.Module):
         info: Any = self.body.feature_info
         name, known = info.module_name()[2], dict(self.body.named_modules())
         stage = known.get(name) or known[name.replace(".", "_")]  # timm may flatten "stages.2"
-        # a partial, not a lambda: a copy of the network then calls its own `between`
-        stage.register_forward_hook(partial(_change, between))
+        object.__setattr__(stage, "between", between)  # not registered: it is the network's part
+        stage.register_forward_hook(_change)
 
     @property
     def displacement(self) -> list[float | None]:
@@ -187,10 +186,9 @@ def state_hash(module: nn.Module, text: str = "") -> str:
     return digest.hexdigest()
 
 
-def _change(
-    between: Callable[[Tensor], Tensor], _module: nn.Module, _inputs: object, level: Tensor
-) -> Tensor:
-    return between(level)
+def _change(stage: Any, _inputs: object, level: Tensor) -> Tensor:
+    """What a stage's own `between` makes of its level; a copy of the network has its own."""
+    return stage.between(level)
 
 
 def vit_taps(vit: VisionTransformer, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
