@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -104,9 +105,53 @@ def test_a_path_and_a_list_are_images_too(
     assert largest(both.depth_at([[[3.0, 4.5]]] * 2)[0] - expected) < 1e-5
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_encoded_upright(
+    model: DepthModel, image: np.ndarray, tmp_path: Path, orientation: int
+) -> None:
+    """Given as a file, as the opened file, or turned by hand; the camera is of what is upright."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(image).save(tmp_path / "room.png", exif=exif)
+    turned = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "room.png")))
+    expected = model.encode(turned)
+    for form in (tmp_path / "room.png", Image.open(tmp_path / "room.png")):
+        scene = model.encode(form)
+        assert scene.image_size == turned.shape[:2]
+        assert torch.equal(scene.maps["L1"], expected.maps["L1"])
+        if orientation > 4:
+            match = r"EXIF orientation turns it to 96x64, give the camera of the upright picture"
+            with pytest.raises(QueryError, match=match):
+                model.encode(form, Camera.from_focal(FOCAL, 96, 64))
+    model.encode(tmp_path / "room.png", Camera.from_focal(FOCAL, *turned.shape[1::-1]))
+
+
+def test_an_opened_picture_that_is_truncated_or_enormous_is_refused(
+    model: DepthModel, image: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "room.jpg"
+    Image.fromarray(image).save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(QueryError, match=r"^the image: cannot be decoded .*truncated"):
+        model.encode(Image.open(path))
+    with pytest.raises(QueryError, match=r"room.jpg: cannot be decoded .*truncated"):
+        model.encode(path)
+    monster = Image.new("RGB", (1, 1))
+    monster._size = (100_000, 1000)
+    with pytest.raises(QueryError, match="100000x1000 pixels, more than 80 million"):
+        model.encode(monster)
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_no_picture(model: DepthModel, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "room.png")
+    with pytest.raises(QueryError, match=r"room.png: is a pipe or a device, not a file"):
+        model.encode(tmp_path / "room.png")
+
+
 def test_deep_pictures_are_refused(model: DepthModel, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 9), np.uint16)).save(tmp_path / "depth.png")
-    with pytest.raises(QueryError, match=r"depth.png holds I;16 values, not 8-bit"):
+    with pytest.raises(QueryError, match=r"depth.png: holds I;16 values, not 8-bit"):
         model.encode(tmp_path / "depth.png")
 
 
@@ -158,9 +203,9 @@ def bad_images() -> dict[str, tuple[Any, str]]:
         "colours last": (torch.zeros(8, 9, 3), r"got shape \[8, 9, 3\]. Move the channels first"),
         "five dimensions": (torch.zeros(1, 1, 3, 8, 9), "got shape"),
         "0 to 255": (np.full((3, 8, 9), 255.0), r"spans 255\.\.255\. Rescale it, or give uint8"),
-        "a missing file": ("room.jpg", "no such picture"),
-        "a folder": (str(Path(__file__).parent), "is a folder; name a picture's file"),
-        "a file of text": (__file__, "not a readable picture"),
+        "a missing file": ("room.jpg", "room.jpg: no such file"),
+        "a folder": (str(Path(__file__).parent), "is a folder, not a file"),
+        "a file of text": (__file__, "cannot be decoded"),
         "numbers": ([[1, 2, 3]], "got int"),
         "an empty list": ([], "images of one size"),
         "a list of two sizes": ([colour, colour[1:]], r"got sizes \[\(8, 9\), \(7, 9\)\]"),
@@ -245,6 +290,9 @@ def test_senseless_sizes_are_refused(model: DepthModel) -> None:
     metres = Camera(0.004, 0.004, 48, 32, 96, 64)
     with pytest.raises(QueryError, match=r"is the focal length of Camera.* in pixels"):
         model.encode(torch.rand(3, *SIZE), metres)
+    aside = Camera(70, 70, 4000, 32, 96, 64)
+    with pytest.raises(QueryError, match=r"principal point\? They look normalised or in milli"):
+        model.encode(torch.rand(3, *SIZE), aside)
     telescope = Camera(1e6, 1e6, 48, 32, 96, 64)
     with pytest.raises(QueryError, match=r"resized to 1x1 .*below 32 px .*Camera\(fx=1000000.0"):
         model.encode(torch.rand(3, *SIZE), telescope)
@@ -454,7 +502,9 @@ def test_threads_may_ask_a_network_while_it_trains(name: str, image: np.ndarray)
             parameter.add_(torch.randn_like(parameter), alpha=0.02)
     expected = model.encode(image).depth_at(points)
     model.train()
-    own, kept, trainer = {}, [], threading.get_ident()
+    own: dict[nn.Module, bool] = {}
+    kept: list[bool] = []
+    trainer = threading.get_ident()
 
     def watch(part: nn.Module, _: object) -> None:
         if threading.get_ident() == trainer:
@@ -556,7 +606,13 @@ def test_senseless_chunks_and_strides_are_refused(model: DepthModel, image: np.n
 # files
 
 
-@pytest.mark.parametrize("camera", [None, NYU_CAMERA])
+FOREIGN = Camera.from_matrix(
+    np.array([[520, 0, 320], [0, 520, 240], [0, 0, 1]], np.float32), *np.array([640, 480])
+)
+"""A camera whose numbers were those of other libraries."""
+
+
+@pytest.mark.parametrize("camera", [None, NYU_CAMERA, FOREIGN])
 def test_scenes_survive_a_file(model: DepthModel, tmp_path: Path, camera: Camera | None) -> None:
     scene = model.encode(torch.rand(3, 480, 640), camera)
     scene.save(tmp_path / "office.safetensors")

@@ -254,16 +254,17 @@ class DepthModel(
 
         Args:
             image: path of a picture, RGB PIL image, uint8 [H, W, 3], float [3, H, W] in 0..1, or
-                a batch [B, 3, H, W] or list of images of equal size. A picture's file is turned
-                upright as its EXIF data say, and a palette, grey or transparent one made RGB.
+                a batch [B, 3, H, W] or list of images of equal size. A PIL image or a file is
+                turned upright as its EXIF orientation says; points and camera are those of the
+                upright picture. Of files, palette, grey and transparent ones are made RGB.
             camera: the image's pinhole camera.
             squash: press the image into the training size, whatever its aspect and focal length:
                 the recorded fault F1, for ablations.
 
         Raises:
             QueryError: an unreadable picture, a grey or RGBA image, values outside 0..1, images
-                or a camera of another size, or a resized image longer than `MAX_SIDE` or smaller
-                than the encoder's multiple.
+                or a camera of another size, a camera that no picture has (`Camera.doubt`), or a
+                resized image longer than `MAX_SIDE` or smaller than the encoder's multiple.
         """
         images = as_images(image).to(self.device, self.dtype)
         size = size_of(images)
@@ -292,10 +293,15 @@ class DepthModel(
                 f"a camera is one spdlib.Camera for all images of a batch; got {kind}. Make "
                 "it of a matrix by Camera.from_matrix"
             )
+        if camera is not None and camera.doubt:
+            raise QueryError(camera.doubt)
         if camera is not None and camera.size != size:
             remedy = "use camera.resized or camera.cropped as the image was"
             if camera.size == size[::-1]:
-                remedy = "a camera takes the width first"
+                remedy = (
+                    "a camera takes the width first; where the picture's EXIF orientation turns "
+                    f"it to {size[0]}x{size[1]}, give the camera of the upright picture"
+                )
             raise QueryError(
                 f"the camera is of a {camera.height}x{camera.width} image, the image is "
                 f"{size[0]}x{size[1]} (height x width); {remedy}"
