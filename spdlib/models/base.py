@@ -23,16 +23,14 @@ from spdlib.disk import write_bytes
 from spdlib.errors import ConfigError, ModelError, QueryError, unknown_name
 from spdlib.geometry import Camera, Size, size_of
 from spdlib.inspection import Probe, Stage
-from spdlib.models.encoders import Encoder, padded_size, state_hash
+from spdlib.models.encoders import Encoder, padded_size
 from spdlib.models.images import as_images
-from spdlib.models.options import ModelConfig, Options, read_options
+from spdlib.models.options import MAX_SIDE, ModelConfig, Options, read_options
+from spdlib.reading import state_hash
 from spdlib.scene import Answer, Maps, Scene, refuse_outside
 
 EXECUTIONS = ("fast", "reference")
 """Forms in which a network may compute the same answers."""
-
-MAX_SIDE = 4096
-"""Longest side, in pixels, that `encode` resizes an image to before it doubts the camera."""
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -362,20 +360,22 @@ class DepthModel(
 
     def fingerprint(self) -> str:
         """SHA-256 of the configuration and all weights, in hexadecimal."""
-        return state_hash(self, json.dumps(asdict(self.config), sort_keys=True))
+        return state_hash(self.state_dict(), json.dumps(asdict(self.config), sort_keys=True))
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder, each by rename.
 
         The second also notes by what the network was trained. This is no part of the configuration
-        or the fingerprint: weights are the same whoever made them.
+        or the fingerprint: weights are the same whoever made them. The first holds a copy of the
+        second and a hash of all, so that `load` finds what was changed since.
 
         Raises:
             ModelError: the folder cannot be written; files already there stay as they were.
         """
         text = json.dumps({**asdict(self.config), "trained": self.trained}, indent=2)
         state = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
-        weights = safetensors.torch.save(state, {"config": text})
+        metadata = {"config": text, "sha256": state_hash(state, text)}
+        weights = safetensors.torch.save(state, metadata)
         write_bytes(Path(folder) / "model.safetensors", weights, ModelError)
         write_bytes(Path(folder) / "config.json", text.encode(), ModelError)
 

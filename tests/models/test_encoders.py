@@ -394,7 +394,7 @@ def test_weights_of_another_encoder_are_refused(file: Path) -> None:
 
 def test_truncated_and_missing_files_are_named(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(ModelError, match=r"timm.safetensors is not a readable safetensors file"):
+    with pytest.raises(ModelError, match=r"timm.safetensors: is no readable safetensors file"):
         Encoder(local(TINY, file))
     file.unlink()
     with pytest.raises(ModelError, match=r"no encoder weights at .*place a safetensors file"):
