@@ -12,13 +12,13 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spdlib.disk import write_bytes
 from spdlib.errors import QueryError
 from spdlib.geometry import Camera, Size, cells_to_pixels, pixels_to_cells
 from spdlib.inspection import Probe, Reads
+from spdlib.reading import read_tensors, reading, state_hash
 
 Maps = Mapping[str, Tensor]
 """Feature maps by name, channels-last [B, h, w, C]."""
@@ -219,7 +219,7 @@ class Scene:
         return self.depth_at(points).view(self.batch, len(rows), len(columns))
 
     def save(self, path: str | Path) -> None:
-        """Write the scene to one safetensors file, by rename.
+        """Write the scene to one safetensors file, by rename, with a hash of all that it holds.
 
         Raises:
             QueryError: the network has changed since it encoded the image, or the file cannot be
@@ -233,7 +233,9 @@ class Scene:
             "model": self.fingerprint or self._own_fingerprint(path),
         }
         maps = {name: tensor.contiguous().cpu() for name, tensor in self.maps.items()}
-        write_bytes(path, safetensors.torch.save(maps, {"scene": json.dumps(record)}), QueryError)
+        text = json.dumps(record)
+        metadata = {"scene": text, "sha256": state_hash(maps, text)}
+        write_bytes(path, safetensors.torch.save(maps, metadata), QueryError)
 
     def _own_fingerprint(self, path: str | Path) -> str:
         """The network's, if it still makes these maps of the image; else the file would lie."""
@@ -259,20 +261,19 @@ class Scene:
                 "a scene belongs to the network that encoded it: give that network, as "
                 f"spdlib.load returns it; got {model!r}"
             )
-        try:
-            with safe_open(path, framework="pt") as file:
-                record = json.loads((file.metadata() or {})["scene"])
-                maps = {name: file.get_tensor(name).to(model.device) for name in file.keys()}  # noqa: SIM118
+        remedy = "encode the image again"
+        maps, metadata = read_tensors(path, QueryError, remedy)
+        text = metadata.get("scene", "")
+        if metadata.get("sha256") != state_hash(maps, text):
+            problem = "is damaged, or no scene of this version (its SHA-256 is another)"
+            raise QueryError(f"{path}: {problem}; {remedy}")
+        with reading(path, "is no readable scene", remedy, QueryError):
+            record = json.loads(text)
             encoder = record["model"]
-            pairs = ((name, *record[name]) for name in _SIZES)
-            known: dict[str, Any] = {name: (height, width) for name, height, width in pairs}
+            known: dict[str, Any] = {name: tuple(record[name]) for name in _SIZES}
             known["camera"] = Camera(**record["camera"]) if record["camera"] else None
-            known["camera_assumed"] = record["camera_assumed"]
-            known["execution"] = record.get("execution")  # not in files from before it was recorded
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise QueryError(
-                f"{path} is not a readable scene ({error}); encode the image again"
-            ) from None
+            known |= {name: record[name] for name in ("camera_assumed", "execution")}
+            maps = {name: level.to(model.device) for name, level in maps.items()}
         own = model.fingerprint()
         if encoder != own:
             raise QueryError(
