@@ -61,7 +61,7 @@ class Registry(dict[str, Kind]):
     def find(self, name: str) -> Kind:
         """What was registered under a name, also by a plugin; `error` if nothing was."""
         import_plugins()
-        if name not in self:
+        if not isinstance(name, str) or name not in self:
             raise self.error(unknown_name(self.what, name, self, plugin_hint()))
         return self[name]
 

@@ -7,19 +7,19 @@ since then is refused: another focal length or mean would give other depths with
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from spdlib.errors import ModelError, SPDError
+from spdlib.errors import ModelError
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig
 from spdlib.reading import read_json, read_tensors, reading, state_hash
-from spdlib.settings import read, require
+from spdlib.settings import read, require, stored
 
 _REMEDY = "restore it or take another checkpoint"
 
@@ -67,7 +67,8 @@ def _refuse_changes(folder: Path, state: Mapping[str, Tensor], metadata: Mapping
     with reading(path, "carries no readable configuration", _REMEDY, ModelError):
         saved = _flat(json.loads(text))
     given = _flat(read_json(folder / "config.json", ModelError, _REMEDY))
-    for name in sorted(saved.keys() | given.keys()):
+    # by what it was trained changes no answer, and earlier versions did not note it
+    for name in sorted((saved.keys() | given.keys()) - {"trained"}):
         here, there = (values.get(name, "missing") for values in (given, saved))
         if here != there:
             raise ModelError(
@@ -85,15 +86,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-@contextmanager
-def configuring(folder: Path) -> Iterator[None]:
+def configuring(folder: Path) -> AbstractContextManager[None]:
     """Whatever the values of a `config.json` raise becomes a ModelError that names the file."""
-    path = folder / "config.json"
-    with reading(path, "is not a model configuration", _REMEDY, ModelError):
-        try:
-            yield
-        except SPDError as error:
-            raise ModelError(f"{path}: is not a model configuration ({error}); {_REMEDY}") from None
+    return stored(folder / "config.json", "is not a model configuration", _REMEDY, ModelError)
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, str | None]:

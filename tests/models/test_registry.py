@@ -248,7 +248,6 @@ def test_configurations_that_are_no_json_are_named(saved: Path, data: bytes) -> 
 CHANGES: dict[str, tuple[str, object]] = {
     "focal": ("focal is 700.0, but the weights were saved with 70.0", 700.0),
     "image_size": (r"image_size is \[128, 96\], but", [128, 96]),
-    "trained": ("trained is 'elsewhere', but the weights were saved with None", "elsewhere"),
     "encoder.mean": (r"encoder.mean is \[0.5, 0.5, 0.5\], but the weights .* \[0.485", [0.5] * 3),
     "encoder.std": (r"encoder.std is \[0.5, 0.5, 0.5\], but the weights", [0.5] * 3),
     "encoder.input_norm": ("encoder.input_norm is 'none', but", "none"),
