@@ -22,7 +22,6 @@ from spdlib.errors import DataError, unknown_name
 Size = tuple[int, int]
 """Height and width in pixels or cells."""
 
-
 WIDEST = 10.0
 """Focal lengths that a picture may span: at 10 its field of view is 157 degrees."""
 

@@ -52,6 +52,18 @@ def reading(
         raise error(f"{where}: {problem} ({reason(failure)}); {remedy}") from failure
 
 
+@contextmanager
+def reading_settings(
+    path: Path, problem: str, remedy: str, error: type[SPDError]
+) -> Iterator[None]:
+    """`reading` of values whose own errors name no file: they become `error` too."""
+    with reading(path, problem, remedy, error):
+        try:
+            yield
+        except SPDError as failure:
+            raise error(f"{path}: {problem} ({failure}); {remedy}") from failure
+
+
 def reason(failure: BaseException) -> str:
     """What an exception says, in one line that is no page long."""
     text = " ".join(str(failure).split()) or type(failure).__name__

@@ -273,13 +273,13 @@ class Scene:
             known: dict[str, Any] = {name: tuple(record[name]) for name in _SIZES}
             known["camera"] = Camera(**record["camera"]) if record["camera"] else None
             known |= {name: record[name] for name in ("camera_assumed", "execution")}
-            maps = {name: level.to(model.device) for name, level in maps.items()}
         own = model.fingerprint()
         if encoder != own:
             raise QueryError(
                 f"{path} was encoded by another network or other weights "
                 f"({encoder[:12]}, not {own[:12]}); encode the image again"
             )
+        maps = {name: level.to(model.device) for name, level in maps.items()}
         return cls(model, maps, **known, fingerprint=own)
 
     def _check_form(self) -> None:

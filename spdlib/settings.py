@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from spdlib.errors import ConfigError, SPDError, unknown_name
-from spdlib.reading import reading
+from spdlib.errors import ConfigError, unknown_name
 
 T = TypeVar("T")
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -90,16 +87,6 @@ def read(kind: type[T], values: Mapping[str, Any]) -> T:
         return kind(**given)
     except TypeError as error:
         raise ConfigError(f"{kind.__name__} is incomplete: {error}") from error
-
-
-@contextmanager
-def stored(path: Path, problem: str, remedy: str, error: type[SPDError]) -> Iterator[None]:
-    """Whatever stored settings raise becomes `error`: "PATH: PROBLEM (reason); REMEDY"."""
-    with reading(path, problem, remedy, error):
-        try:
-            yield
-        except SPDError as failure:  # which names no file
-            raise error(f"{path}: {problem} ({failure}); {remedy}") from failure
 
 
 def tuples(value: Any) -> Any:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from spdlib.errors import ModelError
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig
-from spdlib.reading import read_json, read_tensors, reading, state_hash
-from spdlib.settings import read, require, stored
+from spdlib.reading import read_json, read_tensors, reading, reading_settings, state_hash
+from spdlib.settings import read, require, shown
 
 _REMEDY = "restore it or take another checkpoint"
 
@@ -88,7 +88,9 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def configuring(folder: Path) -> AbstractContextManager[None]:
     """Whatever the values of a `config.json` raise becomes a ModelError that names the file."""
-    return stored(folder / "config.json", "is not a model configuration", _REMEDY, ModelError)
+    return reading_settings(
+        folder / "config.json", "is not a model configuration", _REMEDY, ModelError
+    )
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
@@ -111,7 +113,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
         )
     with configuring(folder):
         trained = values.pop("trained", "not noted how")  # as in files of earlier versions
-        require(isinstance(trained, str | None), f"trained={trained!r} is no text")
+        require(isinstance(trained, str | None), f"trained={shown(trained)} is no text")
         values["encoder"] = read(EncoderConfig, values["encoder"])
         values.get("options", {}).pop("sparse", None)  # the form of execution, once an option
         return read(ModelConfig, values), trained

@@ -9,6 +9,7 @@ every map, so they are part of `EncoderConfig` and must be said for a file that 
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -331,7 +332,7 @@ def _complete(config: EncoderConfig, known: dict[str, Any]) -> EncoderConfig:
 def _read_weights(config: EncoderConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of the weights file, its hash, and mean, std and padding as far as it names them."""
     path = Path(str(config.weights))
-    if not path.exists():
+    if not os.path.exists(path):  # which, unlike Path, takes any name
         raise ModelError(
             f"no encoder weights at {path}; place a safetensors file with timm keys for "
             f"{config.name!r} there or correct the path"

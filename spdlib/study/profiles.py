@@ -216,7 +216,7 @@ def _derive(settings: dict[str, Any], given: Recipe) -> None:
 
     if path := settings.get("weights"):
         follows(pretrained=False, padding=None)
-        if Path(path).is_file() and file_hash(path) == TENSORFLOW_MOBILENETV2:
+        if os.path.isfile(path) and file_hash(path) == TENSORFLOW_MOBILENETV2:
             follows(input_mean=HALVES, input_std=HALVES, padding="same")
     elif not settings.get("pretrained"):
         follows(train_batchnorm=True, encoder_lr=settings["decoder_lr"])

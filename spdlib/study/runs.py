@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import StringIO
@@ -24,8 +25,7 @@ from spdlib.data.frames import Frames
 from spdlib.data.store import PackedFrames, info
 from spdlib.disk import DEFAULT_ROOT as DEFAULT_ROOT
 from spdlib.errors import RunError
-from spdlib.reading import read_json, read_text, reading
-from spdlib.settings import stored
+from spdlib.reading import read_json, read_text, reading, reading_settings
 from spdlib.study.config import RunConfig
 
 FIGURES_OF_FRAMES = ("frames", "error_maps", "where_near", "where_far")
@@ -158,13 +158,15 @@ class Run:
     @property
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return self.config_path.is_file()
+        return os.path.isfile(self.config_path)  # which, unlike Path, takes any name
 
     @property
     def config(self) -> RunConfig:
         """The resolved config. RunError: it is damaged, or not of this version."""
         values = read_json(self.config_path, RunError)
-        with stored(self.config_path, "is no configuration of a run", "restore it", RunError):
+        with reading_settings(
+            self.config_path, "is no configuration of a run", "restore it", RunError
+        ):
             return RunConfig.from_dict(values)
 
     @property

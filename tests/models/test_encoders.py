@@ -398,8 +398,9 @@ def test_truncated_and_missing_files_are_named(file: Path) -> None:
     with pytest.raises(ModelError, match=r"timm.safetensors: is no readable safetensors file"):
         Encoder(local(TINY, file))
     file.unlink()
-    with pytest.raises(ModelError, match=r"no encoder weights at .*place a safetensors file"):
-        Encoder(local(TINY, file))
+    for missing in (file, Path("x" * 5000), Path("a\0b")):
+        with pytest.raises(ModelError, match=r"no encoder weights at .*place a safetensors file"):
+            Encoder(local(TINY, missing))
 
 
 @pytest.mark.timeout(30)

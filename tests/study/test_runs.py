@@ -57,8 +57,9 @@ def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_opening_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="holds no run"):
-        Run.open(tmp_path)
+    for folder in (tmp_path, "x" * 5000, "a\0b"):
+        with pytest.raises(RunError, match="holds no run"):
+            Run.open(folder)
 
 
 def test_tables_come_back(tmp_path: Path) -> None:
