@@ -49,7 +49,7 @@ def load_weights(network: nn.Module, config: ModelConfig, folder: Path) -> None:
         ) from None
     _refuse_changes(folder, state, metadata)
     for name, tensor in floating.items():
-        if not torch.isfinite(tensor).all():
+        if not tensor.sum(dtype=torch.float64).isfinite():
             raise ModelError(f"{path}: {name} holds NaN or infinity; take another checkpoint")
 
 
