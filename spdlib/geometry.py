@@ -8,8 +8,10 @@ index = (u + 0.5) * w / W - 0.5.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+import reprlib
+from dataclasses import dataclass, fields, replace
 from enum import StrEnum
+from numbers import Real
 from typing import Any
 
 import torch
@@ -19,6 +21,9 @@ from spdlib.errors import DataError, unknown_name
 
 Size = tuple[int, int]
 """Height and width in pixels or cells."""
+
+WIDEST = 10.0
+"""Focal lengths that a picture may span: at 10 its field of view is 157 degrees."""
 
 
 class GridRule(StrEnum):
@@ -92,6 +97,12 @@ class Camera:
         cx, cy: principal point in pixels (integers are pixel centres).
         width, height: size of the image in pixels.
         skew: shear in pixels; non-zero only after rotating a camera with fx != fy.
+
+    Numbers of NumPy and PyTorch become Python's.
+
+    Raises:
+        DataError: what is no finite number or no whole size, or a focal length that is not
+            positive. Whether a camera is likely is another question, see `doubt`.
     """
 
     fx: float
@@ -103,6 +114,9 @@ class Camera:
     skew: float = 0.0
 
     def __post_init__(self) -> None:
+        for each in fields(self):
+            value = _number(each.name, getattr(self, each.name))
+            object.__setattr__(self, each.name, value)
         numbers = (self.fx, self.fy, self.cx, self.cy, self.skew)
         if not all(math.isfinite(x) for x in numbers) or self.fx <= 0 or self.fy <= 0:
             raise DataError(f"camera needs finite, positive focal lengths in pixels; got {self}")
@@ -118,6 +132,7 @@ class Camera:
         Raises:
             DataError: a focal length that is not positive, or an empty image.
         """
+        width, height = _number("width", width), _number("height", height)
         return cls(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
 
     @classmethod
@@ -129,6 +144,8 @@ class Camera:
         Raises:
             DataError: an impossible angle, an unknown axis, or an empty image.
         """
+        width, height = _number("width", width), _number("height", height)
+        degrees = _number("field of view", degrees)
         sides = {"horizontal": width, "vertical": height, "diagonal": math.hypot(width, height)}
         if axis not in sides:
             raise DataError(unknown_name("axis of a field of view", axis, sides))
@@ -147,6 +164,9 @@ class Camera:
             DataError: no such matrix, focal lengths that are not positive, or an empty image.
         """
         try:
+            given = torch.as_tensor(matrix)
+            if given.is_complex() or given.dtype == torch.bool:
+                raise TypeError
             k = torch.as_tensor(matrix, dtype=torch.float64)
             (fx, skew, cx), (low, fy, cy), last = k.tolist()
         except (TypeError, ValueError, RuntimeError):
@@ -164,6 +184,22 @@ class Camera:
     def size(self) -> Size:
         """Height and width of the image."""
         return self.height, self.width
+
+    @property
+    def doubt(self) -> str | None:
+        """Why no picture can have been taken so; None where it can. Asked of cameras from outside.
+
+        One that is normalised or in millimetres fails: its picture spans more than `WIDEST` focal
+        lengths, or reaches that far from the principal point. Resizing and cropping keep what is
+        right.
+        """
+        axes = ((self.fx, self.cx, self.width), (self.fy, self.cy, self.height))
+        if all(max(side, abs(c), abs(side - c)) <= WIDEST * focal for focal, c, side in axes):
+            return None
+        return (
+            f"is the focal length of {self} in pixels, and its principal point? They look "
+            "normalised or in millimetres: no pinhole camera sees so far off its axis"
+        )
 
     def cropped(self, top: int, left: int, height: int, width: int) -> Camera:
         """Camera of the window that starts at row `top`, column `left`."""
@@ -239,6 +275,22 @@ class Camera:
         """Inverse of `to_tensor`."""
         fx, fy, cx, cy, skew, width, height = values.tolist()
         return cls(fx, fy, cx, cy, round(width), round(height), skew)
+
+
+def _number(name: str, value: Any) -> Any:
+    """A Python float, or an int for a side of the image; DataError of what is none."""
+    side = name in ("width", "height")
+    try:
+        plain = value.item() if hasattr(value, "item") else value
+        if isinstance(plain, bool) or not isinstance(plain, Real):
+            raise TypeError
+        number = float(plain)
+        if side and not number.is_integer():
+            raise ValueError
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        kind = "whole number of pixels" if side else "number"
+        raise DataError(f"camera: {name} must be a {kind}; got {reprlib.repr(value)}") from None
+    return int(number) if side else number
 
 
 NYU_CAMERA = Camera(518.8579, 519.4696, 325.5824, 253.7362, 640, 480)

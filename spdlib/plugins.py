@@ -61,7 +61,7 @@ class Registry(dict[str, Kind]):
     def find(self, name: str) -> Kind:
         """What was registered under a name, also by a plugin; `error` if nothing was."""
         import_plugins()
-        if name not in self:
+        if not isinstance(name, str) or name not in self:
             raise self.error(unknown_name(self.what, name, self, plugin_hint()))
         return self[name]
 
@@ -78,7 +78,7 @@ def import_plugins() -> None:
         ConfigError: a file is missing or fails when it is imported.
     """
     for name in filter(None, os.environ.get(VARIABLE, "").split(os.pathsep)):
-        path = Path(name).resolve()
+        path = Path(os.path.realpath(name))  # which, unlike Path, takes any name
         if path not in _imported:
             _imported.add(path)  # before the import, which may look something up
             try:
@@ -91,7 +91,7 @@ def import_plugins() -> None:
 def _import(path: Path) -> None:
     name = f"spd_plugin_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if spec is None or spec.loader is None or not os.path.isfile(path):
         raise ConfigError(f"{VARIABLE} names {path}, which is no Python file; correct the path")
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:

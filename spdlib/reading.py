@@ -8,15 +8,17 @@ wrong with it and the remedy.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -50,6 +52,18 @@ def reading(
         raise error(f"{where}: no such file{missing}; check the path") from failure
     except Exception as failure:
         raise error(f"{where}: {problem} ({reason(failure)}); {remedy}") from failure
+
+
+@contextmanager
+def reading_settings(
+    path: Path, problem: str, remedy: str, error: type[SPDError]
+) -> Iterator[None]:
+    """`reading` of values whose own errors name no file: they become `error` too."""
+    with reading(path, problem, remedy, error):
+        try:
+            yield
+        except SPDError as failure:
+            raise error(f"{path}: {problem} ({failure}); {remedy}") from failure
 
 
 def reason(failure: BaseException) -> str:
@@ -113,3 +127,12 @@ def read_tensors(
         with safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
         return safetensors.torch.load_file(file), metadata
+
+
+def state_hash(state: Mapping[str, Any], text: str = "") -> str:
+    """SHA-256 of a text, then names and bytes of tensors: about a second for each GB."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -12,13 +12,13 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import numpy as np
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spdlib.disk import write_bytes
 from spdlib.errors import QueryError
 from spdlib.geometry import Camera, Size, cells_to_pixels, pixels_to_cells
 from spdlib.inspection import Probe, Reads
+from spdlib.reading import read_tensors, reading, state_hash
 
 Maps = Mapping[str, Tensor]
 """Feature maps by name, channels-last [B, h, w, C]."""
@@ -54,6 +54,9 @@ class Decoder(Protocol):
 
     def warn_untrained(self, stacklevel: int) -> None:
         """Warn if it was never trained."""
+
+    def in_evaluation(self) -> Decoder:
+        """It in evaluation mode; its own mode stays."""
 
     def encoded(self, images: Tensor) -> Maps:
         """Maps of padded images [B, 3, H, W] in evaluation mode."""
@@ -147,8 +150,8 @@ class Scene:
         chunk = chunk or CHUNK.get(inside.device.type, CHUNK["cpu"])
         together = group or (chunk if self.model.queries_are_independent else GROUP)
         self.model.warn_untrained(stacklevel=3)  # the caller, past the no_grad wrapper
-        groups = inside.split(together, 1)
-        parts = [self.model.answer(self.maps, part, self.padded).depth for part in groups]
+        groups, model = inside.split(together, 1), self.model.in_evaluation()
+        parts = [model.answer(self.maps, part, self.padded).depth for part in groups]
         return torch.cat(parts, 1).view(queries.shape[:-1])
 
     def points_3d(self, points: Any, chunk: int | None = None, group: int | None = None) -> Tensor:
@@ -200,7 +203,7 @@ class Scene:
             return self._dense_by_queries(rows, columns)
         self._check_form()
         self.model.warn_untrained(stacklevel=3)
-        lattice = self.model.decode_lattice(self.maps)
+        lattice = self.model.in_evaluation().decode_lattice(self.maps)
         for axis, pixels in enumerate((rows, columns)):
             resized = self.resized[axis] / self.image_size[axis]
             cells = lattice.shape[axis + 1] / self.padded[axis]
@@ -216,7 +219,7 @@ class Scene:
         return self.depth_at(points).view(self.batch, len(rows), len(columns))
 
     def save(self, path: str | Path) -> None:
-        """Write the scene to one safetensors file, by rename.
+        """Write the scene to one safetensors file, by rename, with a hash of all that it holds.
 
         Raises:
             QueryError: the network has changed since it encoded the image, or the file cannot be
@@ -230,7 +233,9 @@ class Scene:
             "model": self.fingerprint or self._own_fingerprint(path),
         }
         maps = {name: tensor.contiguous().cpu() for name, tensor in self.maps.items()}
-        write_bytes(path, safetensors.torch.save(maps, {"scene": json.dumps(record)}), QueryError)
+        text = json.dumps(record)
+        metadata = {"scene": text, "sha256": state_hash(maps, text)}
+        write_bytes(path, safetensors.torch.save(maps, metadata), QueryError)
 
     def _own_fingerprint(self, path: str | Path) -> str:
         """The network's, if it still makes these maps of the image; else the file would lie."""
@@ -256,26 +261,25 @@ class Scene:
                 "a scene belongs to the network that encoded it: give that network, as "
                 f"spdlib.load returns it; got {model!r}"
             )
-        try:
-            with safe_open(path, framework="pt") as file:
-                record = json.loads((file.metadata() or {})["scene"])
-                maps = {name: file.get_tensor(name).to(model.device) for name in file.keys()}  # noqa: SIM118
+        remedy = "encode the image again"
+        maps, metadata = read_tensors(path, QueryError, remedy)
+        text = metadata.get("scene", "")
+        if metadata.get("sha256") != state_hash(maps, text):
+            problem = "is damaged, or no scene of this version (its SHA-256 is another)"
+            raise QueryError(f"{path}: {problem}; {remedy}")
+        with reading(path, "is no readable scene", remedy, QueryError):
+            record = json.loads(text)
             encoder = record["model"]
-            pairs = ((name, *record[name]) for name in _SIZES)
-            known: dict[str, Any] = {name: (height, width) for name, height, width in pairs}
+            known: dict[str, Any] = {name: tuple(record[name]) for name in _SIZES}
             known["camera"] = Camera(**record["camera"]) if record["camera"] else None
-            known["camera_assumed"] = record["camera_assumed"]
-            known["execution"] = record.get("execution")  # not in files from before it was recorded
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise QueryError(
-                f"{path} is not a readable scene ({error}); encode the image again"
-            ) from None
+            known |= {name: record[name] for name in ("camera_assumed", "execution")}
         own = model.fingerprint()
         if encoder != own:
             raise QueryError(
                 f"{path} was encoded by another network or other weights "
                 f"({encoder[:12]}, not {own[:12]}); encode the image again"
             )
+        maps = {name: level.to(model.device) for name, level in maps.items()}
         return cls(model, maps, **known, fingerprint=own)
 
     def _check_form(self) -> None:

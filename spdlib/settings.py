@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from spdlib.errors import ConfigError, unknown_name
 
@@ -28,19 +28,27 @@ class Settings:
 def check(settings: Any) -> None:
     """Compare every value of a dataclass with its annotation: type, `Literal` choices, range.
 
-    Nothing is converted; a whole number passes for a float.
+    Nothing is converted; a whole number passes for a float, NaN and infinity for nothing.
 
     ConfigError: names the first value that does not fit, and what would.
     """
     for name, adapter in _adapters(settings.__class__).items():
         value = getattr(settings, name)
+        if type(value) is int and value.bit_length() > 63:
+            raise ConfigError(f"{name}={shown(value)}: input should have 64 bits at most")
         try:
             adapter.validate_python(value, strict=True)
         except ValidationError as error:
             first = error.errors(include_url=False)[0]  # of `str | None`, that about str
             where = "".join(f"item {i}: " for i in first["loc"] if isinstance(i, int))
             reason = f"{where}{first['msg'][0].lower()}{first['msg'][1:]}"
-            raise ConfigError(f"{name}={value!r}: {reason}") from None
+            raise ConfigError(f"{name}={shown(value)}: {reason}") from None
+
+
+def shown(value: Any) -> str:
+    """A value in an error's message, which is no page long."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def require(condition: bool, message: str) -> None:
@@ -52,7 +60,12 @@ def require(condition: bool, message: str) -> None:
 @functools.cache
 def _adapters(kind: type) -> dict[str, TypeAdapter[Any]]:
     hints = get_type_hints(kind, include_extras=True)
-    return {field.name: TypeAdapter(hints[field.name]) for field in fields(kind)}
+    finite = ConfigDict(allow_inf_nan=False)
+    return {  # the values of a dataclass were compared when it was made
+        field.name: TypeAdapter(hint, config=None if is_dataclass(hint) else finite)
+        for field in fields(kind)
+        for hint in [hints[field.name]]
+    }
 
 
 def read(kind: type[T], values: Mapping[str, Any]) -> T:

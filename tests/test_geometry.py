@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict
+from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -324,3 +326,65 @@ def test_impossible_cameras_are_refused(
 ) -> None:
     with pytest.raises(DataError, match="camera needs"):
         Camera(*values)
+
+
+@pytest.mark.parametrize(
+    "number", [np.float32, np.float64, np.int64, torch.tensor, Fraction, lambda x: np.array([x])]
+)
+def test_a_cameras_numbers_become_pythons(number: Callable[[int], Any]) -> None:
+    camera = Camera(*(number(x) for x in (500, 510, 320, 240, 640, 480)))
+    assert camera == Camera(500.0, 510.0, 320.0, 240.0, 640, 480)
+    assert json.loads(json.dumps(asdict(camera))) == asdict(camera)
+    assert [type(x) for x in asdict(camera).values()] == [float] * 4 + [int] * 2 + [float]
+    assert Camera.from_focal(number(500), number(640), number(480)).size == (480, 640)
+    assert Camera.from_fov(number(60), number(640), number(480)).size == (480, 640)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [None, "500", True, np.bool_(True), 500j, [500, 510], torch.ones(2), 10**400, {}, object()],
+)
+@pytest.mark.parametrize("name", ["fx", "cy", "skew", "width", "height"])
+def test_what_is_no_number_makes_no_camera(name: str, bad: Any) -> None:
+    with pytest.raises(DataError, match=rf"^camera: {name} must be a (number|whole number of pix)"):
+        Camera(**{**asdict(NYU_CAMERA), name: bad})
+    for make in (Camera.from_focal, Camera.from_fov):
+        with pytest.raises(DataError, match="must be a"):
+            make(bad, 640, 480)
+        with pytest.raises(DataError, match="width must be a whole number of pixels"):
+            make(60, bad, 480)
+
+
+@pytest.mark.parametrize("width", [640.5, math.nan, math.inf])
+def test_a_picture_has_whole_pixels(width: Any) -> None:
+    with pytest.raises(DataError, match=r"camera: width must be a whole number of pixels; got"):
+        Camera(500, 500, 320, 240, width, 480)
+
+
+@pytest.mark.parametrize("matrix", [1j * np.eye(3), np.eye(3, dtype=bool)])
+def test_a_matrix_holds_real_numbers(matrix: np.ndarray) -> None:
+    with pytest.raises(DataError, match="3 x 3 numbers"):
+        Camera.from_matrix(matrix, 640, 480)
+
+
+@pytest.mark.parametrize(
+    "camera",
+    [
+        Camera(0.8, 1.07, 0.5, 0.5, 640, 480),  # normalised
+        Camera(4.2, 4.2, 319.5, 239.5, 640, 480),  # millimetres of a telephone
+        Camera(50.0, 50.0, 1999.5, 1499.5, 4000, 3000),  # and of a lens
+        Camera(500.0, 500.0, 32000.0, 240.0, 640, 480),
+        Camera(500.0, 500.0, 320.0, -24000.0, 640, 480),
+    ],
+)
+def test_cameras_that_no_picture_has_are_doubted(camera: Camera) -> None:
+    assert "in pixels" in str(camera.doubt)
+    assert "millimetres" in str(camera.resized(120, 160).doubt)
+
+
+def test_cameras_of_pictures_are_not_doubted() -> None:
+    """From a wide lens to a telephoto, and what resizing, cropping and turning make of them."""
+    for degrees in (0.5, 60, 130):
+        whole = Camera.from_fov(degrees, 4000, 3000)
+        for camera in (whole, whole.resized(96, 128), whole.cropped(0, 0, 32, 32).rotated(30)):
+            assert camera.doubt is None

@@ -67,3 +67,13 @@ def test_a_folder_of_too_few_frames_is_refused_when_packed(
         capsys.readouterr().err
     )
     assert not (tmp_path / "own.h5").exists()
+
+
+def test_a_camera_in_millimetres_is_refused_when_packed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = write_folder(tmp_path / "mine", 12) / "cameras.csv"
+    rows = table.read_text().splitlines()
+    table.write_text("\n".join([rows[0], "shot_0,4.2,4.2,47.5,35.5", *rows[2:]]))
+    assert main(["data", "pack", str(tmp_path / "mine"), str(tmp_path / "store.h5")]) == 2
+    assert "cameras.csv, frame 'shot_0': is the focal length of" in capsys.readouterr().err

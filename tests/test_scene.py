@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +16,8 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from PIL import Image
-from torch import Tensor
+from PIL import Image, ImageOps
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 import spdlib
@@ -22,9 +25,10 @@ from spdlib.errors import QueryError
 from spdlib.geometry import NYU_CAMERA, Camera, Size
 from spdlib.inspection import Reads
 from spdlib.models import DepthModel, ModelConfig
-from spdlib.models.base import EXECUTIONS, MAX_SIDE
+from spdlib.models.base import EXECUTIONS, MAX_SIDE, evaluating
 from spdlib.models.sampling import bilinear_points
 from spdlib.models.v15 import V152
+from spdlib.reading import read_tensors, state_hash
 from spdlib.scene import Answer, Maps, Scene
 
 SIZE = (64, 96)
@@ -102,9 +106,53 @@ def test_a_path_and_a_list_are_images_too(
     assert largest(both.depth_at([[[3.0, 4.5]]] * 2)[0] - expected) < 1e-5
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_encoded_upright(
+    model: DepthModel, image: np.ndarray, tmp_path: Path, orientation: int
+) -> None:
+    """Given as a file, as the opened file, or turned by hand; the camera is of what is upright."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(image).save(tmp_path / "room.png", exif=exif)
+    turned = np.array(ImageOps.exif_transpose(Image.open(tmp_path / "room.png")))
+    expected = model.encode(turned)
+    for form in (tmp_path / "room.png", Image.open(tmp_path / "room.png")):
+        scene = model.encode(form)
+        assert scene.image_size == turned.shape[:2]
+        assert torch.equal(scene.maps["L1"], expected.maps["L1"])
+        if orientation > 4:
+            match = r"EXIF orientation turns it to 96x64, give the camera of the upright picture"
+            with pytest.raises(QueryError, match=match):
+                model.encode(form, Camera.from_focal(FOCAL, 96, 64))
+    model.encode(tmp_path / "room.png", Camera.from_focal(FOCAL, *turned.shape[1::-1]))
+
+
+def test_an_opened_picture_that_is_truncated_or_enormous_is_refused(
+    model: DepthModel, image: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "room.jpg"
+    Image.fromarray(image).save(path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(QueryError, match=r"^the image: cannot be decoded .*truncated"):
+        model.encode(Image.open(path))
+    with pytest.raises(QueryError, match=r"room.jpg: cannot be decoded .*truncated"):
+        model.encode(path)
+    monster = Image.new("RGB", (1, 1))
+    monster._size = (100_000, 1000)
+    with pytest.raises(QueryError, match="100000x1000 pixels, more than 80 million"):
+        model.encode(monster)
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_is_no_picture(model: DepthModel, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "room.png")
+    with pytest.raises(QueryError, match=r"room.png: is a pipe or a device, not a file"):
+        model.encode(tmp_path / "room.png")
+
+
 def test_deep_pictures_are_refused(model: DepthModel, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 9), np.uint16)).save(tmp_path / "depth.png")
-    with pytest.raises(QueryError, match=r"depth.png holds I;16 values, not 8-bit"):
+    with pytest.raises(QueryError, match=r"depth.png: holds I;16 values, not 8-bit"):
         model.encode(tmp_path / "depth.png")
 
 
@@ -156,9 +204,9 @@ def bad_images() -> dict[str, tuple[Any, str]]:
         "colours last": (torch.zeros(8, 9, 3), r"got shape \[8, 9, 3\]. Move the channels first"),
         "five dimensions": (torch.zeros(1, 1, 3, 8, 9), "got shape"),
         "0 to 255": (np.full((3, 8, 9), 255.0), r"spans 255\.\.255\. Rescale it, or give uint8"),
-        "a missing file": ("room.jpg", "no such picture"),
-        "a folder": (str(Path(__file__).parent), "is a folder; name a picture's file"),
-        "a file of text": (__file__, "not a readable picture"),
+        "a missing file": ("room.jpg", "room.jpg: no such file"),
+        "a folder": (str(Path(__file__).parent), "is a folder, not a file"),
+        "a file of text": (__file__, "cannot be decoded"),
         "numbers": ([[1, 2, 3]], "got int"),
         "an empty list": ([], "images of one size"),
         "a list of two sizes": ([colour, colour[1:]], r"got sizes \[\(8, 9\), \(7, 9\)\]"),
@@ -243,6 +291,9 @@ def test_senseless_sizes_are_refused(model: DepthModel) -> None:
     metres = Camera(0.004, 0.004, 48, 32, 96, 64)
     with pytest.raises(QueryError, match=r"is the focal length of Camera.* in pixels"):
         model.encode(torch.rand(3, *SIZE), metres)
+    aside = Camera(70, 70, 4000, 32, 96, 64)
+    with pytest.raises(QueryError, match=r"principal point\? They look normalised or in milli"):
+        model.encode(torch.rand(3, *SIZE), aside)
     telescope = Camera(1e6, 1e6, 48, 32, 96, 64)
     with pytest.raises(QueryError, match=r"resized to 1x1 .*below 32 px .*Camera\(fx=1000000.0"):
         model.encode(torch.rand(3, *SIZE), telescope)
@@ -440,6 +491,48 @@ def test_encoding_leaves_the_training_mode_alone(image: np.ndarray) -> None:
     assert not model.training
 
 
+@pytest.mark.parametrize("name", ["v15_2", "v14_plan"])
+def test_threads_may_ask_a_network_while_it_trains(name: str, image: np.ndarray) -> None:
+    """The one that trains is in training mode throughout, dropout is off for those that ask."""
+    torch.manual_seed(3)
+    model = spdlib.create_model(name, "mobilenetv3_small_050", image_size=SIZE).eval()
+    model.trained = "a test"
+    points = points_in(SIZE, 5)
+    with torch.no_grad():  # so that attention and its dropout show in the answers
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    expected = model.encode(image).depth_at(points)
+    model.train()
+    own: dict[nn.Module, bool] = {}
+    kept: list[bool] = []
+    trainer = threading.get_ident()
+
+    def watch(part: nn.Module, _: object) -> None:
+        if threading.get_ident() == trainer:
+            kept.append(part.training == own[part])
+
+    for part in model.modules():
+        own[part] = part.training  # frozen BatchNorm is not
+        part.register_forward_pre_hook(watch)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(lambda: model.encode(image).depth_at(points)) for _ in range(12)]
+        while not all(each.done() for each in asked):
+            model(torch.rand(2, 3, *SIZE), points_in(SIZE, 4, 2).float()).depth.sum().backward()
+    assert kept and all(kept) and model.training
+    for each in asked:
+        assert torch.equal(each.result(), expected)
+
+
+def test_a_copy_in_evaluation_mode_follows_the_network() -> None:
+    model = build().train()
+    copy = evaluating(model)
+    assert not any(part.training for part in copy.modules())
+    assert list(map(id, copy.parameters())) == list(map(id, model.parameters()))
+    model.double()
+    assert {x.dtype for x in [*copy.parameters(), *copy.buffers()]} <= {torch.float64, torch.int64}
+    assert [name for name, _ in copy.named_modules()] == [name for name, _ in model.named_modules()]
+
+
 def test_scenes_are_immutable(model: DepthModel, image: np.ndarray) -> None:
     scene = model.encode(image)
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -514,7 +607,13 @@ def test_senseless_chunks_and_strides_are_refused(model: DepthModel, image: np.n
 # files
 
 
-@pytest.mark.parametrize("camera", [None, NYU_CAMERA])
+FOREIGN = Camera.from_matrix(
+    np.array([[520, 0, 320], [0, 520, 240], [0, 0, 1]], np.float32), *np.array([640, 480])
+)
+"""A camera whose numbers were those of other libraries."""
+
+
+@pytest.mark.parametrize("camera", [None, NYU_CAMERA, FOREIGN])
 def test_scenes_survive_a_file(model: DepthModel, tmp_path: Path, camera: Camera | None) -> None:
     scene = model.encode(torch.rand(3, 480, 640), camera)
     scene.save(tmp_path / "office.safetensors")
@@ -651,15 +750,65 @@ def _forget(path: Path) -> None:
     safetensors.torch.save_file({"a": torch.zeros(2)}, path, {"scene": json.dumps({"model": "x"})})
 
 
-@pytest.mark.parametrize("damage", [_truncate, _strip, _garble, _forget, Path.unlink])
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1000] ^= 1
+    path.write_bytes(data)
+
+
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _nest(path: Path) -> None:
+    """A hash that is right does not help what it is of."""
+    maps, text = {"a": torch.zeros(2)}, "[" * 10**5
+    metadata = {"scene": text, "sha256": state_hash(maps, text)}
+    safetensors.torch.save_file(maps, path, metadata)
+
+
+def _record(**changes: Any) -> Callable[[Path], None]:
+    """Another record beside the same maps."""
+
+    def change(path: Path) -> None:
+        maps, metadata = read_tensors(path, QueryError, "")
+        text = json.dumps({**json.loads(metadata["scene"]), **changes})
+        safetensors.torch.save_file(maps, path, {**metadata, "scene": text})
+
+    return change
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "truncated": _truncate,
+    "no record": _strip,
+    "no JSON": _garble,
+    "half a record": _forget,
+    "nested": _nest,
+    "missing": Path.unlink,
+    "a flipped bit": _flip,
+    "a pipe": _pipe,
+    "another size": _record(image_size=[48, 96]),
+    "no size": _record(resized=[-64, 2.5]),
+    "a smaller padding": _record(padded=[32, 32]),
+    "another camera": _record(camera=dataclasses.asdict(NYU_CAMERA)),
+    "another form": _record(execution="reference"),
+}
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("name", DAMAGES)
 def test_damaged_scenes_are_refused(
-    model: DepthModel, image: np.ndarray, tmp_path: Path, damage: Callable[[Path], None]
+    model: DepthModel, image: np.ndarray, tmp_path: Path, name: str
 ) -> None:
     path = tmp_path / "scene.safetensors"
     model.encode(image).save(path)
-    damage(path)
-    with pytest.raises(QueryError, match=r"scene.safetensors is not a readable scene"):
+    DAMAGES[name](path)
+    with pytest.raises(
+        QueryError, match=r"scene.safetensors: (is|no) .*; (encode|check)"
+    ) as raised:
         Scene.load(path, model)
+    assert "\n" not in str(raised.value)
 
 
 def test_unwritable_scenes_say_so(model: DepthModel, image: np.ndarray, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, cast
 
 import pandas as pd
 import safetensors.torch
@@ -23,16 +23,16 @@ from spdlib.disk import write_bytes
 from spdlib.errors import ConfigError, ModelError, QueryError, unknown_name
 from spdlib.geometry import Camera, Size, size_of
 from spdlib.inspection import Probe, Stage
-from spdlib.models.encoders import Encoder, padded_size, state_hash
+from spdlib.models.encoders import Encoder, padded_size
 from spdlib.models.images import as_images
-from spdlib.models.options import ModelConfig, Options, read_options
+from spdlib.models.options import MAX_SIDE, ModelConfig, Options, read_options
+from spdlib.reading import state_hash
 from spdlib.scene import Answer, Maps, Scene, refuse_outside
 
 EXECUTIONS = ("fast", "reference")
 """Forms in which a network may compute the same answers."""
 
-MAX_SIDE = 4096
-"""Longest side, in pixels, that `encode` resizes an image to before it doubts the camera."""
+Part = TypeVar("Part", bound=nn.Module)
 
 Caption = tuple[str, str]
 """Title of a part and what it does, in a few words."""
@@ -143,12 +143,12 @@ class DepthModel(
 
         The image has the training size or another one, padded as `encode` would.
         """
-        images = self.blank(image_size)
-        with evaluating(self), torch.no_grad():
-            with running(self.components()) as once:
-                maps = self.maps(images)
-            with running(self.components()) as each:
-                self.decode(maps, images.new_zeros(1, 1, 2), size_of(images))
+        images, network = self.blank(image_size), evaluating(self)
+        with torch.no_grad():
+            with running(network.components()) as once:
+                maps = network.maps(images)
+            with running(network.components()) as each:
+                network.decode(maps, images.new_zeros(1, 1, 2), size_of(images))
         captions = self.captions()
         found = []
         for name, part in self.components().items():
@@ -166,8 +166,11 @@ class DepthModel(
     @torch.no_grad()
     def explained(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
         """`probes` in evaluation mode, as scenes ask for them."""
-        with evaluating(self):
-            return self.probes(maps, points, image_size)
+        return evaluating(self).probes(maps, points, image_size)
+
+    def in_evaluation(self) -> Self:
+        """This network in evaluation mode, without a change of its own: see `evaluating`."""
+        return evaluating(self) if self.training else self
 
     def ablations(self) -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
         """Parts that a trained network can do without for a while, by name."""
@@ -249,16 +252,17 @@ class DepthModel(
 
         Args:
             image: path of a picture, RGB PIL image, uint8 [H, W, 3], float [3, H, W] in 0..1, or
-                a batch [B, 3, H, W] or list of images of equal size. A picture's file is turned
-                upright as its EXIF data say, and a palette, grey or transparent one made RGB.
+                a batch [B, 3, H, W] or list of images of equal size. A PIL image or a file is
+                turned upright as its EXIF orientation says; points and camera are those of the
+                upright picture. Of files, palette, grey and transparent ones are made RGB.
             camera: the image's pinhole camera.
             squash: press the image into the training size, whatever its aspect and focal length:
                 the recorded fault F1, for ablations.
 
         Raises:
             QueryError: an unreadable picture, a grey or RGBA image, values outside 0..1, images
-                or a camera of another size, or a resized image longer than `MAX_SIDE` or smaller
-                than the encoder's multiple.
+                or a camera of another size, a camera that no picture has (`Camera.doubt`), or a
+                resized image longer than `MAX_SIDE` or smaller than the encoder's multiple.
         """
         images = as_images(image).to(self.device, self.dtype)
         size = size_of(images)
@@ -275,10 +279,9 @@ class DepthModel(
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Maps:
         """`maps` in evaluation mode and in the network's floating type, as scenes hold them."""
-        with evaluating(self):
-            # under autocast too: a scene is queried later, perhaps outside it
-            maps = self.maps(images.to(self.device, self.dtype))
-            return {name: level.to(self.dtype) for name, level in maps.items()}
+        maps = evaluating(self).maps(images.to(self.device, self.dtype))
+        # under autocast too: a scene is queried later, perhaps outside it
+        return {name: level.to(self.dtype) for name, level in maps.items()}
 
     def _network_size(self, size: Size, camera: Camera | None) -> tuple[Size, str | None]:
         """Size to resize an image to, and what had to be assumed about its camera."""
@@ -288,10 +291,15 @@ class DepthModel(
                 f"a camera is one spdlib.Camera for all images of a batch; got {kind}. Make "
                 "it of a matrix by Camera.from_matrix"
             )
+        if camera is not None and camera.doubt:
+            raise QueryError(camera.doubt)
         if camera is not None and camera.size != size:
             remedy = "use camera.resized or camera.cropped as the image was"
             if camera.size == size[::-1]:
-                remedy = "a camera takes the width first"
+                remedy = (
+                    "a camera takes the width first; where the picture's EXIF orientation turns "
+                    f"it to {size[0]}x{size[1]}, give the camera of the upright picture"
+                )
             raise QueryError(
                 f"the camera is of a {camera.height}x{camera.width} image, the image is "
                 f"{size[0]}x{size[1]} (height x width); {remedy}"
@@ -352,20 +360,22 @@ class DepthModel(
 
     def fingerprint(self) -> str:
         """SHA-256 of the configuration and all weights, in hexadecimal."""
-        return state_hash(self, json.dumps(asdict(self.config), sort_keys=True))
+        return state_hash(self.state_dict(), json.dumps(asdict(self.config), sort_keys=True))
 
     def save(self, folder: str | Path) -> None:
         """Write `model.safetensors` and `config.json` into a folder, each by rename.
 
         The second also notes by what the network was trained. This is no part of the configuration
-        or the fingerprint: weights are the same whoever made them.
+        or the fingerprint: weights are the same whoever made them. The first holds a copy of the
+        second and a hash of all, so that `load` finds what was changed since.
 
         Raises:
             ModelError: the folder cannot be written; files already there stay as they were.
         """
         text = json.dumps({**asdict(self.config), "trained": self.trained}, indent=2)
         state = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
-        weights = safetensors.torch.save(state, {"config": text})
+        metadata = {"config": text, "sha256": state_hash(state, text)}
+        weights = safetensors.torch.save(state, metadata)
         write_bytes(Path(folder) / "model.safetensors", weights, ModelError)
         write_bytes(Path(folder) / "config.json", text.encode(), ModelError)
 
@@ -424,12 +434,21 @@ def running(parts: Mapping[str, nn.Module]) -> Iterator[set[str]]:
         yield ran
 
 
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the length of a block."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
+def evaluating(module: Part, copies: dict[nn.Module, Any] | None = None) -> Part:
+    """A copy of a module in evaluation mode that shares parameters, buffers and hooks with it.
+
+    The module keeps its own mode, so that one thread may train it while others ask it. It takes
+    a few milliseconds at most and follows what happens to the weights, in place or by `to`.
+
+    Args:
+        module: the module; those that its parts hold without registering them are copied too.
+        copies: of modules that are copied already.
+    """
+    copies = {} if copies is None else copies
+    if module not in copies:
+        copies[module] = copy = object.__new__(type(module))
+        held = {**vars(module), "training": False}
+        for own in (held, children := dict(module._modules)):
+            own |= {k: evaluating(x, copies) for k, x in own.items() if isinstance(x, nn.Module)}
+        object.__setattr__(copy, "__dict__", {**held, "_modules": children})
+    return cast(Part, copies[module])

@@ -1,43 +1,96 @@
-"""Reading a network's files, `config.json` and `model.safetensors`; `DepthModel.save` writes."""
+"""Reading a network's files, `config.json` and `model.safetensors`; `DepthModel.save` writes.
+
+The weights carry the configuration that they were saved with and a hash of both. What was changed
+since then is refused: another focal length or mean would give other depths without a word.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from spdlib.errors import ModelError
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig
-from spdlib.settings import read
+from spdlib.reading import read_json, read_tensors, reading, reading_settings, state_hash
+from spdlib.settings import read, require, shown
+
+_REMEDY = "restore it or take another checkpoint"
 
 
 def load_weights(network: nn.Module, config: ModelConfig, folder: Path) -> None:
     """Load `model.safetensors` strictly, in the floating type of the file.
 
     Raises:
-        ModelError: missing or damaged file, or weights of another network.
+        ModelError: missing or damaged file, weights of another network or not finite, or another
+            `config.json` than they were saved with.
     """
     path = folder / "model.safetensors"
+    if not path.exists():
+        raise ModelError(f"no model.safetensors in {folder}; is it a saved model?")
+    state, metadata = read_tensors(path, ModelError, _REMEDY)
+    floating = {name: x for name, x in state.items() if x.is_floating_point()}
+    kinds = {tensor.dtype for tensor in floating.values()}
+    if len(kinds) == 1:
+        network.to(kinds.pop())
     try:
-        state = safetensors.torch.load_file(path)
-        kinds = {tensor.dtype for tensor in state.values() if tensor.is_floating_point()}
-        if len(kinds) == 1:
-            network.to(kinds.pop())
         network.load_state_dict(state, strict=True)
-    except FileNotFoundError:
-        raise ModelError(f"no model.safetensors in {folder}; is it a saved model?") from None
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read ({error}); take another checkpoint") from None
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"{path} holds the weights of another network than its config.json says "
             f"({config.network!r} with {config.encoder.name!r}): {reason}"
         ) from None
+    _refuse_changes(folder, state, metadata)
+    for name, tensor in floating.items():
+        if not tensor.sum(dtype=torch.float64).isfinite():
+            raise ModelError(f"{path}: {name} holds NaN or infinity; take another checkpoint")
+
+
+def _refuse_changes(folder: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """ModelError unless weights and configuration are those that were saved together."""
+    path, text = folder / "model.safetensors", metadata.get("config")
+    if text is None:  # every version of `save` wrote it; nothing else says what the weights expect
+        raise ModelError(
+            f"{path}: carries no configuration, so it is not as `save` wrote it; {_REMEDY}, or "
+            "load its tensors into a network of `create_model` and save that"
+        )
+    # files of versions before the hash have none
+    if "sha256" in metadata and metadata["sha256"] != state_hash(state, text):
+        raise ModelError(f"{path}: is damaged (its SHA-256 is another); {_REMEDY}")
+    with reading(path, "carries no readable configuration", _REMEDY, ModelError):
+        saved = _flat(json.loads(text))
+    given = _flat(read_json(folder / "config.json", ModelError, _REMEDY))
+    # by what it was trained changes no answer, and earlier versions did not note it
+    for name in sorted((saved.keys() | given.keys()) - {"trained"}):
+        here, there = (values.get(name, "missing") for values in (given, saved))
+        if here != there:
+            raise ModelError(
+                f"{folder / 'config.json'}: {name} is {here!r}, but the weights were saved with "
+                f"{there!r}; {_REMEDY}"
+            )
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested dictionaries by names such as "encoder.mean"."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        inside = isinstance(value, Mapping) and value
+        flat |= _flat(value, f"{prefix}{name}.") if inside else {f"{prefix}{name}": value}
+    return flat
+
+
+def configuring(folder: Path) -> AbstractContextManager[None]:
+    """Whatever the values of a `config.json` raise becomes a ModelError that names the file."""
+    return reading_settings(
+        folder / "config.json", "is not a model configuration", _REMEDY, ModelError
+    )
 
 
 def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
@@ -47,25 +100,20 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
         ModelError: a missing or damaged file, or that of a run without weights.
     """
     path = folder / "config.json"
-    try:
-        values = json.loads(path.read_text())
-        if "experiment" in values:
-            raise ModelError(
-                f"{folder} is a run without weights; train it, or take another run's folder"
-            )
+    if folder.is_file():
+        raise ModelError(f"{folder} is a file; give the folder that holds it")
+    if not path.exists():
+        raise ModelError(
+            f"no config.json in {folder}: give the folder that `save` or a training run wrote"
+        )
+    values = read_json(path, ModelError, _REMEDY)
+    if "experiment" in values:
+        raise ModelError(
+            f"{folder} is a run without weights; train it, or take another run's folder"
+        )
+    with configuring(folder):
         trained = values.pop("trained", "not noted how")  # as in files of earlier versions
+        require(isinstance(trained, str | None), f"trained={shown(trained)} is no text")
         values["encoder"] = read(EncoderConfig, values["encoder"])
         values.get("options", {}).pop("sparse", None)  # the form of execution, once an option
         return read(ModelConfig, values), trained
-    except ModelError:  # it says what is wrong already, and is a ValueError
-        raise
-    except FileNotFoundError:
-        raise ModelError(
-            f"no config.json in {folder}: give the folder that `save` or a training run wrote"
-        ) from None
-    except NotADirectoryError:
-        raise ModelError(f"{folder} is a file; give the folder that holds it") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(
-            f"{path} is not a model configuration ({error}); take another checkpoint"
-        ) from None

@@ -77,9 +77,8 @@ def gathered_bytes(run: Callable[[], object]) -> int:
 
 def macs_per_image(model: DepthModel, size: Size | None = None) -> int:
     """MACs of encoding one image of the training size or another one, padded as `encode` would."""
-    images = model.blank(size)
-    with evaluating(model):
-        return counted_macs(lambda: model.maps(images))
+    images, network = model.blank(size), evaluating(model)
+    return counted_macs(lambda: network.maps(images))
 
 
 def macs_per_query(model: DepthModel, size: Size | None = None, queries: int = QUERIES) -> int:
@@ -89,6 +88,7 @@ def macs_per_query(model: DepthModel, size: Size | None = None, queries: int = Q
     limits = images.new_tensor(covered[::-1])
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(1, queries, 2, generator=generator).to(limits) * limits - 0.5
-    with evaluating(model), torch.no_grad():
-        maps = model.maps(images)
-        return counted_macs(lambda: model.decode(maps, points, covered)) // queries
+    network = evaluating(model)
+    with torch.no_grad():
+        maps = network.maps(images)
+        return counted_macs(lambda: network.decode(maps, points, covered)) // queries

@@ -8,28 +8,27 @@ every map, so they are part of `EncoderConfig` and must be said for a file that 
 
 from __future__ import annotations
 
-import hashlib
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import safetensors.torch
 import timm
 import torch
 from huggingface_hub import constants, get_session, try_to_load_from_cache
-from safetensors import SafetensorError
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import Size
 from spdlib.models.layers import full_precision
-from spdlib.settings import check, require
+from spdlib.reading import read_tensors, reading, state_hash
+from spdlib.settings import check, require, shown
 
 STRIDES = (4, 8, 16, 32)
 PADDINGS = {"same": 0.5, "symmetric": -0.5, "patch": 0.0}
@@ -92,7 +91,7 @@ class EncoderConfig:
         positive = self.std is None or min(self.std) > 0
         require(positive, f"encoder std must be positive; got {self.std}")
         four = len(self.taps) == 4 and min(self.taps) >= 0
-        require(four, f"a ViT is read at four taps, counted from 0; got {self.taps}")
+        require(four, f"a ViT is read at four taps, counted from 0; got {shown(self.taps)}")
         possible = _paddings(self.name)
         require(
             self.padding in (None, *possible),
@@ -116,6 +115,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        _require_known(config.name)
         tensors, known = _read_weights(config) if config.weights else (None, _timms(config.name))
         self.config = _complete(config, known)
         self.body, self.channels, self.multiple = _build(self.config)
@@ -156,8 +156,8 @@ class Encoder(nn.Module):
         info: Any = self.body.feature_info
         name, known = info.module_name()[2], dict(self.body.named_modules())
         stage = known.get(name) or known[name.replace(".", "_")]  # timm may flatten "stages.2"
-        # a partial, not a lambda: a copy of the network then calls its own `between`
-        stage.register_forward_hook(partial(_change, between))
+        object.__setattr__(stage, "between", between)  # not registered: it is the network's part
+        stage.register_forward_hook(_change)
 
     @property
     def displacement(self) -> list[float | None]:
@@ -175,22 +175,12 @@ class Encoder(nn.Module):
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights, in hexadecimal, wherever they came from."""
-        return state_hash(self.body)
+        return state_hash(self.body.state_dict())
 
 
-def state_hash(module: nn.Module, text: str = "") -> str:
-    """SHA-256 of a text, then names and bytes of all parameters and persistent buffers."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
-def _change(
-    between: Callable[[Tensor], Tensor], _module: nn.Module, _inputs: object, level: Tensor
-) -> Tensor:
-    return between(level)
+def _change(stage: Any, _inputs: object, level: Tensor) -> Tensor:
+    """What a stage's own `between` makes of its level; a copy of the network has its own."""
+    return stage.between(level)
 
 
 def vit_taps(vit: VisionTransformer, images: Tensor, taps: Sequence[int]) -> list[Tensor]:
@@ -233,10 +223,6 @@ def _add_positions(vit: VisionTransformer, tokens: Tensor, grid: Size) -> Tensor
 
 def _build(config: EncoderConfig) -> tuple[nn.Module, list[int], int]:
     """Body, channels of its levels, and the multiple that image sizes must keep."""
-    if not timm.is_model(config.name):
-        near = timm.list_models(f"*{config.name.split('_')[0]}*")[:5]
-        closest = f"near ones are {near}" if near else "timm.list_models() names all"
-        raise ModelError(f"timm knows no encoder {config.name!r}; {closest}")
     if config.name.startswith("vit_"):
         return _build_vit(config)
     options: dict[str, Any] = {"features_only": True, "out_indices": (-4, -3, -2, -1)}
@@ -279,6 +265,15 @@ def _create(config: EncoderConfig, **options: Any) -> Any:
             f"EncoderConfig({config.name!r}, weights='model.safetensors', mean={config.mean}, "
             f"std={config.std}, padding={config.padding!r})"
         ) from error
+
+
+def _require_known(name: str) -> None:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('_')[0]}*")[:5]
+        closest = f"near ones are {near}" if near else "timm.list_models() names all"
+        raise ModelError(f"timm knows no encoder {name!r}; {closest}")
+    with reading(f"encoder {name!r}", "is unknown to timm", "correct it", ModelError):
+        timm.get_pretrained_cfg(name)
 
 
 def _require_hub(hub: str) -> None:
@@ -337,27 +332,23 @@ def _complete(config: EncoderConfig, known: dict[str, Any]) -> EncoderConfig:
 def _read_weights(config: EncoderConfig) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of the weights file, its hash, and mean, std and padding as far as it names them."""
     path = Path(str(config.weights))
-    if not path.is_file():
+    if not os.path.exists(path):  # which, unlike Path, takes any name
         raise ModelError(
             f"no encoder weights at {path}; place a safetensors file with timm keys for "
             f"{config.name!r} there or correct the path"
         )
-    try:
-        data = path.read_bytes()
-        with safetensors.safe_open(path, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-        tensors = safetensors.torch.load(data)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{path} is not a readable safetensors file ({error}); fetch it again"
-        ) from None
-    known: dict[str, Any] = {"weights_sha256": hashlib.sha256(data).hexdigest()}
+    tensors, metadata = read_tensors(path, ModelError, "fetch it again")
+    known: dict[str, Any] = {"weights_sha256": file_hash(path)}
     known |= {key: metadata[key] for key in ("mean", "std", "padding") if key in metadata}
     for key in known.keys() & {"mean", "std"}:
         try:
             known[key] = tuple(float(x) for x in metadata[key].strip("[]() ").split(","))
         except ValueError:
             raise ConfigError(f"{path}: {key} {metadata[key]!r} is not three numbers") from None
+    try:
+        EncoderConfig(config.name, **known)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: its metadata are wrong ({error}); fetch it again") from None
     return tensors, known
 
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from spdlib.errors import QueryError
 from spdlib.geometry import size_of
+from spdlib.pictures import LARGEST_PICTURE, read_picture, upright
+from spdlib.reading import reading
 
 
 def as_images(image: Any) -> Tensor:
@@ -28,11 +30,22 @@ def as_images(image: Any) -> Tensor:
             raise QueryError(f"a list holds images of one size, at least one; got sizes {sizes}")
         return torch.cat([each.to(images[0].device) for each in images])
     if isinstance(image, str | Path):
-        image = _read_picture(Path(image))
+        path, image = image, read_picture(image, QueryError)
+        if image.mode.startswith(("I", "F")):
+            raise QueryError(
+                f"{path}: holds {image.mode} values, not 8-bit colours; convert it to RGB"
+            )
+        image = upright(image).convert("RGB")
     if isinstance(image, Image.Image):
         if image.mode != "RGB":
             raise QueryError(f"the image is {image.mode}, not RGB; use image.convert('RGB')")
-        image = np.array(image)
+        if image.width * image.height > LARGEST_PICTURE:
+            raise QueryError(
+                f"the image has {image.width}x{image.height} pixels, more than "
+                f"{LARGEST_PICTURE / 1e6:.0f} million; make it smaller"
+            )
+        with reading("the image", "cannot be decoded", "open its file again", QueryError):
+            image = np.array(upright(image))  # an opened file is decoded here
     if isinstance(image, np.ndarray):
         try:
             image = torch.from_numpy(image.copy())  # the caller's may be read-only or reversed
@@ -66,21 +79,3 @@ def as_images(image: Any) -> Tensor:
             "uint8"
         )
     return tensor
-
-
-def _read_picture(path: Path) -> Image.Image:
-    """The picture of a file, upright and RGB."""
-    try:
-        with Image.open(path) as picture:
-            upright = ImageOps.exif_transpose(picture)
-    except FileNotFoundError:
-        raise QueryError(f"{path}: no such picture; check the path") from None
-    except IsADirectoryError:
-        raise QueryError(f"{path} is a folder; name a picture's file") from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise QueryError(f"{path} is not a readable picture ({error}); save it anew") from None
-    if upright.mode.startswith(("I", "F")):
-        raise QueryError(
-            f"{path} holds {upright.mode} values, not 8-bit colours; convert it to RGB"
-        )
-    return upright.convert("RGB")

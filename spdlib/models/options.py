@@ -11,10 +11,13 @@ from pydantic import Field
 from spdlib.errors import ConfigError, unknown_name
 from spdlib.geometry import Size
 from spdlib.models.encoders import EncoderConfig
-from spdlib.settings import Settings, read
+from spdlib.settings import Settings, check, read, shown
 
 Count = Annotated[int, Field(ge=1)]
 """A whole number from 1."""
+
+MAX_SIDE = 4096
+"""Longest side, in pixels, of images that a network is trained on or `encode` resizes one to."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,13 @@ class ModelConfig:
     def __post_init__(self) -> None:
         size: Any = self.image_size
         whole = isinstance(size, tuple | list) and all(type(side) is int for side in size)
-        if not whole or len(size) != 2 or min(size) < 1:
+        if not whole or len(size) != 2 or min(size) < 1 or max(size) > MAX_SIDE:
             raise ConfigError(
-                "image_size must be height and width in whole pixels, both positive, such as "
-                f"[96, 128]; got {size!r}"
+                "image_size must be height and width in whole pixels, both positive and at most "
+                f"{MAX_SIDE}, such as [96, 128]; got {shown(size)}"
             )
+        object.__setattr__(self, "image_size", tuple(size))
+        check(self)
         if self.focal is not None and not self.focal > 0:
             raise ConfigError(f"focal must be a positive length in pixels; got {self.focal}")
 

@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import Size
 from spdlib.models.base import DepthModel
-from spdlib.models.checkpoint import load_weights, read_config
+from spdlib.models.checkpoint import configuring, load_weights, read_config
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig, read_options
 from spdlib.plugins import Registry, import_plugins
+from spdlib.reading import reading
 
 NETWORKS = Registry[type[DepthModel]]("network", ModelError)
 
@@ -109,14 +110,19 @@ def load(folder: str | Path) -> DepthModel:
     Of a run's folder the best weights are taken.
 
     Raises:
-        ModelError: a missing or damaged file, or weights of another network.
+        ModelError: a missing or damaged file, weights of another network, or a configuration that
+            was changed after they were saved.
     """
-    folder = Path(folder)
-    if not (folder / "model.safetensors").is_file() and (folder / "best").is_dir():
-        folder = folder / "best"
-    config, trained = read_config(folder)
-    random_encoder = replace(config.encoder, pretrained=False, weights=None)
-    model = network_class(config.network)(replace(config, encoder=random_encoder))
+    import_plugins()
+    remedy = "give the one that `save` or a training run wrote"
+    with reading(str(folder), "is no folder of a saved network", remedy, ModelError):
+        folder = Path(folder)
+        if not (folder / "model.safetensors").is_file() and (folder / "best").is_dir():
+            folder = folder / "best"
+        config, trained = read_config(folder)
+    with configuring(folder):
+        random_encoder = replace(config.encoder, pretrained=False, weights=None)
+        model = network_class(config.network)(replace(config, encoder=random_encoder))
     load_weights(model, config, folder)
     model.config, model.trained = config, trained
     return model.eval()

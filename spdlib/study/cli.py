@@ -10,6 +10,7 @@ from typing import Any
 
 from spdlib.errors import ConfigError
 from spdlib.models import list_models, load
+from spdlib.settings import shown
 from spdlib.study.datasets import open_data, open_data_of
 from spdlib.study.diagnostics import wide_scores
 from spdlib.study.entrants import fit_image_free
@@ -82,17 +83,21 @@ def _train(args: argparse.Namespace) -> int:
 def parse_settings(items: list[str]) -> dict[str, Any]:
     """Settings from "field=value" words; values are JSON, or text where they are not.
 
-    ConfigError: a word without "=".
+    ConfigError: a word without "=", a setting that is given twice, or JSON beyond all measure.
     """
     settings: dict[str, Any] = {}
     for item in items:
         name, equals, text = item.partition("=")
         if not equals or not name:
-            raise ConfigError(f"--set takes FIELD=VALUE; got {item!r}")
+            raise ConfigError(f"--set takes FIELD=VALUE; got {shown(item)}")
+        if name in settings:
+            raise ConfigError(f"--set {name}=... is given twice; keep one")
         try:
             settings[name] = json.loads(text)
         except json.JSONDecodeError:
             settings[name] = {"None": None, "True": True, "False": False}.get(text, text)
+        except (ValueError, RecursionError) as error:  # thousands of digits or brackets
+            raise ConfigError(f"--set {name}={shown(text)}: {error}; correct it") from None
     return settings
 
 

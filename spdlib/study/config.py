@@ -14,7 +14,7 @@ from spdlib.data.augment import AugmentConfig
 from spdlib.data.samples import SampleConfig, Sampling
 from spdlib.errors import ConfigError, unknown_name
 from spdlib.models import ModelConfig, network_class, network_options
-from spdlib.settings import Settings, Share, check, plain, read, require
+from spdlib.settings import Settings, Share, plain, read, require
 from spdlib.study.objectives import OBJECTIVES, TRUTH_KINDS
 
 
@@ -182,7 +182,6 @@ class RunConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check(self.model)
         name, supervision = self.model.network, self.sampling.supervision
         options = network_options(name, self.model.options)
         object.__setattr__(self, "model", replace(self.model, options=options))

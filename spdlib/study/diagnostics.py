@@ -126,7 +126,8 @@ def look_inside(model: DepthModel, frames: Frames, squash: bool = False) -> pd.D
     if not chosen:
         raise DataError("there are no frames to look at; check the split's name")
     notes: list[Note] = []
-    with evaluating(model), torch.no_grad():
+    model = evaluating(model)
+    with torch.no_grad():
         for frame in chosen:
             scene = model.encode(frame.image, frame.camera, squash=squash)
             depth = torch.from_numpy(frame.truth())

@@ -165,11 +165,11 @@ def evaluate(
     swept = INDEPENDENT_SWEEP_FRAMES if model.queries_are_independent else SWEEP_FRAMES
     sweep = KSweep(evenly_spaced(len(frames), swept if k_sweep else 0), truths[0])
     kept = _Kept(evenly_spaced(len(frames), examples), truths)
-    with evaluating(model):
-        for index in _share(len(frames), processes):
-            frame, predictor = frames[index], ModelPredictor(model, flip, squash)
-            for part in (board, sweep, kept):
-                part.add(frame, index, predictor)
+    network = evaluating(model)
+    for index in _share(len(frames), processes):
+        frame, predictor = frames[index], ModelPredictor(network, flip, squash)
+        for part in (board, sweep, kept):
+            part.add(frame, index, predictor)
     return Evaluation(
         *board.tables(frames.ids, processes),
         sweep.table(processes, model.queries_are_independent) if k_sweep else pd.DataFrame(),
@@ -240,6 +240,7 @@ def selection_scores(
     """
     total = EigenMetrics(pooled=True)
     unique: dict[int, int] = {}
+    model = evaluating(model)
     for index in range(processes.process_index, len(frames), processes.num_processes):
         frame = frames[index]
         sample = _eigen_sample(frame, truth)

@@ -24,7 +24,7 @@ from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, unknown_name
 from spdlib.models import list_models, network_class, network_options
 from spdlib.plugins import plugin_hint
-from spdlib.settings import plain, read
+from spdlib.settings import plain, read, require, shown
 from spdlib.study.config import SETTINGS, ObjectiveConfig, RunConfig
 from spdlib.study.experiments import DEFAULT, EXPERIMENTS, Experiment, Recipe, plain_recipe
 from spdlib.study.objectives import TRUTH_KINDS
@@ -186,6 +186,7 @@ def _with_options(network: str, recipe: Recipe, overrides: Recipe) -> dict[str, 
     chosen = {name: value for name, value in overrides.items() if name in own}
     if chosen:
         options: Any = given.get("options", recipe.get("options", {}))
+        require(isinstance(options, Mapping), f"options={shown(options)} are no names and values")
         given["options"] = {**options, **chosen}
     return given
 
@@ -196,6 +197,10 @@ def _augmentation(base: AugmentConfig, changes: Any) -> AugmentConfig:
         return changes
     if isinstance(changes, str):
         return augmentation(changes)
+    require(
+        isinstance(changes, Mapping),
+        f"augment={shown(changes)} is neither a name nor changes of an augmentation",
+    )
     return read(AugmentConfig, {**asdict(base), **changes})
 
 
@@ -211,7 +216,7 @@ def _derive(settings: dict[str, Any], given: Recipe) -> None:
 
     if path := settings.get("weights"):
         follows(pretrained=False, padding=None)
-        if Path(path).is_file() and file_hash(path) == TENSORFLOW_MOBILENETV2:
+        if os.path.isfile(path) and file_hash(path) == TENSORFLOW_MOBILENETV2:
             follows(input_mean=HALVES, input_std=HALVES, padding="same")
     elif not settings.get("pretrained"):
         follows(train_batchnorm=True, encoder_lr=settings["decoder_lr"])

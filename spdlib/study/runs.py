@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,7 @@ from spdlib.data.frames import Frames
 from spdlib.data.store import PackedFrames, info
 from spdlib.disk import DEFAULT_ROOT as DEFAULT_ROOT
 from spdlib.errors import RunError
-from spdlib.reading import read_json
+from spdlib.reading import read_json, read_text, reading, reading_settings
 from spdlib.study.config import RunConfig
 
 FIGURES_OF_FRAMES = ("frames", "error_maps", "where_near", "where_far")
@@ -156,12 +158,16 @@ class Run:
     @property
     def exists(self) -> bool:
         """Whether a run was started here."""
-        return self.config_path.is_file()
+        return os.path.isfile(self.config_path)  # which, unlike Path, takes any name
 
     @property
     def config(self) -> RunConfig:
-        """The resolved config."""
-        return RunConfig.from_dict(read_json(self.config_path, RunError))
+        """The resolved config. RunError: it is damaged, or not of this version."""
+        values = read_json(self.config_path, RunError)
+        with reading_settings(
+            self.config_path, "is no configuration of a run", "restore it", RunError
+        ):
+            return RunConfig.from_dict(values)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -173,7 +179,7 @@ class Run:
         """The packed store that was learned from, where it still lies there on this machine."""
         local = read_json(self._local_path, RunError) if self._local_path.is_file() else {}
         known = local.get("store")
-        return Path(known) if known and Path(known).is_file() else None
+        return Path(known) if isinstance(known, str) and Path(known).is_file() else None
 
     def remember_store(self, path: Path | None) -> None:
         """Note where the packed store lies, for an evaluation on this machine."""
@@ -190,12 +196,17 @@ class Run:
         write_json(self.record_path, {**known, **changes})
 
     def table(self, name: str) -> pd.DataFrame:
-        """Read the table `name`.csv of this run. RunError: the run has no such table."""
+        """Read the table `name`.csv of this run. RunError: it is missing, cut off or no table."""
         path = self.folder / f"{name}.csv"
         if not path.is_file():
             have = sorted(found.stem for found in self.folder.glob("*.csv"))
             raise RunError(f"{self.folder} has no table {name!r}; it has {have}")
-        return pd.read_csv(path, dtype={"frame": str})  # "00000" is a name, not a number
+        remedy = "train or evaluate the run again"
+        text = read_text(path, RunError, remedy)
+        if not text.endswith("\n"):
+            raise RunError(f"{path}: its last line is cut off; {remedy}")
+        with reading(path, "is no readable table", remedy, RunError):
+            return pd.read_csv(StringIO(text), dtype={"frame": str})  # "00000" is a name
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write the table `name`.csv of this run by rename."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -394,11 +395,47 @@ def test_weights_of_another_encoder_are_refused(file: Path) -> None:
 
 def test_truncated_and_missing_files_are_named(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:5000])
-    with pytest.raises(ModelError, match=r"timm.safetensors is not a readable safetensors file"):
+    with pytest.raises(ModelError, match=r"timm.safetensors: is no readable safetensors file"):
         Encoder(local(TINY, file))
     file.unlink()
-    with pytest.raises(ModelError, match=r"no encoder weights at .*place a safetensors file"):
+    for missing in (file, Path("x" * 5000), Path("a\0b")):
+        with pytest.raises(ModelError, match=r"no encoder weights at .*place a safetensors file"):
+            Encoder(local(TINY, missing))
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_a_folder_and_a_pickle_are_no_weights(file: Path, tmp_path: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+    with pytest.raises(ModelError, match=r"timm.safetensors: is a pipe or a device, not a file"):
         Encoder(local(TINY, file))
+    with pytest.raises(ModelError, match=r"is a folder, not a file"):
+        Encoder(local(TINY, tmp_path))
+    torch.save({"bn1.weight": torch.zeros(2)}, tmp_path / "timm.pth")
+    with pytest.raises(ModelError, match=r"timm.pth: is no readable safetensors file"):
+        Encoder(local(TINY, tmp_path / "timm.pth"))
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"mean": "0.5, nan, 0.5"}, "mean=.*finite number"),
+        ({"std": "0.5, 0.5"}, "std="),
+        ({"std": "0.5, 0.5, -1"}, "std must be positive"),
+        ({"padding": "round"}, "cannot have padding 'round'"),
+    ],
+)
+def test_a_files_own_input_is_checked(tmp_path: Path, said: dict[str, str], message: str) -> None:
+    path = tmp_path / "said.safetensors"
+    safetensors.torch.save_file({"a": torch.zeros(2)}, path, said)
+    with pytest.raises(ConfigError, match=rf"said.safetensors: its metadata are wrong .*{message}"):
+        Encoder(EncoderConfig(TINY, weights=str(path)))
+
+
+@pytest.mark.parametrize("name", ["resnet18.none", "a/b", "../etc", "\0", "hf-hub:a/b", ""])
+def test_what_timm_does_not_know_is_refused(name: str) -> None:
+    with pytest.raises(ModelError, match=r"encoder .*timm|timm knows no encoder"):
+        Encoder(EncoderConfig(name))
 
 
 def test_unreachable_weights_give_one_error_with_the_remedy(

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from spdlib.errors import ConfigError
+from spdlib.errors import ConfigError, SPDError
 from spdlib.models import network_options
 from spdlib.settings import plain
-from spdlib.study.config import RunConfig
+from spdlib.study.cli import parse_settings
+from spdlib.study.config import SETTINGS, RunConfig
 from spdlib.study.profiles import resolve
 
 PUBLISHED = sorted((Path(__file__).parents[2] / "results" / "measured").rglob("config.json"))
@@ -127,3 +128,45 @@ def test_configs_of_published_runs_are_read(path: Path) -> None:
     else:  # runs before settings were nested
         settings = plain(config.settings())
         assert {name: settings[name] for name in SAME} == {name: values[name] for name in SAME}
+
+
+RATES = ("encoder_lr", "decoder_lr", "weight_decay", "clip", "ema_decay", "final_lr", "warmup_from")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -1e-3])
+@pytest.mark.parametrize("name", [*RATES, "silog_lambda", "auxiliary_weight", "focal"])
+def test_rates_are_finite_and_not_negative(name: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=name):
+        resolve("v15_2", "demo").but(**{name: value})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["steps"], "--set takes FIELD=VALUE; got 'steps'"),
+        (["=5"], "--set takes FIELD=VALUE"),
+        (["steps=5", "steps=6"], r"--set steps=\.\.\. is given twice; keep one"),
+        (["steps=" + "9" * 5000], r"--set steps='9999.*integer string conversion.*; correct it"),
+        (["taps=" + "[" * 10**5], r"--set taps='\[\[.*; correct it"),
+    ],
+)
+def test_settings_that_are_no_values_are_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as raised:
+        parse_settings(words)
+    assert len(str(raised.value)) < 500
+
+
+ODD = (
+    *("null", "5", "-1", "1e400", "NaN", "-Infinity", "x", "", "[]", "{}", "[[1]]", '{"a": 1}'),
+    *("9" * 4000, "[" * 300 + "]" * 300, '"a\\u0000"', '"\\ud800"', str([1] * 10_000), "x" * 5000),
+)
+
+
+@pytest.mark.parametrize("name", sorted({*SETTINGS, "init"} - {"experiment", "profile"}))
+def test_odd_values_of_a_setting_are_taken_or_refused(name: str) -> None:
+    """No other exception comes from what a user may write behind --set."""
+    for value in ODD:
+        try:
+            resolve("v15_2", "smoke", device="cpu", **parse_settings([f"{name}={value}"]))
+        except SPDError as error:
+            assert "\n" not in str(error)

@@ -15,6 +15,7 @@ from spdlib.data.rooms import Rooms
 from spdlib.data.store import PackedFrames, pack
 from spdlib.errors import RunError
 from spdlib.study.datasets import InMemory
+from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run, describe_frames, write_bytes
 
 
@@ -56,8 +57,9 @@ def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
 
 
 def test_opening_what_is_no_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="holds no run"):
-        Run.open(tmp_path)
+    for folder in (tmp_path, "x" * 5000, "a\0b"):
+        with pytest.raises(RunError, match="holds no run"):
+            Run.open(folder)
 
 
 def test_tables_come_back(tmp_path: Path) -> None:
@@ -103,3 +105,65 @@ def test_copies_in_memory_are_described_by_content() -> None:
     assert described[0] == described[1]
     assert described[0]["fingerprint"] != described[2]["fingerprint"]
     assert described[0]["ids_hash"] == described[2]["ids_hash"]
+
+
+CONFIG = json.dumps(resolve("v15_2", "smoke", device="cpu").to_dict())
+DEEP = "[" * 300 + "]" * 300
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "null", "[]", "{", "\0", '{"a": ' + "9" * 5000 + "}", "[" * 10**5),
+        *("{}", '{"model": 5}', '{"model": null}', '{"options": 3}', '{"encoder": {"a": 1}}'),
+        CONFIG.replace('"v15_2"', "[3]"),
+        CONFIG.replace('"seed": 0', '"seed": 1e999'),
+        CONFIG.replace('"seed": 0', '"colour": 0'),
+        CONFIG.replace('"image_size": [', f'"image_size": [{DEEP}, '),
+    ],
+)
+def test_a_damaged_config_is_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(RunError, match=r"config\.json: .*; restore") as raised:
+        _ = Run.open(tmp_path).config
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{", '{"a": ' + "9" * 5000 + "}"])
+def test_a_damaged_record_is_one_error(tmp_path: Path, text: str) -> None:
+    (tmp_path / "record.json").write_text(text)
+    with pytest.raises(RunError, match=r"record\.json: .*; restore"):
+        _ = Run(tmp_path).record
+
+
+@pytest.mark.parametrize("text", ['{"store": 5}', '{"store": ["a"]}', '{"store": "a\\u0000b"}'])
+def test_a_place_that_is_none_is_forgotten(tmp_path: Path, text: str) -> None:
+    (tmp_path / "local.json").write_text(text)
+    assert Run(tmp_path).store is None
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "cut off"),
+        (b"a,b\n1,2\n3", "its last line is cut off"),
+        (b"\n\n", "no readable table"),
+        (b"a,b\n1,2,3,4\n1,2\n1,2,3,4,5\n", "no readable table"),
+        (b'a,b\n"1,2\n', "no readable table"),
+        (b"a,b\n\xff\xfe,2\n", "no text file"),
+    ],
+)
+def test_a_damaged_table_is_one_error(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "history.csv").write_bytes(data)
+    with pytest.raises(RunError, match=rf"history\.csv: .*{message}.*; train or evaluate the run"):
+        _ = Run(tmp_path).history
+
+
+@pytest.mark.timeout(30)
+def test_pipes_are_no_files_of_a_run(tmp_path: Path) -> None:
+    for name in ("config.json", "record.json", "history.csv"):
+        os.mkfifo(tmp_path / name)
+    run = Run(tmp_path)
+    for read in (lambda: run.config, lambda: run.record, lambda: run.history):
+        with pytest.raises(RunError, match=r"(is a pipe or a device|has no table 'history')"):
+            read()

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from spdlib.data.samples import TrainingSamples
 from spdlib.disk import file_hash
 from spdlib.errors import ModelError, RunError
 from spdlib.models import DepthModel
+from spdlib.reading import read_tensors
 from spdlib.study import objectives
 from spdlib.study.config import RunConfig
 from spdlib.study.datasets import InMemory
@@ -344,8 +346,43 @@ def _same_weights(one: Run, other: Run) -> bool:
 def test_damaged_state_is_named(copied: Run, small: RunConfig, run_fit: Fit) -> None:
     copied.update_record({"status": "running"})
     copied.state_path.write_bytes(copied.state_path.read_bytes()[:1000])
-    with pytest.raises(RunError, match=r"state\.safetensors is not a usable state.*delete"):
+    with pytest.raises(RunError, match=r"state\.safetensors: is no readable .*; delete"):
         run_fit(small, copied.folder)
+
+
+def _other(path: Path, **metadata: str) -> None:
+    tensors, _ = read_tensors(path, RunError, "")
+    safetensors.torch.save_file(tensors, path, metadata)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        _other,
+        partial(_other, state="[" * 10**5),
+        partial(_other, state='{"counters": [], "window": 5}'),
+        partial(_other, state='{"counters": {"step": "2"}, "window": {}}'),
+        lambda path: safetensors.torch.save_file({"model.a": torch.zeros(2)}, path),
+    ],
+)
+def test_other_damage_to_a_state_is_named(
+    copied: Run, small: RunConfig, run_fit: Fit, damage: Callable[[Path], None]
+) -> None:
+    copied.update_record({"status": "running"})
+    damage(copied.state_path)
+    with pytest.raises(RunError, match=r"state\.safetensors: ") as raised:
+        run_fit(small, copied.folder)
+    assert "\n" not in str(raised.value)
+
+
+def test_damage_to_the_history_is_named(copied: Run, small: RunConfig, run_fit: Fit) -> None:
+    copied.update_record({"status": "running"})
+    for text in ("a,b\n1,2\n", "step,b\nx,2\n", "step,b\n1"):
+        (copied.folder / "history.csv").write_text(text)
+        with pytest.raises(
+            RunError, match=r"history\.csv: (is no history|its last line is cut off)"
+        ):
+            run_fit(small, copied.folder)
 
 
 def test_early_stopping_waits_for_its_patience(

@@ -105,6 +105,8 @@ class PlainFolder(Source):
         else:
             depth = read_depth_png(depth_file).astype(np.float32) * np.float32(self.depth_scale)
         camera = Camera(**intrinsics, width=image.shape[1], height=image.shape[0])
+        if camera.doubt:
+            raise DataError(f"cameras.csv, frame {item.id!r}: {camera.doubt}")
         return Frame(item.id, image, {str(self.truth): depth}, camera)
 
 

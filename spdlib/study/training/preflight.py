@@ -151,11 +151,11 @@ def _prediction_rows(
     grid = lattice_points((side, side), size_of(depth))
     points = (grid + 0.5).floor().expand(len(depth), -1, -1)  # the pixels of these depths
     images = model.pad(samples["image"].to(model.device, model.dtype))
-    with evaluating(model):
-        first = model(images, points.to(images)).depth.cpu()
-        # the network alone is told that it trains, for its auxiliary maps; its parts are not
-        model.training = True
-        loss = objective(model, prepared(samples, model, objective))
+    network = evaluating(model)
+    first = network(images, points.to(images)).depth.cpu()
+    # the network alone is told that it trains, for its auxiliary maps; its parts are not
+    network.training = True
+    loss = objective(network, prepared(samples, model, objective))
     if not isinstance(loss, LossValue):
         raise PreflightError(
             f"objective {objective.name!r} returns a {type(loss).__name__}; it must return a "

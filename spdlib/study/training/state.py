@@ -11,11 +11,11 @@ from typing import Any
 import pandas as pd
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from spdlib.errors import RunError
 from spdlib.models import DepthModel
+from spdlib.reading import read_tensors, reading
 from spdlib.study.config import RunConfig
 from spdlib.study.objectives import Objective
 from spdlib.study.runs import Run, write_bytes
@@ -168,11 +168,12 @@ class State:
 
         RunError: the state cannot be read or belongs to another network.
         """
-        path = run.state_path
-        try:
-            with safe_open(path, framework="pt") as file:
-                meta = json.loads((file.metadata() or {})["state"])
-            tensors = safetensors.torch.load_file(path)
+        path, remedy = run.state_path, f"delete {run.last} to start the run again"
+        tensors, metadata = read_tensors(path, RunError, remedy)
+        with reading(path, "is not a usable state of this run", remedy, RunError):
+            meta = json.loads(metadata["state"])
+            if not all(isinstance(value, int | float) for value in meta["counters"].values()):
+                raise ValueError(f"counters {meta['counters']}")
             self.model.load_state_dict(_under("model", tensors))
             if self.averaged is not None:
                 self.averaged.load_state_dict(_under("averaged", tensors))
@@ -183,12 +184,9 @@ class State:
             _restore_optimizer(self.optimizer, _under("optimizer", tensors))
             self.counters = Counters(**meta["counters"])
             self.window = Window(**meta["window"])
-        except (OSError, SafetensorError, KeyError, TypeError, RuntimeError) as error:
-            raise RunError(
-                f"{path} is not a usable state of this run ({str(error).splitlines()[0]}); "
-                f"delete {run.last} to start the run again"
-            ) from error
-        if self.counters.step and (run.folder / "history.csv").is_file():
+        if not self.counters.step or not (run.folder / "history.csv").exists():
+            return
+        with reading(run.folder / "history.csv", "is no history of this run", remedy, RunError):
             # later rows than the state has seen will be written again
             rows = run.history[run.history["step"] <= self.counters.step]
             self.history = [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
