@@ -8,17 +8,15 @@ wrong with it and the remedy.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
-import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -127,12 +125,3 @@ def read_tensors(
         with safe_open(file, framework="pt") as opened:
             metadata = dict(opened.metadata() or {})
         return safetensors.torch.load_file(file), metadata
-
-
-def state_hash(state: Mapping[str, Any], text: str = "") -> str:
-    """SHA-256 of a text, then names and bytes of tensors: about a second for each GB."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()

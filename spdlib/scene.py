@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -18,7 +17,8 @@ from spdlib.disk import write_bytes
 from spdlib.errors import QueryError
 from spdlib.geometry import Camera, Size, cells_to_pixels, pixels_to_cells
 from spdlib.inspection import Probe, Reads
-from spdlib.reading import read_tensors, reading, state_hash
+from spdlib.reading import reading
+from spdlib.sealed import seal, unseal
 
 Maps = Mapping[str, Tensor]
 """Feature maps by name, channels-last [B, h, w, C]."""
@@ -232,10 +232,7 @@ class Scene:
             "execution": self.execution,
             "model": self.fingerprint or self._own_fingerprint(path),
         }
-        maps = {name: tensor.contiguous().cpu() for name, tensor in self.maps.items()}
-        text = json.dumps(record)
-        metadata = {"scene": text, "sha256": state_hash(maps, text)}
-        write_bytes(path, safetensors.torch.save(maps, metadata), QueryError)
+        write_bytes(path, seal(self.maps, "scene", json.dumps(record)), QueryError)
 
     def _own_fingerprint(self, path: str | Path) -> str:
         """The network's, if it still makes these maps of the image; else the file would lie."""
@@ -262,11 +259,7 @@ class Scene:
                 f"spdlib.load returns it; got {model!r}"
             )
         remedy = "encode the image again"
-        maps, metadata = read_tensors(path, QueryError, remedy)
-        text = metadata.get("scene", "")
-        if metadata.get("sha256") != state_hash(maps, text):
-            problem = "is damaged, or no scene of this version (its SHA-256 is another)"
-            raise QueryError(f"{path}: {problem}; {remedy}")
+        maps, text = unseal(path, "scene", QueryError, remedy)
         with reading(path, "is no readable scene", remedy, QueryError):
             record = json.loads(text)
             encoder = record["model"]

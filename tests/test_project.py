@@ -28,7 +28,7 @@ NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 
 GROUND = {"disk", "errors", "faults", "geometry", "inspection", "machine", "plugins", "scene"}
-GROUND |= {"pictures", "reading", "settings"}
+GROUND |= {"pictures", "reading", "sealed", "settings"}
 
 # whom each room of the package may import, besides itself; "" is the package's own __init__
 MAY_IMPORT = {
@@ -40,12 +40,14 @@ MAY_IMPORT = {
     "geometry": {"errors"},
     "faults": set[str](),
     "reading": {"errors"},
+    "sealed": {"errors", "reading"},
     "pictures": {"errors", "reading"},
     "inspection": set[str](),
-    "scene": {"disk", "errors", "geometry", "inspection", "reading"},
+    "scene": {"disk", "errors", "geometry", "inspection", "reading", "sealed"},
     "plugins": {"errors"},
     "models": {
         *("disk", "errors", "geometry", "inspection", "pictures", "plugins", "reading", "scene"),
+        "sealed",
         "settings",
     },
     "data": {"disk", "errors", "geometry", "pictures", "reading", "settings", "version"},

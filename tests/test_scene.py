@@ -28,8 +28,9 @@ from spdlib.models import DepthModel, ModelConfig
 from spdlib.models.base import EXECUTIONS, MAX_SIDE, evaluating
 from spdlib.models.sampling import bilinear_points
 from spdlib.models.v15 import V152
-from spdlib.reading import read_tensors, state_hash
+from spdlib.reading import read_tensors
 from spdlib.scene import Answer, Maps, Scene
+from spdlib.sealed import state_hash
 
 SIZE = (64, 96)
 FOCAL = 70.0

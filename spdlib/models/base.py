@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple, Self, TypeVar, cast
 
 import pandas as pd
-import safetensors.torch
 import torch
 from huggingface_hub import ModelHubMixin, snapshot_download
 from torch import Tensor, nn
@@ -26,8 +25,8 @@ from spdlib.inspection import Probe, Stage
 from spdlib.models.encoders import Encoder, padded_size
 from spdlib.models.images import as_images
 from spdlib.models.options import MAX_SIDE, ModelConfig, Options, read_options
-from spdlib.reading import state_hash
 from spdlib.scene import Answer, Maps, Scene, refuse_outside
+from spdlib.sealed import seal, state_hash
 
 EXECUTIONS = ("fast", "reference")
 """Forms in which a network may compute the same answers."""
@@ -373,9 +372,7 @@ class DepthModel(
             ModelError: the folder cannot be written; files already there stay as they were.
         """
         text = json.dumps({**asdict(self.config), "trained": self.trained}, indent=2)
-        state = {name: x.detach().cpu().contiguous() for name, x in self.state_dict().items()}
-        metadata = {"config": text, "sha256": state_hash(state, text)}
-        weights = safetensors.torch.save(state, metadata)
+        weights = seal(self.state_dict(), "config", text)
         write_bytes(Path(folder) / "model.safetensors", weights, ModelError)
         write_bytes(Path(folder) / "config.json", text.encode(), ModelError)
 

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spdlib.errors import ModelError
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig
-from spdlib.reading import read_json, read_tensors, reading, reading_settings, state_hash
+from spdlib.reading import read_json, reading, reading_settings
+from spdlib.sealed import unseal
 from spdlib.settings import read, require, shown
 
 _REMEDY = "restore it or take another checkpoint"
@@ -34,7 +35,7 @@ def load_weights(network: nn.Module, config: ModelConfig, folder: Path) -> None:
     path = folder / "model.safetensors"
     if not path.exists():
         raise ModelError(f"no model.safetensors in {folder}; is it a saved model?")
-    state, metadata = read_tensors(path, ModelError, _REMEDY)
+    state, text = unseal(path, "config", ModelError, _REMEDY, earlier=True)
     floating = {name: x for name, x in state.items() if x.is_floating_point()}
     kinds = {tensor.dtype for tensor in floating.values()}
     if len(kinds) == 1:
@@ -47,27 +48,19 @@ def load_weights(network: nn.Module, config: ModelConfig, folder: Path) -> None:
             f"{path} holds the weights of another network than its config.json says "
             f"({config.network!r} with {config.encoder.name!r}): {reason}"
         ) from None
-    _refuse_changes(folder, state, metadata)
+    _refuse_changes(folder, text)
     for name, tensor in floating.items():
         if not tensor.sum(dtype=torch.float64).isfinite():
             raise ModelError(f"{path}: {name} holds NaN or infinity; take another checkpoint")
 
 
-def _refuse_changes(folder: Path, state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """ModelError unless weights and configuration are those that were saved together."""
-    path, text = folder / "model.safetensors", metadata.get("config")
-    if text is None:  # every version of `save` wrote it; nothing else says what the weights expect
-        raise ModelError(
-            f"{path}: carries no configuration, so it is not as `save` wrote it; {_REMEDY}, or "
-            "load its tensors into a network of `create_model` and save that"
-        )
-    # files of versions before the hash have none
-    if "sha256" in metadata and metadata["sha256"] != state_hash(state, text):
-        raise ModelError(f"{path}: is damaged (its SHA-256 is another); {_REMEDY}")
+def _refuse_changes(folder: Path, text: str) -> None:
+    """ModelError if `config.json` is another than the text that the weights carry."""
+    path = folder / "model.safetensors"
     with reading(path, "carries no readable configuration", _REMEDY, ModelError):
         saved = _flat(json.loads(text))
     given = _flat(read_json(folder / "config.json", ModelError, _REMEDY))
-    # by what it was trained changes no answer, and earlier versions did not note it
+    # by what it was trained changes no answer, and of a save that was killed one file is older
     for name in sorted((saved.keys() | given.keys()) - {"trained"}):
         here, there = (values.get(name, "missing") for values in (given, saved))
         if here != there:

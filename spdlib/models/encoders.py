@@ -27,7 +27,8 @@ from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import Size
 from spdlib.models.layers import full_precision
-from spdlib.reading import read_tensors, reading, state_hash
+from spdlib.reading import read_tensors, reading
+from spdlib.sealed import state_hash
 from spdlib.settings import check, require, shown
 
 STRIDES = (4, 8, 16, 32)

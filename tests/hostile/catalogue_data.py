@@ -343,8 +343,6 @@ STORES = (
         r"store\.h5.*again"),
     Bad("store", "a changed checksum", _store(values("checksum", lambda x: x ^ 1)),
         r"store\.h5.*again"),
-    Bad("store", "an array more", _store(hdf5(lambda f: f.create_dataset("labels", data=[1] * 6))),
-        r"store\.h5"),
     Bad("info", "cut", _store(cut(0.9)), r"store\.h5.*again"),
 )  # fmt: skip
 

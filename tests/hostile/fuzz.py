@@ -199,8 +199,9 @@ def run(queue: list[Trial], jobs: int, scratch: Path, kept: Path) -> pd.DataFram
     for (reader, parts), counts in totals.items():
         forbidden = sum(counts[name] for name in Trial(reader, parts, 0, 0).forbidden)
         row = {"reader": reader.name, "damage": "parts" if parts else "bytes"}
-        row |= {"guard": reader.guard or "none", "mutations": counts.total()}
-        rows.append({**row, **{name: counts[name] for name in OUTCOMES}, "forbidden": forbidden})
+        numbers = {"mutations": counts.total(), **{name: counts[name] for name in OUTCOMES}}
+        guard = reader.guard or "none"
+        rows.append({**row, "guard": guard, **numbers, "forbidden": forbidden})
     return pd.DataFrame(rows)
 
 

@@ -64,7 +64,7 @@ def _number(data: bytearray, chance: random.Random) -> None:
     value = chance.choice((0, 1, 2**bits - 1, 2 ** (bits - 1), 2 ** (bits - 1) - 1, 255, 65535))
     start = _place(data, chance, size)
     order = chance.choice(("little", "big"))
-    written = (value % 2**bits).to_bytes(size, order)  # type: ignore[arg-type]
+    written = (value % 2**bits).to_bytes(size, order)
     data[start : start + size] = written[: len(data) - start]
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.hostile.bench import DOORS, Bench
-from tests.hostile.catalogue import CATALOGUE, Bad
+from tests.hostile.bench import DOORS, Bad, Bench
+from tests.hostile.catalogue import CATALOGUE
 from tests.hostile.valid import Valid
 
 pytestmark = pytest.mark.timeout(60)

@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from spdlib.errors import RunError
 from spdlib.models import DepthModel
-from spdlib.reading import read_tensors, reading
+from spdlib.reading import reading
+from spdlib.sealed import seal, unseal
 from spdlib.study.config import RunConfig
 from spdlib.study.objectives import Objective
 from spdlib.study.runs import Run, write_bytes
@@ -156,12 +156,12 @@ class State:
             "optimizer": moments,
         }
         tensors = {
-            f"{part}.{name}": tensor.detach().cpu().contiguous()
+            f"{part}.{name}": tensor
             for part, named in parts.items()
             for name, tensor in named.items()
         }
         meta = {"counters": asdict(self.counters), "window": asdict(self.window)}
-        write_bytes(run.state_path, safetensors.torch.save(tensors, {"state": json.dumps(meta)}))
+        write_bytes(run.state_path, seal(tensors, "state", json.dumps(meta)))
 
     def restore(self, run: Run) -> None:
         """Continue from a run's state.
@@ -169,11 +169,9 @@ class State:
         RunError: the state cannot be read or belongs to another network.
         """
         path, remedy = run.state_path, f"delete {run.last} to start the run again"
-        tensors, metadata = read_tensors(path, RunError, remedy)
+        tensors, text = unseal(path, "state", RunError, remedy)
         with reading(path, "is not a usable state of this run", remedy, RunError):
-            meta = json.loads(metadata["state"])
-            if not all(isinstance(value, int | float) for value in meta["counters"].values()):
-                raise ValueError(f"counters {meta['counters']}")
+            meta = json.loads(text)
             self.model.load_state_dict(_under("model", tensors))
             if self.averaged is not None:
                 self.averaged.load_state_dict(_under("averaged", tensors))
