@@ -20,13 +20,16 @@ from spdlib.models.encoders import EncoderConfig
 from spdlib.models.options import ModelConfig
 from spdlib.reading import read_json, reading, reading_settings
 from spdlib.sealed import unseal
-from spdlib.settings import read, require, shown
+from spdlib.settings import read
 
 _REMEDY = "restore it or take another checkpoint"
 
 
-def load_weights(network: nn.Module, config: ModelConfig, folder: Path) -> None:
+def load_weights(network: nn.Module, config: ModelConfig, folder: Path) -> str | None:
     """Load `model.safetensors` strictly, in the floating type of the file.
+
+    Returns:
+        By what the weights were trained; None if they were not.
 
     Raises:
         ModelError: missing or damaged file, weights of another network or not finite, or another
@@ -48,19 +51,20 @@ def load_weights(network: nn.Module, config: ModelConfig, folder: Path) -> None:
             f"{path} holds the weights of another network than its config.json says "
             f"({config.network!r} with {config.encoder.name!r}): {reason}"
         ) from None
-    _refuse_changes(folder, text)
+    saved = _unchanged(folder, text)
     for name, tensor in floating.items():
         if not tensor.sum(dtype=torch.float64).isfinite():
             raise ModelError(f"{path}: {name} holds NaN or infinity; take another checkpoint")
+    return saved.get("trained", "not noted how")  # as in files of earlier versions
 
 
-def _refuse_changes(folder: Path, text: str) -> None:
-    """ModelError if `config.json` is another than the text that the weights carry."""
+def _unchanged(folder: Path, text: str) -> dict[str, Any]:
+    """What the weights carry; ModelError if `config.json` is another."""
     path = folder / "model.safetensors"
     with reading(path, "carries no readable configuration", _REMEDY, ModelError):
         saved = _flat(json.loads(text))
     given = _flat(read_json(folder / "config.json", ModelError, _REMEDY))
-    # by what it was trained changes no answer, and of a save that was killed one file is older
+    # where a save was killed one file is older, and says that it was trained for fewer steps
     for name in sorted((saved.keys() | given.keys()) - {"trained"}):
         here, there = (values.get(name, "missing") for values in (given, saved))
         if here != there:
@@ -68,6 +72,7 @@ def _refuse_changes(folder: Path, text: str) -> None:
                 f"{folder / 'config.json'}: {name} is {here!r}, but the weights were saved with "
                 f"{there!r}; {_REMEDY}"
             )
+    return saved
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -86,8 +91,8 @@ def configuring(folder: Path) -> AbstractContextManager[None]:
     )
 
 
-def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
-    """The `config.json` of a saved model and by what it was trained, None if it was not.
+def read_config(folder: Path) -> ModelConfig:
+    """The `config.json` of a saved model.
 
     Raises:
         ModelError: a missing or damaged file, or that of a run without weights.
@@ -105,8 +110,7 @@ def read_config(folder: Path) -> tuple[ModelConfig, str | None]:
             f"{folder} is a run without weights; train it, or take another run's folder"
         )
     with configuring(folder):
-        trained = values.pop("trained", "not noted how")  # as in files of earlier versions
-        require(isinstance(trained, str | None), f"trained={shown(trained)} is no text")
+        values.pop("trained", None)  # the weights say it
         values["encoder"] = read(EncoderConfig, values["encoder"])
         values.get("options", {}).pop("sparse", None)  # the form of execution, once an option
-        return read(ModelConfig, values), trained
+        return read(ModelConfig, values)

@@ -119,10 +119,10 @@ def load(folder: str | Path) -> DepthModel:
         folder = Path(folder)
         if not (folder / "model.safetensors").is_file() and (folder / "best").is_dir():
             folder = folder / "best"
-        config, trained = read_config(folder)
+        config = read_config(folder)
     with configuring(folder):
         random_encoder = replace(config.encoder, pretrained=False, weights=None)
         model = network_class(config.network)(replace(config, encoder=random_encoder))
-    load_weights(model, config, folder)
-    model.config, model.trained = config, trained
+    model.trained = load_weights(model, config, folder)
+    model.config = config
     return model.eval()
