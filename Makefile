@@ -48,7 +48,7 @@ INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile 
 GENERATIONS := v13_log_depth:exp04_corrected v13_1:exp07_corrected v14_plan:v14_plan \
     v14_triple:exp09_corrected v14_dual:exp08_corrected v13_calibrated:exp02_corrected v15_2:v15_2
 
-.PHONY: help setup demo test test-long lint lab bench generations \
+.PHONY: help setup demo test test-long lint lab bench torture generations \
     gpu-check gpu-here gpu-tests gpu-bench gpu-run gpu-notebook
 
 help:  ## this list
@@ -101,6 +101,9 @@ bench: $(BENCH_READY)  ## the measured comparisons; tables go to results/measure
 	$(PY) -m spdlib bench decode
 	$(PY) -m spdlib bench training
 	$(PY) -m spdlib bench data
+
+torture: $(RUN_READY)  ## commands killed, interrupted, starved of disk at random moments, then run again
+	$(PY) -m spdlib bench torture
 
 generations: $(RUN_READY)  ## seven networks on equal terms, trained, evaluated, compared: six hours or more
 	@[ -n "$${SPD_DATA:-}" ] && [ -n "$${SPD_WEIGHTS:-}" ] || { echo "generations: set SPD_DATA to a packed store of NYU frames and SPD_WEIGHTS to the encoder's weights (README, Bring your data)"; exit 1; }

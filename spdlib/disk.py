@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import os
+import platform
 import secrets
+import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from spdlib.errors import SPDError
 
@@ -16,6 +22,9 @@ DEFAULT_ROOT = Path("results") / "runs"
 """Where runs and executed notebooks go unless another place is named."""
 
 _TOKEN_BYTES = 8
+_PATIENCE = 2.0
+"""Seconds to wait for a lock: a killed process lets go only once its memory is freed."""
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
@@ -45,6 +54,59 @@ def replacing(path: str | Path, error: type[SPDError]) -> Iterator[Path]:
             f"cannot write {path}: {failure.strerror or failure}; {kept}. Free disk space or "
             "choose another folder, then start the same command again"
         ) from failure
+
+
+@contextlib.contextmanager
+def held(path: str | Path, error: type[SPDError]) -> Iterator[None]:
+    """Keeps a folder to this process for the length of a block, by the lock file `path` in it.
+
+    The lock ends with the process, however it ends; processes forked meanwhile do not have it. The
+    file says who holds it, and vanishes with the block. Where the file system has no locks, a
+    warning says so and the block runs.
+
+    Raises:
+        error: another process holds the lock, or the file cannot be written.
+    """
+    path = Path(path)
+    lock = FileLock(path, timeout=_PATIENCE, fallback_to_soft=False, on_acquired=_sign)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as failure:
+        raise error(
+            f"{path.parent}: another process works there ({_signature(path)}); wait until it "
+            "ends, stop it, or choose another folder"
+        ) from failure
+    except OSError as failure:
+        if failure.errno not in _NO_LOCKS:
+            raise error(
+                f"cannot write {path}: {failure.strerror or failure}. Free disk space or choose "
+                "another folder, then start the same command again"
+            ) from failure
+        warnings.warn(
+            f"{path.parent}: its file system has no locks ({failure.strerror}); make sure that no "
+            "other process works there",
+            stacklevel=2,
+        )
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # the folder may be gone
+            path.unlink()  # before the release: who waits for this file then makes a new one
+        lock.release()
+
+
+def _sign(handle: int) -> None:
+    """Write into a lock file who holds it."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    os.ftruncate(handle, 0)
+    os.write(handle, f"process {os.getpid()} on {platform.node()} since {since}".encode())
+
+
+def _signature(path: Path) -> str:
+    with contextlib.suppress(OSError):  # it has just ended, or keeps the file to itself
+        return path.read_text("utf-8", "replace") or "it has just begun"
+    return "it does not say which"
 
 
 def write_bytes(path: str | Path, data: bytes, error: type[SPDError]) -> None:

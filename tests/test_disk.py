@@ -5,18 +5,21 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import re
+import signal
 import stat
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from spdlib import disk
-from spdlib.disk import replacing, write_bytes
+from spdlib.disk import held, replacing, write_bytes
 from spdlib.errors import ModelError, RunError
 
 
@@ -72,12 +75,20 @@ def write_half(path: Path, told: Connection) -> None:
         time.sleep(300)
 
 
+def hold(path: Path, told: Connection) -> None:
+    with held(path, RunError):
+        told.send(path)
+        time.sleep(300)
+
+
 @contextmanager
-def writer(path: Path) -> Iterator[tuple[BaseProcess, Path]]:
-    """Another process that has written half of `path` and waits, and its temporary."""
+def other_process(
+    path: Path, work: Callable[[Path, Connection], None]
+) -> Iterator[tuple[BaseProcess, Any]]:
+    """Another process that works on `path`, has said so and waits, and what it said."""
     context = multiprocessing.get_context("fork")  # a spawned one imports torch for seconds
     heard, told = context.Pipe(duplex=False)
-    process = context.Process(target=write_half, args=(path, told))
+    process = context.Process(target=work, args=(path, told))
     process.start()
     try:
         assert heard.poll(120)
@@ -90,7 +101,8 @@ def writer(path: Path) -> Iterator[tuple[BaseProcess, Path]]:
 def test_only_what_killed_writers_left_is_removed(tmp_path: Path) -> None:
     path, foreign = tmp_path / "a[1].bin", tmp_path / ".a[1].bin.notes.tmp"
     foreign.write_text("a user's")
-    with writer(path) as (killed, left), writer(path) as (_, kept):
+    working = other_process(path, write_half), other_process(path, write_half)
+    with working[0] as (killed, left), working[1] as (_, kept):
         write_bytes(path, b"beside two living", RunError)
         assert left.is_file() and kept.is_file()
         killed.kill()  # SIGKILL: no `finally` runs
@@ -148,3 +160,68 @@ def test_a_file_in_the_way_of_the_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot write .*file.*nothing was written"):
         write_bytes(tmp_path / "file" / "a.bin", b"", RunError)
+
+
+def test_a_lock_has_one_holder_until_it_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run" / ".lock"
+    with other_process(path, hold) as (process, _):
+        with monkeypatch.context() as patched, pytest.raises(RunError) as caught:
+            patched.setattr(disk, "_PATIENCE", 0.1)
+            held(path, RunError).__enter__()
+        told = rf"run: another process works there \(process {process.pid} on .+ since \d.+\); wait"
+        assert re.search(told, str(caught.value))
+        process.kill()
+        with held(path, RunError):
+            assert f"process {os.getpid()} on" in path.read_text()
+    assert os.listdir(path.parent) == []
+
+
+@pytest.mark.parametrize("ending", [None, RunError, KeyboardInterrupt])
+def test_a_lock_ends_with_its_block(tmp_path: Path, ending: type[BaseException] | None) -> None:
+    path = tmp_path / ".lock"
+    with suppress(RunError, KeyboardInterrupt), held(path, RunError):
+        if ending is not None:
+            raise ending
+    assert not path.exists()
+    with held(path, RunError):
+        pass
+
+
+def wait_in_a_child(path: Path, told: Connection) -> None:
+    """As a training does that is killed while its workers live on."""
+    with held(path, RunError):
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(30,))
+        child.start()
+        told.send(child.pid)
+        time.sleep(300)
+
+
+def test_children_of_a_killed_holder_do_not_keep_its_lock(tmp_path: Path) -> None:
+    with other_process(tmp_path / ".lock", wait_in_a_child) as (process, child):
+        process.kill()
+        try:
+            with held(tmp_path / ".lock", RunError):
+                os.kill(int(child), 0)  # it is there
+        finally:
+            os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl")
+
+    def refuse(handle: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    message = r"no locks \(No locks available\); make sure that no other process"
+    with pytest.warns(UserWarning, match=message), held(tmp_path / ".lock", RunError):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_lock_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match=r"cannot write .*file.*choose another folder"):
+        held(tmp_path / "file" / ".lock", RunError).__enter__()

@@ -210,6 +210,7 @@ def evaluate_run(
     """Evaluate a run's network, write the tables into its folder and a note into its record.
 
     The network is usually `spdlib.load(run.best)`; `options` are further arguments of `evaluate`.
+    Unlike `fit`, this does not keep the folder to itself: whole tables replace whole tables.
     """
     config = run.config
     options.setdefault("squash", config.data.validation == "squash")

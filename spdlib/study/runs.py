@@ -231,7 +231,7 @@ def publish(run: Run, target: str | Path) -> list[str]:
     """Copy a run's config, record, tables and figures to a folder that may be committed.
 
     Weights, examples and figures that show frames of real data stay behind. Returns the names of
-    the copied files.
+    the copied files. The run's folder is only read, whoever works there.
 
     RunError: the run has not been evaluated, or the folder cannot be written.
     """

@@ -64,7 +64,7 @@ def open_study(
 
     Raises:
         ConfigError: unknown names, or settings that contradict each other.
-        RunError: the folder holds a run with other settings.
+        RunError: the folder holds a run with other settings, or one that is being trained.
     """
     if threads:
         torch.set_num_threads(threads)
@@ -83,7 +83,8 @@ class Study:
     """
 
     def __init__(self, config: RunConfig, folder: Path, store: str | None = None) -> None:
-        claim(Run(folder), config, resume=True)  # before a figure overwrites another run's
+        with claim(Run(folder), config, resume=True):
+            pass  # before a figure overwrites another run's
         self.config, self.folder, self.store = config, folder, store
         self.network_name = config.model.network
         self._compared: pd.DataFrame | None = None

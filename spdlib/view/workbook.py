@@ -16,7 +16,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, TextIO
@@ -25,16 +25,18 @@ import nbformat
 import papermill
 from jupyter_client.kernelspec import KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
-from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from papermill.inspection import _infer_parameters
-from papermill.iorw import load_notebook_node
+from papermill.iorw import LocalHandler, load_notebook_node, papermill_io
 from traitlets import default
 
 from spdlib.disk import DEFAULT_ROOT, write_bytes
 from spdlib.errors import ConfigError, RunError, unknown_name
+from spdlib.reading import LARGEST_TEXT, reading, reason, regular_file
 
 TRACEBACK_LINES = 12
+_WHOLE = "whole:"
+"""Before a path: papermill writes it by `WholeFiles`."""
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -67,6 +69,17 @@ class RunningInterpreter(AsyncKernelManager):
         arguments = [*options.pop("extra_arguments", []), "--IPKernelApp.log_level=CRITICAL"]
         options |= {"env": environment, "extra_arguments": arguments}
         return super().start_kernel(*positional, **options)
+
+
+class WholeFiles(LocalHandler):
+    """Lets papermill save a notebook by rename: what it saved before survives a full disk."""
+
+    def write(self, text: str, path: str) -> None:
+        """Write a notebook's JSON; RunError where that fails."""
+        write_bytes(path.removeprefix(_WHOLE), text.encode(), RunError)
+
+
+papermill_io.register(_WHOLE, WholeFiles())
 
 
 class LineLog:
@@ -106,17 +119,12 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
 
     ConfigError: the file is missing or no notebook.
     """
-    try:
-        node = load_notebook_node(_literal_path(Path(notebook)))
+    path = regular_file(notebook, ConfigError, LARGEST_TEXT)
+    with reading(notebook, "not a readable notebook", "save it again in Jupyter", ConfigError):
+        node = load_notebook_node(str(path))
+        nbformat.validate(node)
         # not `inspect_notebook`, which refuses notebooks that name no kernel; ours is always Python
         found = _infer_parameters(node, name="python3", language="python")
-    except FileNotFoundError:
-        raise ConfigError(f"{notebook}: no such notebook; check the path") from None
-    except Exception as error:  # papermill and nbformat let everything through that they meet
-        reason = _first_line(error) or type(error).__name__
-        raise ConfigError(
-            f"{notebook}: not a readable notebook ({reason}); save it again in Jupyter"
-        ) from error
     return {each.name: _literal(each.default, None) for each in found}
 
 
@@ -169,8 +177,9 @@ def _of_kind(notebook: str | Path, name: str, value: Any, default: Any) -> Any:
     if value is None or default is None or type(value) is kind:
         return value
     kinds = {type(value), kind}
-    if kinds == {list, tuple} or (kinds == {int, float} and kind(value) == value):
-        return kind(value)
+    with contextlib.suppress(ValueError, OverflowError):  # infinity, or what no float holds
+        if kinds == {list, tuple} or (kinds == {int, float} and kind(value) == value):
+            return kind(value)
     raise ConfigError(
         f"{notebook}: parameter {name!r} takes {kind.__name__} (default {default!r}), not {value!r}"
     )
@@ -186,29 +195,23 @@ def run_notebook(
     """Execute a notebook in a kernel of the running interpreter; returns the output's path.
 
     The output, by default under `results/runs/`, replaces an earlier one only when every cell has
-    run. Of a failed run the cells so far lie beside it, as `NAME.failed.ipynb`. `parameters` are
-    values for names in the cell tagged `parameters`, `html` also writes a page beside the output,
-    and the log takes what the cells print, line by line; by default it is standard error.
+    run. Of a failed run the cells saved so far lie beside it, as `NAME.failed.ipynb`. `parameters`
+    are values for names in the cell tagged `parameters`, `html` also writes a page beside the
+    output, and the log takes what the cells print, line by line; by default it is standard error.
 
     ConfigError: a parameter or path that cannot be used; nothing has run.
     NotebookError: a cell failed or the kernel died.
-    RunError: the output cannot be written.
+    RunError: the output cannot be written, for example on a full disk.
     """
     notebook = Path(notebook)
     values = check_parameters(notebook, parameters or {}, notebook_parameters(notebook))
     output = _usable_output(notebook, Path(output or DEFAULT_ROOT / notebook.name))
     failed = output.with_name(f"{output.stem}.failed.ipynb")
     partial = output.with_name(f".{output.stem}.partial.ipynb")
-    try:
+    with _cells_kept(partial, failed):
         executed = _execute(notebook, partial, values, log or sys.stderr)
-    except (NotebookError, KeyboardInterrupt):
-        if partial.exists():
-            partial.replace(failed)
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-    executed.metadata.papermill["output_path"] = str(output)
-    write_bytes(output, nbformat.writes(executed).encode(), RunError)
+        executed.metadata.papermill["output_path"] = str(output)
+        write_bytes(output, nbformat.writes(executed).encode(), RunError)
     failed.unlink(missing_ok=True)
     if html:
         from nbconvert import HTMLExporter  # takes a second to import and few runs ask for a page
@@ -216,6 +219,22 @@ def run_notebook(
         page, _ = HTMLExporter().from_filename(str(output))
         write_bytes(output.with_suffix(".html"), page.encode(), RunError)
     return output
+
+
+@contextlib.contextmanager
+def _cells_kept(partial: Path, failed: Path) -> Iterator[None]:
+    """Renames the saved cells to `failed` where the block ends badly; a full disk allows that."""
+    try:
+        yield
+    except (RunError, KeyboardInterrupt) as failure:
+        with contextlib.suppress(OSError):  # nothing was saved, or the folder is gone
+            partial.replace(failed)
+            if not isinstance(failure, (NotebookError, KeyboardInterrupt)):
+                raise RunError(f"{failure}; the cells so far are in {failed}") from failure
+        raise
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def _usable_output(notebook: Path, output: Path) -> Path:
@@ -239,37 +258,41 @@ def _execute(
     notebook: Path, partial: Path, values: dict[str, Any], log: TextIO
 ) -> nbformat.NotebookNode:
     """The executed notebook; cells are saved to `partial` as they run."""
-    lines = LineLog(log)
     try:
-        return papermill.execute_notebook(
-            _literal_path(notebook),
-            _literal_path(partial),
-            values,
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            stdout_file=lines,
-            stderr_file=lines,
-            kernel_manager_class=RunningInterpreter,
-            coalesce_streams=True,
-        )
+        with contextlib.closing(LineLog(log)) as lines:
+            return papermill.execute_notebook(
+                _literal_path(str(notebook)),
+                _literal_path(f"{_WHOLE}{partial}"),
+                values,
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                stdout_file=lines,
+                stderr_file=lines,
+                kernel_manager_class=RunningInterpreter,
+                coalesce_streams=True,
+            )
     except PapermillExecutionError as error:
         raise NotebookError(
             f"{notebook}: cell {error.exec_count} failed with {error.ename}: "
             f"{_first_line(error.evalue)}",
             _failure_report(error),
         ) from error
-    except DeadKernelError as error:
+    except RuntimeError as error:
         raise NotebookError(
-            f"{notebook}: the kernel died; it may have run out of memory or been stopped"
+            f"{notebook}: the kernel died ({reason(error)}); it may have run out of memory or been "
+            "stopped"
         ) from error
-    finally:
-        lines.close()
+    except OSError as error:  # from the log, or the file through which the kernel is found
+        raise RunError(
+            f"{notebook}: cannot go on ({reason(error)}); free disk space, then start the same "
+            "command again"
+        ) from error
 
 
-def _literal_path(path: Path) -> str:
+def _literal_path(path: str) -> str:
     """The path for papermill, which would fill in `{name}` from the parameters."""
-    return str(path).replace("{", "{{").replace("}", "}}")
+    return path.replace("{", "{{").replace("}", "}}")
 
 
 def _failure_report(error: PapermillExecutionError) -> str:

@@ -15,8 +15,11 @@ import pytest
 import safetensors.torch
 import torch
 
+from spdlib.disk import held
+from spdlib.errors import RunError
 from spdlib.study.config import RunConfig
 from spdlib.study.profiles import resolve
+from spdlib.study.training.setup import LOCK
 
 WORKER = """
 import json, os, sys
@@ -63,8 +66,10 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def launch(folder: Path, config: RunConfig, world: int, worker: str = WORKER) -> None:
-    """Run the worker in `world` processes, as a launcher does."""
+def launch(
+    folder: Path, config: RunConfig, world: int, worker: str = WORKER, status: int = 0
+) -> list[str]:
+    """Run the worker in `world` processes, as a launcher does; what each wrote as errors."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": str(world)}
     processes = []
     for rank in range(world):
@@ -75,7 +80,8 @@ def launch(folder: Path, config: RunConfig, world: int, worker: str = WORKER) ->
             subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, text=True)
         )
     errors = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0] * world, errors
+    assert [process.returncode for process in processes] == [status] * world, errors
+    return errors
 
 
 @pytest.mark.slow
@@ -114,6 +120,17 @@ def test_processes_score_one_network_though_batchnorm_learns(tmp_path: Path) -> 
     first, second = ((tmp_path / f"scored_2_{rank}").read_text() for rank in (0, 1))
     assert first == second
     assert len(list((tmp_path / "run" / "tensorboard").glob("events*"))) == 1
+
+
+@pytest.mark.slow
+def test_all_processes_of_a_second_run_are_refused(tmp_path: Path) -> None:
+    config = resolve("v15_2", "smoke", image_size=(32, 64))
+    with held(tmp_path / LOCK, RunError):
+        for error in launch(tmp_path, config, 2, status=1):
+            assert (
+                f"RunError: {tmp_path}: another process works there (process {os.getpid()}" in error
+            )
+    assert list(tmp_path.iterdir()) == []
 
 
 def assert_same_tables(one: Path, two: Path) -> None:

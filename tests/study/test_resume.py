@@ -16,6 +16,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from spdlib.errors import RunError
 from spdlib.study.config import RunConfig
 from spdlib.study.runs import Run
 from spdlib.study.training.loop import Loop
@@ -30,6 +31,7 @@ import json, os, signal, sys
 import torch
 from spdlib.data.rooms import Rooms
 from spdlib.study.datasets import InMemory
+from spdlib.errors import RunError
 from spdlib.study.config import RunConfig
 from spdlib.study.training.loop import Loop, fit
 
@@ -170,3 +172,24 @@ def test_later_rows_of_the_history_are_written_again(
     run = run_fit(config, tmp_path / "run")
     assert continued_at(run) == [4]
     assert_same_outcome(run, whole)
+
+
+def test_a_second_training_in_the_folder_is_refused(
+    config: RunConfig, run_fit: Fit, whole: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Locks of one process exclude each other as those of several do."""
+    step, refusals = Loop.step, list[str]()
+
+    def step_beside_another(loop: Loop, batch: Any) -> None:
+        if not refusals:
+            refusals.append("")
+            with pytest.raises(RunError, match=rf"process {os.getpid()} on .*another folder") as no:
+                run_fit(config, tmp_path / "run")
+            refusals[0] = str(no.value)
+        step(loop, batch)
+
+    monkeypatch.setattr(Loop, "step", step_beside_another)
+    run = run_fit(config, tmp_path / "run", workers=1)
+    assert refusals[0].startswith(f"{run.folder}: another process works there")
+    assert_same_outcome(run, whole)
+    assert list(run.folder.glob(".*")) == []

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -205,13 +208,138 @@ def test_a_kernel_that_dies_is_an_error(tmp_path: Path) -> None:
         run_notebook(path, output=tmp_path / "out.ipynb")
 
 
-@pytest.mark.parametrize("content", [None, "{", '{"cells": 3}'])
-def test_unreadable_notebooks_are_refused(tmp_path: Path, content: str | None) -> None:
-    path = tmp_path / "n.ipynb"
-    if content is not None:
-        path.write_text(content)
-    with pytest.raises(ConfigError, match=r"n\.ipynb: (no such|not a readable) notebook"):
+CELL: dict[str, Any] = {
+    "cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None,
+}  # fmt: skip
+"""Of a notebook, without source."""
+
+
+def notebook_json(**changes: Any) -> str:
+    head = {"nbformat": 4, "nbformat_minor": 4, "metadata": {}, "cells": [{**CELL, "source": ""}]}
+    return json.dumps({**head, **changes})
+
+
+def no_notebooks() -> dict[str, str | bytes]:
+    return {
+        "empty": "",
+        "cut": "{",
+        "binary": bytes(range(128, 256)),
+        "a list": "[]",
+        "another dict": '{"cells": 3}',
+        "a cell that is a number": notebook_json(cells=[3]),
+        "a cell without source": notebook_json(cells=[CELL]),
+        "of the future": notebook_json(nbformat=99),
+        "5,000 digits": notebook_json(nbformat_minor=7).replace("7", "7" * 5000),
+        "deep": "[" * 100_000 + "]" * 100_000,
+    }
+
+
+@pytest.mark.parametrize("kind", no_notebooks())
+def test_unreadable_notebooks_are_refused(tmp_path: Path, kind: str) -> None:
+    path, content = tmp_path / "n.ipynb", no_notebooks()[kind]
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = rf"^{path}: not a readable notebook \(.+\); save it again in Jupyter$"
+    with pytest.raises(ConfigError, match=message) as caught:
         run_notebook(path, output=tmp_path / "out.ipynb")
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: None, "no such file; check"),
+        (Path.mkdir, "is a folder"),
+        (os.mkfifo, "is a pipe"),
+    ],
+)
+def test_what_is_no_file_is_no_notebook(
+    tmp_path: Path, make: Callable[[Path], None], message: str
+) -> None:
+    make(tmp_path / "n.ipynb")
+    with pytest.raises(ConfigError, match=rf"n\.ipynb: {message}"):
+        run_notebook(tmp_path / "n.ipynb", output=tmp_path / "out.ipynb")
+
+
+def test_a_notebook_may_lie_under_braces(tmp_path: Path) -> None:
+    """papermill fills in names in braces where it is given a path to execute."""
+    folder = tmp_path / "{name}"
+    folder.mkdir()
+    path = write_notebook(folder / "n.ipynb", "print(name)")
+    assert printed(run_notebook(path, {"name": "hall"}, tmp_path / "o.ipynb")) == "hall\n"
+
+
+def test_numbers_that_the_default_cannot_hold_are_refused() -> None:
+    known: dict[str, Any] = {"steps": 3, "rate": 1e-3}
+    for name, value in (("steps", "1e999"), ("rate", "1" + 400 * "0")):
+        with pytest.raises(ConfigError, match=f"{name!r} takes"):
+            parse_parameters("n.ipynb", [(name, value)], known)
+
+
+def run_with_files_up_to(size: int, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    """The command `run`, whose files cannot grow beyond so many bytes, as on a full disk."""
+    resource = pytest.importorskip("resource")
+    return subprocess.run(
+        [sys.executable, "-m", "spdlib", "run", *map(str, words)],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size)),
+        capture_output=True,
+        text=True,
+        env=dict(os.environ, OMP_NUM_THREADS="1"),
+        timeout=120,
+    )
+
+
+def test_a_full_disk_keeps_the_cells_that_ran(tmp_path: Path) -> None:
+    cells = "print('so far')", "print(1000 * 'more than the disk holds')", "print('not reached')"
+    path = write_notebook(tmp_path / "n.ipynb", *cells, parameters=None)
+    output, failed = tmp_path / "out.ipynb", tmp_path / "out.failed.ipynb"
+    output.write_text("previous")
+    done = run_with_files_up_to(5_000, path, "-o", output)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(f"error: cannot write {tmp_path}/.out.partial.ipynb: File too large; ")
+    assert line.endswith(f"start the same command again; the cells so far are in {failed}")
+    assert printed(failed) == "so far\n"
+    assert output.read_text() == "previous"
+    run_notebook(path, output=output, log=io.StringIO())
+    assert "not reached" in printed(output)
+    assert sorted(tmp_path.iterdir()) == [path, output]
+
+
+def test_a_full_disk_under_the_page_keeps_the_notebook(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", "print('small')", parameters=None)
+    done = run_with_files_up_to(50_000, path, "-o", tmp_path / "out.ipynb", "--html")
+    assert done.returncode == 2, done.stderr
+    assert f"error: cannot write {tmp_path}/out.html: File too large; nothing" in done.stderr
+    assert printed(tmp_path / "out.ipynb") == "small\n"
+    assert sorted(tmp_path.iterdir()) == [path, tmp_path / "out.ipynb"]
+
+
+def test_a_folder_that_vanishes_is_made_again(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", "import shutil\nshutil.rmtree(name)", "print('on')")
+    output = tmp_path / "out" / "o.ipynb"
+    run_notebook(path, {"name": str(output.parent)}, output, log=io.StringIO())
+    assert printed(output) == "on\n"
+
+
+def test_a_folder_that_turns_into_a_file_is_an_error(tmp_path: Path) -> None:
+    cell = "import shutil, pathlib\nshutil.rmtree(name)\npathlib.Path(name).touch()"
+    path = write_notebook(tmp_path / "n.ipynb", cell)
+    output = tmp_path / "out" / "o.ipynb"
+    with pytest.raises(RunError, match=r"cannot write .*nothing was written.*same command again$"):
+        run_notebook(path, {"name": str(output.parent)}, output, log=io.StringIO())
+
+
+def test_a_log_that_cannot_be_written_is_an_error(notebook: Path, tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    output = tmp_path / "out.ipynb"
+    with suppress(OSError), Path("/dev/full").open("w", buffering=1) as log:
+        message = (
+            r"tiny\.ipynb: cannot go on \(.*No space left.*free disk space.*out\.failed\.ipynb$"
+        )
+        with pytest.raises(RunError, match=message):
+            run_notebook(notebook, output=output, log=log)
+    assert not output.exists()
 
 
 def test_outputs_that_cannot_be_are_refused(notebook: Path, tmp_path: Path) -> None:

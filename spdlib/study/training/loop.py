@@ -58,6 +58,7 @@ def fit(
         selection: held-out frames that choose the weights to keep; never test frames.
         folder: of the run; see `Run`. A finished run with this config is returned as it is, an
             unfinished one is continued; either only with the frames and encoder weights it had.
+            One training at a time works there; evaluating and publishing do not ask.
         resume: False refuses a folder that already holds a run.
         init_from: folder of a run whose best weights a new run of the same network starts from.
         device: "cpu", where only deterministic algorithms are used, or "cuda"; default a GPU if
@@ -71,27 +72,28 @@ def fit(
         The finished run.
 
     Raises:
-        RunError: the folder cannot be written or holds a run with another config or other data, a
-            pre-flight check fails, the loss or the selection score is no longer finite, or a
-            checkpoint cannot be written.
+        RunError: the folder cannot be written, is another training's at this time, or holds a run
+            with another config or other data, a pre-flight check fails, the loss or the selection
+            score is no longer finite, or a checkpoint cannot be written.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
     run, sets = Run(Path(folder)), {"train": train, "selection": selection}
-    start = setup.started(run, config, sets, resume, init_from, device)
-    if start is None:
-        return run
-    accelerator, state = start
-    on_cpu = accelerator.device.type == "cpu"
-    how = {
-        "device": accelerator.device.type,
-        "processes": accelerator.num_processes,
-        "deterministic": on_cpu,
-        "workers": setup.worker_count(workers),
-    }
-    with setup.deterministic_algorithms(on_cpu):
-        loop = Loop(state, sets, run, accelerator, progress)
-        loop.begin(how, init_from)
-        loop.train(how["workers"], checkpoint_every, tensorboard)
+    accelerator = setup.make_accelerator(device)
+    with setup.from_main(accelerator, setup.claim(run, config, resume)) as found:
+        state = setup.started(run, config, sets, found, init_from, accelerator)
+        if state is None:
+            return run
+        on_cpu = accelerator.device.type == "cpu"
+        how = {
+            "device": accelerator.device.type,
+            "processes": accelerator.num_processes,
+            "deterministic": on_cpu,
+            "workers": setup.worker_count(workers),
+        }
+        with setup.deterministic_algorithms(on_cpu):
+            loop = Loop(state, sets, run, accelerator, progress)
+            loop.begin(how, init_from)
+            loop.train(how["workers"], checkpoint_every, tensorboard)
     return run
 
 

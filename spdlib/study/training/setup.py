@@ -5,22 +5,24 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from spdlib.data.augment import AugmentConfig
 from spdlib.data.frames import Frames
 from spdlib.data.samples import SampleConfig, TrainingSamples
-from spdlib.disk import file_hash
-from spdlib.errors import ConfigError, RunError
+from spdlib.disk import file_hash, held
+from spdlib.errors import ConfigError, RunError, SPDError
 from spdlib.geometry import Camera
 from spdlib.machine import code_version, keep_freed_memory, origin, usable_cores
 from spdlib.models import DepthModel, create_model, load
@@ -38,29 +40,31 @@ DTYPES = {
 }
 SAME_DATA = ("frames", "ids_hash", "fingerprint")
 """Parts of a description of frames that must not change while a run is continued."""
+LOCK = ".training"
+"""File in a run's folder that its training holds."""
+T = TypeVar("T")
 
 
 def started(
     run: Run,
     config: RunConfig,
     sets: dict[str, Frames],
-    resume: bool = True,
-    init_from: str | Path | None = None,
-    device: str | None = None,
-) -> tuple[Accelerator, State] | None:
-    """The processes at work and the state to go on from; None where the run has finished.
+    found: str,
+    init_from: str | Path | None,
+    accelerator: Accelerator,
+) -> State | None:
+    """The state to go on from; None where the run has finished.
 
-    The arguments are those of `fit`, `sets` its frames as "train" and "selection".
+    The arguments are those of `fit`, `sets` its frames as "train" and "selection", `found` what
+    `claim` says of the folder.
 
-    RunError: the folder, the frames or the device cannot be used for this run.
+    RunError: the frames cannot be used for this run.
     """
-    found = claim(run, config, resume)
     if found != "new":
         require_same_data(run, config, sets, init_from)
     if found == "finished":
         warn_of_other_code(run)
         return None
-    accelerator = make_accelerator(device)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     objective = build_objective(config)
@@ -74,17 +78,42 @@ def started(
     state = State(config, model, objective.to(model.device, model.dtype))
     if found == "unfinished":
         state.restore(run)
-    return accelerator, state
+    return state
 
 
 # -- folder -----------------------------------------------------------------------------------
 
 
-def claim(run: Run, config: RunConfig, resume: bool) -> str:
-    """Make the folder this config's; "new", "unfinished" or "finished".
+@contextlib.contextmanager
+def from_main(accelerator: Accelerator, block: AbstractContextManager[T]) -> Iterator[T]:
+    """A block of the main process alone; the others get what it gives, or raise what it raises."""
+    given: list[Any] = [None, None]
+    with contextlib.ExitStack() as stack:
+        if accelerator.is_main_process:
+            try:
+                given[0] = stack.enter_context(block)
+            except SPDError as error:
+                given[1] = error
+        broadcast_object_list(given)
+        if given[1] is not None:
+            raise given[1]
+        yield given[0]
 
-    RunError: the folder holds a run with another config, or one that must not be continued.
+
+@contextlib.contextmanager
+def claim(run: Run, config: RunConfig, resume: bool) -> Iterator[str]:
+    """Keep the folder to this process and make it this config's; "new", "unfinished", "finished".
+
+    RunError: another process trains there, or the folder holds a run with another config, or one
+    that must not be continued.
     """
+    # A finished run is only read, perhaps where nothing can be written.
+    alone = contextlib.nullcontext() if run.finished else held(run.folder / LOCK, RunError)
+    with alone:
+        yield _claim(run, config, resume)
+
+
+def _claim(run: Run, config: RunConfig, resume: bool) -> str:
     others = sorted(run.folder.glob("[!.]*"))  # first: another process may write the config now
     if others and not run.exists:
         raise RunError(
@@ -191,7 +220,7 @@ def deterministic_algorithms(on: bool) -> Iterator[None]:
         memory.fill_uninitialized_memory = fill
 
 
-def precision_of(config: RunConfig, device: str) -> contextlib.AbstractContextManager[Any]:
+def precision_of(config: RunConfig, device: str) -> AbstractContextManager[Any]:
     """Autocast to bf16 where a config sets it, on this kind of device ("cpu" or "cuda")."""
     wanted = ("bf16", "bf16_cpu") if device == "cuda" else ("bf16_cpu",)
     return torch.autocast(device, torch.bfloat16, enabled=config.optimizer.precision in wanted)
