@@ -9,6 +9,8 @@
 #   JOBS=4                    networks that `generations` trains at a time
 #   TRAIN_ARGS="--set steps=600 --set points=64 --set evaluate_every=120"
 #                             added to its `train` commands, here for shorter runs than in docs/results.md
+#   FUZZ_ARGS="--mutations 20000 --only store"      a shorter trial, of some readers
+#   TORTURE_ARGS="--trials 1 --commands packing"    a shorter trial, of some commands
 #   GENERATIONS_OUT=/runs     where `generations` keeps and publishes its runs
 
 PYTHON ?= python3
@@ -23,6 +25,8 @@ GENERATIONS_OUT ?= results/runs/generations
 JOBS ?= 1
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 TRAIN_ARGS ?=
+FUZZ_ARGS ?=
+TORTURE_ARGS ?=
 
 # Without compiled files every process would compile PyTorch's sources again, for some 10 s.
 unexport PYTHONDONTWRITEBYTECODE
@@ -48,7 +52,7 @@ INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile 
 GENERATIONS := v13_log_depth:exp04_corrected v13_1:exp07_corrected v14_plan:v14_plan \
     v14_triple:exp09_corrected v14_dual:exp08_corrected v13_calibrated:exp02_corrected v15_2:v15_2
 
-.PHONY: help setup demo test test-long lint lab bench torture generations \
+.PHONY: help setup demo test test-long lint lab bench fuzz torture generations \
     gpu-check gpu-here gpu-tests gpu-bench gpu-run gpu-notebook
 
 help:  ## this list
@@ -102,8 +106,11 @@ bench: $(BENCH_READY)  ## the measured comparisons; tables go to results/measure
 	$(PY) -m spdlib bench training
 	$(PY) -m spdlib bench data
 
-torture: $(RUN_READY)  ## commands killed, interrupted, starved of disk at random moments, then run again
-	$(PY) -m spdlib bench torture
+fuzz: $(DEV_READY)  ## a valid file for every reader, damaged 200,000 times: minutes to hours
+	$(PY) -m tests.hostile.fuzz --out results/measured/fuzz.csv $(FUZZ_ARGS)
+
+torture: $(DEV_READY)  ## commands killed, interrupted, starved of disk at random moments, then run again
+	$(PY) -m tests.hostile.torture $(TORTURE_ARGS)
 
 generations: $(RUN_READY)  ## seven networks on equal terms, trained, evaluated, compared: six hours or more
 	@[ -n "$${SPD_DATA:-}" ] && [ -n "$${SPD_WEIGHTS:-}" ] || { echo "generations: set SPD_DATA to a packed store of NYU frames and SPD_WEIGHTS to the encoder's weights (README, Bring your data)"; exit 1; }

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -339,39 +338,3 @@ def test_make_generations_trains_the_networks_that_are_timed(repository: Path) -
     runs = dict(word.split(":")[::-1] for word in listed.removeprefix("GENERATIONS :=").split())
     assert set(runs) == set(benchmark("training").EXPERIMENTS)
     assert all(EXPERIMENTS[key].network == network for key, network in runs.items())
-
-
-@pytest.mark.slow
-def test_small_run_of_torture(tmp_path: Path) -> None:
-    pytest.importorskip("resource")
-    out = tmp_path / "torture.csv"
-    chosen = ["--commands", "packing", "--harms", "kill -9", "limit of file sizes"]
-    benchmark("torture").main(["--trials", "1", *chosen, "--out", str(out)])
-    table = pd.read_csv(out)
-    assert list(table["harm"]) == ["kill -9", "limit of file sizes"]
-    assert list(table["trials"]) == list(table["held"]) == [1, 1]
-    record = json.loads(out.with_suffix(".json").read_text())
-    assert record["settings"] == {"trials": 1, "seed": 0} and "commit" in record["code"]
-
-
-def test_torture_sees_what_breaks(tmp_path: Path) -> None:
-    """A file that was there before is cut, another stays, and a process lives on."""
-    torture: Any = benchmark("torture")
-    command = torture.Packing(tmp_path)
-    command.words = lambda folder: ["-c", f"open({str(folder / 'store.h5')!r}, 'w')"]
-    reference = torture.Reference("", ["store.h5"], 60.0, 100)
-    trial = torture.Trial(0.5)
-    trial.run(command, "SIGTERM", torture.fresh(tmp_path), reference)
-    assert "not a readable HDF5 file" in trial.broken
-    command.check_kept, command.outcome = lambda folder: None, lambda folder: "other"
-    trial.run(command, "SIGTERM", torture.fresh(tmp_path), reference)
-    assert "the outcome is another" in trial.broken
-    command.outcome = lambda folder: ""
-    (torture.fresh(tmp_path) / "left.tmp").touch()
-    trial.run(command, "SIGTERM", tmp_path / "trial", reference)
-    assert "other files are left than undisturbed: ['left.tmp']" in trial.broken
-    code = "import subprocess; subprocess.Popen(['sleep', '100'], start_new_session=True)"
-    command.words, torture.PATIENCE = lambda folder: ["-c", code], 3.0
-    trial.run(command, "SIGTERM", torture.fresh(tmp_path), reference)
-    assert "left processes: ['sleep 100']" in trial.broken
-    assert torture.family() == []

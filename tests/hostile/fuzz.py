@@ -21,7 +21,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ def run(queue: list[Trial], jobs: int, scratch: Path, kept: Path) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def main() -> int:
+def main(given: Sequence[str] | None = None) -> int:
     """Runs the trial; 1 if anything happened that must not."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mutations", type=int, default=200_000)
@@ -213,7 +213,7 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--only", default="", help="readers whose name holds this text")
     parser.add_argument("--out", type=Path, default=Path("results/runs/fuzz/fuzz.csv"))
-    args = parser.parse_args()
+    args = parser.parse_args(given)
     began, kept = time.monotonic(), args.out.with_suffix("")
     torch.set_num_threads(1)
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None

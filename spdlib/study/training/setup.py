@@ -120,7 +120,7 @@ def _claim(run: Run, config: RunConfig, resume: bool) -> str:
             f"{run.folder} holds no run but other files, such as {others[0].name}; choose a new or "
             "an empty folder"
         )
-    if not run.exists or not (run.state_path.is_file() or run.finished):
+    if not run.exists or not (run.state_path.exists() or run.finished):
         write_json(run.config_path, config.to_dict())  # nothing was learnt here so far
         return "new"
     if not resume:

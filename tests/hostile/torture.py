@@ -12,7 +12,7 @@ undisturbed run, and holds if
 Counts go to a table, where `hit` trials are those whose command was still at work at the moment;
 what broke is printed.
 
-    python -m spdlib bench torture [--trials 7] [--seed 0] [--commands packing] [--harms SIGINT]
+    python -m tests.hostile.torture [--trials 7] [--seed 0] [--commands packing] [--harms SIGINT]
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from spdlib.errors import SPDError
 from spdlib.machine import origin
 from spdlib.study.runs import write_json, write_table
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 OUTPUT = REPOSITORY / "results" / "measured" / "torture.csv"
 MARK = "SPD_TORTURE_TRIAL"
 """Environment variable by which every process of a trial is found, in whatever session it runs."""
