@@ -6,8 +6,13 @@ import contextlib
 import errno
 import io
 import math
+import multiprocessing
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -463,3 +468,59 @@ def test_gpu_trains_like_a_cpu(
     model = spdlib.load(run.best).to("cuda")
     result = evaluate(model, held_out)
     assert math.isfinite(score_of(result, "v15_2", "eigen/exact", "abs_rel", "dense"))
+
+
+class Deadly:
+    """Rooms of which one, read by another process, ends it."""
+
+    def __init__(self, frames: Frames, process: int) -> None:
+        self.frames, self.ids, self.process = frames, frames.ids, process
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int) -> Frame:
+        if os.getpid() != self.process:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return self.frames[index]
+
+
+def test_a_killed_worker_is_one_clear_error(
+    tmp_path: Path, small: RunConfig, rooms: Frames, held_out: Frames
+) -> None:
+    frames = Deadly(rooms, os.getpid())
+    with pytest.raises(RunError, match=r"ended or hangs .*--shm-size.*--workers 0.*same command"):
+        fit(small, frames, held_out, tmp_path / "run", device="cpu", workers=1, progress=False)
+    assert not multiprocessing.active_children()
+
+
+FAILING = """
+import sys
+from spdlib.data.rooms import Rooms
+from spdlib.errors import DataError
+from spdlib.study.profiles import resolve
+from spdlib.study.training import fit
+
+class Damaged(Rooms):
+    read = 0
+    def __getitem__(self, index):
+        self.read += 1
+        if self.read > 6:  # past the pre-flight checks
+            raise DataError(f"{self.ids[index]}: is damaged; pack it again")
+        return super().__getitem__(index)
+
+config = resolve("v15_2", "smoke", image_size=(32, 64), batch_size=4, points=32)
+rooms = [Damaged(8, size=(32, 64)), Rooms(2, size=(32, 64), start=8)]
+fit(config, *rooms, sys.argv[1], device="cpu", workers=1, progress=False)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(90)
+def test_a_workers_error_is_a_line_and_ends_the_script(tmp_path: Path) -> None:
+    """Uncaught, its traceback holds the loader; the script ends all the same."""
+    words = [sys.executable, "-c", FAILING, str(tmp_path / "run")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert re.fullmatch(r"spdlib\.errors\.DataError: room_\w+: is damaged; pack it again", last)

@@ -8,10 +8,11 @@ statistics are per process, and those of process 0 are evaluated and kept.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from torch.utils.data import DataLoader
 from spdlib.data.frames import Frames
 from spdlib.data.queries import stable_seed
 from spdlib.data.samples import EpochBatches, TrainingSamples
-from spdlib.errors import RunError
+from spdlib.errors import RunError, SPDError
+from spdlib.reading import reason
 from spdlib.study.config import RunConfig
 from spdlib.study.diagnostics import gradient_coverage
 from spdlib.study.evaluation import selection_scores
@@ -34,6 +36,9 @@ from spdlib.study.training import setup
 from spdlib.study.training.preflight import check
 from spdlib.study.training.report import Report, leave_signals_to_parent, stop_requests
 from spdlib.study.training.state import State, Window, learning_rate
+
+PATIENCE = 120
+"""Seconds to wait for a batch from the processes that prepare them."""
 
 
 def fit(
@@ -95,6 +100,43 @@ def fit(
             loop.begin(how, init_from)
             loop.train(how["workers"], checkpoint_every, tensorboard)
     return run
+
+
+@contextlib.contextmanager
+def working(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
+    """A loader's batches. The processes that prepare them end with the block.
+
+    They ignore SIGTERM, so Python, which ends them so when it exits, would wait for them for ever
+    where an error's traceback still holds the loader.
+    """
+    batches = iter(loader)
+    try:
+        yield batches
+    finally:
+        if loader.num_workers:
+            batches._shutdown_workers()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def from_workers() -> Iterator[None]:
+    """Errors of processes that prepare samples, as the errors that they are.
+
+    SPDError: a sample's own, without the traceback that PyTorch puts before its message.
+    RunError: such a process was killed, or hangs.
+    """
+    try:
+        yield
+    except SPDError as error:
+        kind = type(error)
+        raise kind(str(error).rstrip().rpartition(f"{kind.__name__}: ")[2]) from error
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader"):
+            raise
+        raise RunError(
+            f"a process that prepares samples ended or hangs ({reason(error)}); give it memory (a "
+            "container's --shm-size), or prepare them without one (--workers 0), then start the "
+            "same command again: it goes on from the last checkpoint"
+        ) from error
 
 
 class Loop:
@@ -163,8 +205,9 @@ class Loop:
             self.report.tensorboard(logs, counters.step),
             stop_requests() as stop,
             self.report.bar(counters.step, self.config.schedule.steps) as bar,
+            contextlib.closing(self.timed_batches(workers)) as batches,
         ):
-            for batch in () if counters.stopped_early else self.timed_batches(workers):
+            for batch in () if counters.stopped_early else batches:
                 self.step(batch)
                 state.window.elapsed += self.tick()
                 bar.update()
@@ -182,18 +225,19 @@ class Loop:
             self.run.update_record({**ended, **counters.outcome()})
         self.accelerator.wait_for_everyone()
 
-    def timed_batches(self, workers: int) -> Iterator[dict[str, Tensor]]:
+    def timed_batches(self, workers: int) -> Generator[dict[str, Tensor], None, None]:
         """Batches on the device; the time spent waiting for them goes to the window."""
-        batches = iter(self._loader(workers))
         self.since = time.perf_counter()
-        while True:
-            began = time.perf_counter()
-            batch = next(batches, None)
-            if batch is None:
-                return
-            self.state.window.waited += time.perf_counter() - began
-            moved = setup.prepared(batch, self.state.model, self.objective)
-            yield {**moved, "index": batch["index"]}
+        with working(self._loader(workers)) as batches:
+            while True:
+                began = time.perf_counter()
+                with from_workers():
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                self.state.window.waited += time.perf_counter() - began
+                moved = setup.prepared(batch, self.state.model, self.objective)
+                yield {**moved, "index": batch["index"]}
 
     def _loader(self, workers: int) -> DataLoader[dict[str, Tensor]]:
         self.batches.start_step = self.state.counters.step
@@ -204,6 +248,7 @@ class Loop:
             pin_memory=self.accelerator.device.type == "cuda",
             worker_init_fn=leave_signals_to_parent,
             prefetch_factor=4 if workers else None,
+            timeout=PATIENCE if workers else 0,
             # Without its own generator the loader would draw its seed from torch's.
             generator=torch.Generator().manual_seed(self.config.seed),
         )
