@@ -138,7 +138,7 @@ class Notebook(Command):
     name = "notebook"
 
     def prepare(self, folder: Path) -> None:
-        cell = "import time\ntime.sleep(0.2)\nprint({}, 'x' * 50_000)"
+        cell = "import time\ntime.sleep(0.2)\nprint({}, ('x' * 99 + chr(10)) * 500)"
         cells = [nbformat.v4.new_code_cell(cell.format(i), id=f"cell{i}") for i in range(10)]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "n.ipynb")
         (folder / "out.ipynb").write_text(EARLIER)
