@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import math
 import os
+import signal
+import threading
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import h5py
 
@@ -115,21 +117,34 @@ class Disk(io.FileIO):
 
     HDF5 cannot close a file whose writes fail, and crashes the process when it ends. So from the
     first failure on, writes stay in memory: HDF5 closes in good order, then leaving the disk's
-    `with` block raises.
+    `with` block raises. Ctrl-C is kept as well: raised while HDF5 writes, it is lost, and a frame
+    with it. A second Ctrl-C acts at once, but the block still ends with the first.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self._kept: dict[int, bytes] = {}
-        self._error: OSError | None = None
+        self._error: OSError | KeyboardInterrupt | None = None
+        self._before: Any = None
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():  # others hear no signals
+            self._before = signal.signal(signal.SIGINT, self._interrupted)
+        return self
+
+    def _interrupted(self, number: int, frame: object) -> None:
+        self._error = self._error or KeyboardInterrupt()
+        signal.signal(number, self._before)
 
     def __exit__(self, kind: object, *failure: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
         self.close()
         if kind is None:  # else what ended the block is the news
             self.check()
 
     def check(self) -> None:
-        """Raises the first failure of a write (OSError), if there was one."""
+        """Raises the first failure of a write (OSError) or Ctrl-C, if there was one."""
         if self._error is not None:
             raise self._error
 
@@ -140,7 +155,7 @@ class Disk(io.FileIO):
             self.check()
             while done < len(view):  # near the end of a disk a write may be partial
                 done += os.pwrite(self.fileno(), view[done:], start + done)
-        except OSError as error:
+        except (OSError, KeyboardInterrupt) as error:
             self._error = error
             self._kept[start] = bytes(view)
         self.seek(start + len(view))
@@ -171,6 +186,6 @@ class Disk(io.FileIO):
         try:
             self.check()
             super().truncate(size)
-        except OSError as error:
+        except (OSError, KeyboardInterrupt) as error:
             self._error = error
         return size

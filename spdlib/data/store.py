@@ -99,7 +99,7 @@ def pack(
     with (
         replacing(path, DataError) as temporary,
         Disk(temporary) as disk,
-        h5py.File(disk, "w", libver=("earliest", "v110")) as file,
+        h5py.File(disk, "w", libver="v110") as file,
     ):
         writer = _Writer(file, len(places), compression)
         for split, frames, i in tqdm(places, "packing", disable=not progress, mininterval=2):
@@ -119,8 +119,9 @@ def pack(
             "compression": compression,
             "holes": sorted(writer.holes),
         }
-        file.attrs.update(format=FORMAT, version=VERSION, provenance=json.dumps(made))
-        file.attrs["index"] = index_hash(file)
+        notes = {"format": FORMAT, "provenance": json.dumps(made)}
+        file.attrs.update({name: np.bytes_(text.encode()) for name, text in notes.items()})
+        file.attrs.update(version=VERSION, index=index_hash(file))
 
 
 def _check_space(path: Path, needed: int) -> None:
@@ -217,11 +218,23 @@ def _checksum(arrays: Mapping[str, Any]) -> np.ndarray:
     return np.frombuffer(digest.digest(), np.uint8)
 
 
-def index_hash(file: h5py.File) -> str:
+def index_hash(file: h5py.File) -> np.bytes_:
     """SHA-256 over a store's provenance and all its arrays but images and depths."""
-    provenance = str(file.attrs.get("provenance"))
     arrays = {name: file[name][:] for name in _INDEX}
-    return _checksum({**arrays, "provenance": provenance}).tobytes().hex()
+    found = _checksum({**arrays, "provenance": _note(file, "provenance")})
+    return np.bytes_(found.tobytes().hex())
+
+
+def _note(file: h5py.File, name: str) -> str:
+    """A text or whole number among a store's attributes, as text; "" where there is none.
+
+    Texts of variable length, as of version 1, are not read: HDF5 keeps them in a heap without a
+    checksum, and where that is damaged reading may never end.
+    """
+    kind = file.attrs.get_id(name).dtype.kind if name in file.attrs else ""
+    if kind == "S":
+        return bytes(file.attrs[name]).decode()
+    return str(file.attrs[name]) if kind in ("i", "u") else ""
 
 
 def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
@@ -316,7 +329,7 @@ class PackedFrames:
         if not path.is_file() or not h5py.is_hdf5(path):
             return False
         with open_hdf5(path) as file, reading(path, "damaged store", "pack it again"):
-            return bool(file.attrs.get("format") == FORMAT)
+            return _note(file, "format") == FORMAT or _is_older(file)
 
     @classmethod
     def open_splits(cls, path: Path) -> Mapping[str, Frames]:
@@ -361,18 +374,23 @@ def _names(file: h5py.File) -> list[str]:
     return [name for name in file if name != "depth"] + [f"depth/{kind}" for kind in file["depth"]]
 
 
+def _is_older(file: h5py.File) -> bool:
+    """Whether it may be a store of version 1, whose texts are of variable length."""
+    return {"format", "provenance"} <= set(file.attrs) and _note(file, "version") == "1"
+
+
 def _read_index(path: Path) -> _Index:
     """Opens a store and checks all but its pixels; DataError if it is not a whole one."""
     with open_hdf5(path) as file, reading(path, "damaged store", "pack it again"):
-        if file.attrs.get("format") != FORMAT:
+        version = _note(file, "version")
+        if _note(file, "format") != FORMAT and not _is_older(file):
             raise DataError(f"{path}: not a packed store; make one with: data pack SOURCE {path}")
-        if file.attrs.get("version") != VERSION:
+        if version != str(VERSION):
             raise DataError(
-                f"{path}: store version {file.attrs.get('version')}, this SPD reads {VERSION}; "
-                "pack it again"
+                f"{path}: store version {version or 'unknown'}, this SPD reads {VERSION}; pack it again"
             )
         size, truths = _check_arrays(file, str(path))
-        if file.attrs.get("index") != index_hash(file):
+        if _note(file, "index") != index_hash(file).decode():
             raise ValueError("its index differs from its SHA-256")
         index = _Index(
             cameras=file["camera"][:],
@@ -386,7 +404,7 @@ def _read_index(path: Path) -> _Index:
             size=size,
             truths=truths,
             compression=file["image"].compression or "none",
-            provenance=json.loads(file.attrs["provenance"]),
+            provenance=json.loads(_note(file, "provenance")),
         )
         _check_index(index, str(path))
     return index

@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -300,7 +301,7 @@ def test_unwritable_folder(tmp_path: Path) -> None:
     closed.chmod(stat.S_IRWXU)
 
 
-@pytest.mark.parametrize("room", [0, 900, 5_000, 20_000, 60_000])
+@pytest.mark.parametrize("room", [0, 900, 5_000, 20_000, 50_000])
 def test_full_disk(
     packed: Path, monkeypatch: pytest.MonkeyPatch, layouts: Layouts, room: int
 ) -> None:
@@ -321,6 +322,34 @@ def test_full_disk(
     assert written == room
     monkeypatch.undo()
     assert_untouched(packed, before)
+
+
+@pytest.mark.parametrize("method", ["seek", "write"])
+def test_ctrl_c_while_hdf5_writes_is_not_lost(
+    layouts: Layouts, packed: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """HDF5 drops exceptions that come from below it while it closes something."""
+    before, source, whole = packed.read_bytes(), layouts.bts(), getattr(hdf5.Disk, method)
+    handler, after = signal.getsignal(signal.SIGINT), 0
+
+    def under_signal(*arguments: Any) -> Any:
+        nonlocal after
+        after -= 1
+        if after == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return whole(*arguments)
+
+    monkeypatch.setattr(hdf5.Disk, method, under_signal)
+    for calls in range(1, 1000):
+        after = calls
+        try:
+            pack({"test": BTSFolder(source, "test")}, packed)
+        except KeyboardInterrupt:
+            assert_untouched(packed, before)
+            assert signal.getsignal(signal.SIGINT) == handler
+        else:
+            break
+    assert after > 0 and calls > 10  # it ended undisturbed, before that call
 
 
 def test_what_ends_packing_is_said_though_the_disk_filled_before(

@@ -309,7 +309,7 @@ STORES = (
     Bad("store", "another HDF5 file", lambda b: b.copy("fastdepth") / "val/official/00002.h5",
         r"00002\.h5.*data pack"),
     Bad("store", "version 1", _store(attribute("version", 1)), r"version 1.*pack it again"),
-    Bad("store", "version a word", _store(attribute("version", "new")), r"new.*pack it again"),
+    Bad("store", "version a word", _store(attribute("version", "new")), r"version unknown.*pack it again"),
     Bad("store", "no provenance", _store(attribute("provenance", None)), r"store\.h5.*again"),
     Bad("store", "provenance text", _store(attribute("provenance", "{")), r"store\.h5.*again"),
     Bad("store", "provenance a list", _store(attribute("provenance", "[]")), r"store\.h5.*again"),
