@@ -61,8 +61,8 @@ def held(path: str | Path, error: type[SPDError]) -> Iterator[None]:
     """Keeps a folder to this process for the length of a block, by the lock file `path` in it.
 
     The lock ends with the process, however it ends; processes forked meanwhile do not have it. The
-    file says who holds it, and vanishes with the block. Where the file system has no locks, a
-    warning says so and the block runs.
+    file says who held it last, and stays: another process may wait for it. Where the file system
+    has no locks, a warning says so and the block runs.
 
     Raises:
         error: another process holds the lock, or the file cannot be written.
@@ -91,8 +91,6 @@ def held(path: str | Path, error: type[SPDError]) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # the folder may be gone
-            path.unlink()  # before the release: who waits for this file then makes a new one
         lock.release()
 
 

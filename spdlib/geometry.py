@@ -197,8 +197,9 @@ class Camera:
         if all(max(side, abs(c), abs(side - c)) <= WIDEST * focal for focal, c, side in axes):
             return None
         return (
-            f"is the focal length of {self} in pixels, and its principal point? They look "
-            "normalised or in millimetres: no pinhole camera sees so far off its axis"
+            f"{self}: its focal length or principal point looks normalised or in millimetres, as "
+            "no pinhole camera sees so far off its axis; give them in pixels (millimetres x image "
+            "width / sensor width)"
         )
 
     def cropped(self, top: int, left: int, height: int, width: int) -> Camera:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spdlib.errors import SPDError
 from spdlib.reading import LARGEST_FRAME, reading, reason, regular_file
 
-LARGEST_PICTURE = 80_000_000
+LARGEST_PICTURE = 120_000_000
 """Pixels; a small file can claim to hold more than fits into memory."""
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM")
 """What is read, by Pillow's names. It knows others that start programs or run scripts."""
@@ -39,6 +39,11 @@ def read_picture(
                 f"{path}: by its header larger than {LARGEST_PICTURE / 1e6:.0f} million pixels "
                 f"({reason(failure)}); make it smaller"
             ) from failure
+        except UnidentifiedImageError as failure:
+            raise error(
+                f"{path}: is no picture of {', '.join(formats)}, or its beginning is damaged; "
+                "convert it to PNG, or copy or download it again"
+            ) from failure
         with Image.open(file, formats=formats) as picture:
             picture.load()
             orientation(picture)  # damaged EXIF data raise here
@@ -47,7 +52,8 @@ def read_picture(
 
 def orientation(picture: Image.Image) -> int:
     """The EXIF orientation: 1 where the picture is stored upright."""
-    return int(picture.getexif().get(_ORIENTATION, 1))
+    found = picture.getexif().get(_ORIENTATION, 1)
+    return found if found in range(2, 9) else 1  # some cameras write 0: unknown
 
 
 def upright(picture: Image.Image) -> Image.Image:

@@ -8,6 +8,7 @@ wrong with it and the remedy.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -16,7 +17,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -27,6 +27,8 @@ LARGEST_FRAME = 1 << 28
 LARGEST_TEXT = 1 << 26
 """Bytes of a text file (a configuration, a table, a list) beyond which it is none."""
 _LONGEST_REASON = 200
+_OF_THE_MACHINE = {errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.EIO, errno.ESTALE}
+"""Failures that say nothing about a file's content: permissions, open files, the disk itself."""
 
 
 @contextmanager
@@ -49,6 +51,8 @@ def reading(
         missing = f" {failure.filename}" if str(failure.filename or where) != str(where) else ""
         raise error(f"{where}: no such file{missing}; check the path") from failure
     except Exception as failure:
+        if isinstance(failure, MemoryError) or getattr(failure, "errno", 0) in _OF_THE_MACHINE:
+            problem, remedy = "cannot be read", "mend that, then try again"
         raise error(f"{where}: {problem} ({reason(failure)}); {remedy}") from failure
 
 
@@ -121,7 +125,9 @@ def read_tensors(
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file; `error` if it is none."""
     file = regular_file(path, error)
-    with reading(path, "is no readable safetensors file", remedy, error):
-        with safe_open(file, framework="pt") as opened:
-            metadata = dict(opened.metadata() or {})
-        return safetensors.torch.load_file(file), metadata
+    with (
+        reading(path, "is no readable safetensors file", remedy, error),
+        safe_open(file, framework="pt") as opened,
+    ):
+        tensors = {name: opened.get_tensor(name) for name in list(opened.keys())}
+        return tensors, dict(opened.metadata() or {})

@@ -175,7 +175,7 @@ def test_a_lock_has_one_holder_until_it_is_killed(
         process.kill()
         with held(path, RunError):
             assert f"process {os.getpid()} on" in path.read_text()
-    assert os.listdir(path.parent) == []
+    assert os.listdir(path.parent) == [path.name]
 
 
 @pytest.mark.parametrize("ending", [None, RunError, KeyboardInterrupt])
@@ -184,9 +184,8 @@ def test_a_lock_ends_with_its_block(tmp_path: Path, ending: type[BaseException] 
     with suppress(RunError, KeyboardInterrupt), held(path, RunError):
         if ending is not None:
             raise ending
-    assert not path.exists()
-    with held(path, RunError):
-        pass
+    with held(path, RunError):  # in good time: nobody has it
+        assert f"process {os.getpid()}" in path.read_text()
 
 
 def wait_in_a_child(path: Path, told: Connection) -> None:
@@ -218,7 +217,7 @@ def test_a_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     message = r"no locks \(No locks available\); make sure that no other process"
     with pytest.warns(UserWarning, match=message), held(tmp_path / ".lock", RunError):
         pass
-    assert os.listdir(tmp_path) == []
+    assert os.listdir(tmp_path) in ([], [".lock"])
 
 
 def test_a_lock_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:

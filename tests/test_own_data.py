@@ -76,4 +76,4 @@ def test_a_camera_in_millimetres_is_refused_when_packed(
     rows = table.read_text().splitlines()
     table.write_text("\n".join([rows[0], "shot_0,4.2,4.2,47.5,35.5", *rows[2:]]))
     assert main(["data", "pack", str(tmp_path / "mine"), str(tmp_path / "store.h5")]) == 2
-    assert "cameras.csv, frame 'shot_0': is the focal length of" in capsys.readouterr().err
+    assert "cameras.csv, frame 'shot_0': Camera(fx=" in capsys.readouterr().err

@@ -67,13 +67,13 @@ def test_every_truncation_is_refused(tmp_path: Path, kind: str) -> None:
     data = path.read_bytes()
     for end in (0, 8, 20, 40, 100, len(data) // 2, len(data) - 13):
         path.write_bytes(data[:end])
-        with pytest.raises(DataError, match=rf"{kind}.png: cannot be decoded"):
+        with pytest.raises(DataError, match=rf"{kind}.png: (cannot be decoded|is no picture)"):
             reader(path)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @KINDS
-@pytest.mark.parametrize("side", [10_000, 60_000])
+@pytest.mark.parametrize("side", [11_000, 60_000])
 def test_pixels_that_only_the_header_claims_take_no_memory(
     tmp_path: Path, kind: str, side: int
 ) -> None:
@@ -88,7 +88,7 @@ def test_pixels_that_only_the_header_claims_take_no_memory(
     )
     started = time.perf_counter()
     with pytest.raises(
-        DataError, match=r"bomb.png: by its header larger than 80 million pixels .*; make it sm"
+        DataError, match=r"bomb.png: by its header larger than 120 million pixels .*; make it sm"
     ):
         (read_image if kind == "rgb" else read_depth_png)(path)
     assert time.perf_counter() - started < 2

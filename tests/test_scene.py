@@ -128,7 +128,7 @@ def test_a_picture_is_encoded_upright(
     model.encode(tmp_path / "room.png", Camera.from_focal(FOCAL, *turned.shape[1::-1]))
 
 
-def test_an_opened_picture_that_is_truncated_or_enormous_is_refused(
+def test_an_opened_picture_that_is_truncated_is_refused(
     model: DepthModel, image: np.ndarray, tmp_path: Path
 ) -> None:
     path = tmp_path / "room.jpg"
@@ -138,10 +138,6 @@ def test_an_opened_picture_that_is_truncated_or_enormous_is_refused(
         model.encode(Image.open(path))
     with pytest.raises(QueryError, match=r"room.jpg: cannot be decoded .*truncated"):
         model.encode(path)
-    monster = Image.new("RGB", (1, 1))
-    monster._size = (100_000, 1000)
-    with pytest.raises(QueryError, match="100000x1000 pixels, more than 80 million"):
-        model.encode(monster)
 
 
 @pytest.mark.timeout(30)
@@ -207,7 +203,7 @@ def bad_images() -> dict[str, tuple[Any, str]]:
         "0 to 255": (np.full((3, 8, 9), 255.0), r"spans 255\.\.255\. Rescale it, or give uint8"),
         "a missing file": ("room.jpg", "room.jpg: no such file"),
         "a folder": (str(Path(__file__).parent), "is a folder, not a file"),
-        "a file of text": (__file__, "cannot be decoded"),
+        "a file of text": (__file__, "is no picture of JPEG, PNG"),
         "numbers": ([[1, 2, 3]], "got int"),
         "an empty list": ([], "images of one size"),
         "a list of two sizes": ([colour, colour[1:]], r"got sizes \[\(8, 9\), \(7, 9\)\]"),
@@ -290,10 +286,10 @@ def test_a_scene_is_shown_in_a_line(model: DepthModel, image: np.ndarray) -> Non
 
 def test_senseless_sizes_are_refused(model: DepthModel) -> None:
     metres = Camera(0.004, 0.004, 48, 32, 96, 64)
-    with pytest.raises(QueryError, match=r"is the focal length of Camera.* in pixels"):
+    with pytest.raises(QueryError, match=r"Camera.*in millimetres.*give them in pixels"):
         model.encode(torch.rand(3, *SIZE), metres)
     aside = Camera(70, 70, 4000, 32, 96, 64)
-    with pytest.raises(QueryError, match=r"principal point\? They look normalised or in milli"):
+    with pytest.raises(QueryError, match=r"cx=4000.*principal point looks"):
         model.encode(torch.rand(3, *SIZE), aside)
     telescope = Camera(1e6, 1e6, 48, 32, 96, 64)
     with pytest.raises(QueryError, match=r"resized to 1x1 .*below 32 px .*Camera\(fx=1000000.0"):

@@ -91,6 +91,8 @@ def pack(
     path = Path(path)
     if compression not in COMPRESSIONS:
         raise ConfigError(f"compression is {compression!r}; choose one of {list(COMPRESSIONS)}")
+    if path.is_file() and not h5py.is_hdf5(path):  # a damaged store may be replaced
+        raise DataError(f"{path}: is there, and no packed store; choose another name or delete it")
     places = [(split, frames, i) for split, frames in splits.items() for i in range(len(frames))]
     if not places:
         raise DataError(f"{path}: nothing to pack, the source is empty")
@@ -387,7 +389,8 @@ def _read_index(path: Path) -> _Index:
             raise DataError(f"{path}: not a packed store; make one with: data pack SOURCE {path}")
         if version != str(VERSION):
             raise DataError(
-                f"{path}: store version {version or 'unknown'}, this SPD reads {VERSION}; pack it again"
+                f"{path}: store version {version or 'unknown'}, this SPD reads {VERSION}; "
+                "pack it again"
             )
         size, truths = _check_arrays(file, str(path))
         if _note(file, "index") != index_hash(file).decode():

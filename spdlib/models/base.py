@@ -165,11 +165,11 @@ class DepthModel(
     @torch.no_grad()
     def explained(self, maps: Maps, points: Tensor, image_size: Size) -> list[Probe]:
         """`probes` in evaluation mode, as scenes ask for them."""
-        return evaluating(self).probes(maps, points, image_size)
+        return self.in_evaluation().probes(maps, points, image_size)
 
     def in_evaluation(self) -> Self:
         """This network in evaluation mode, without a change of its own: see `evaluating`."""
-        return evaluating(self) if self.training else self
+        return evaluating(self) if any(part.training for part in self.modules()) else self
 
     def ablations(self) -> dict[str, Callable[[], contextlib.AbstractContextManager[None]]]:
         """Parts that a trained network can do without for a while, by name."""
@@ -278,7 +278,7 @@ class DepthModel(
     @torch.no_grad()
     def encoded(self, images: Tensor) -> Maps:
         """`maps` in evaluation mode and in the network's floating type, as scenes hold them."""
-        maps = evaluating(self).maps(images.to(self.device, self.dtype))
+        maps = self.in_evaluation().maps(images.to(self.device, self.dtype))
         # under autocast too: a scene is queried later, perhaps outside it
         return {name: level.to(self.dtype) for name, level in maps.items()}
 
@@ -434,8 +434,8 @@ def running(parts: Mapping[str, nn.Module]) -> Iterator[set[str]]:
 def evaluating(module: Part, copies: dict[nn.Module, Any] | None = None) -> Part:
     """A copy of a module in evaluation mode that shares parameters, buffers and hooks with it.
 
-    The module keeps its own mode, so that one thread may train it while others ask it. It takes
-    a few milliseconds at most and follows what happens to the weights, in place or by `to`.
+    The module keeps its own mode, so that one thread may train it while others ask it. The copy
+    takes some milliseconds and follows what happens to the weights, in place or by `to`.
 
     Args:
         module: the module; those that its parts hold without registering them are copied too.

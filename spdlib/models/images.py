@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spdlib.errors import QueryError
 from spdlib.geometry import size_of
-from spdlib.pictures import LARGEST_PICTURE, read_picture, upright
+from spdlib.pictures import read_picture, upright
 from spdlib.reading import reading
 
 
@@ -39,11 +39,6 @@ def as_images(image: Any) -> Tensor:
     if isinstance(image, Image.Image):
         if image.mode != "RGB":
             raise QueryError(f"the image is {image.mode}, not RGB; use image.convert('RGB')")
-        if image.width * image.height > LARGEST_PICTURE:
-            raise QueryError(
-                f"the image has {image.width}x{image.height} pixels, more than "
-                f"{LARGEST_PICTURE / 1e6:.0f} million; make it smaller"
-            )
         with reading("the image", "cannot be decoded", "open its file again", QueryError):
             image = np.array(upright(image))  # an opened file is decoded here
     if isinstance(image, np.ndarray):
@@ -56,7 +51,7 @@ def as_images(image: Any) -> Tensor:
         raise QueryError(f"an image is a path, a PIL image, an array or a tensor; got {kind}")
     shape, tensor = list(image.shape), image
     if image.dtype == torch.uint8:
-        tensor = (image.movedim(-1, 0) if image.dim() == 3 else image).float() / 255
+        tensor = (image.movedim(-1, 0) if image.dim() == 3 else image).float().div_(255)
     elif not image.is_floating_point():
         raise QueryError(f"images are uint8 or float in 0..1; got {image.dtype}")
     if tensor.dim() == 3:

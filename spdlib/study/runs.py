@@ -25,7 +25,7 @@ from spdlib.data.frames import Frames
 from spdlib.data.store import PackedFrames, info
 from spdlib.disk import DEFAULT_ROOT as DEFAULT_ROOT
 from spdlib.errors import RunError
-from spdlib.reading import read_json, read_text, reading, reading_settings
+from spdlib.reading import read_json, read_text, reading, reading_settings, regular_file
 from spdlib.study.config import RunConfig
 
 FIGURES_OF_FRAMES = ("frames", "error_maps", "where_near", "where_far")
@@ -196,15 +196,13 @@ class Run:
         write_json(self.record_path, {**known, **changes})
 
     def table(self, name: str) -> pd.DataFrame:
-        """Read the table `name`.csv of this run. RunError: it is missing, cut off or no table."""
+        """Read the table `name`.csv of this run. RunError: it is missing or no table."""
         path = self.folder / f"{name}.csv"
         if not path.is_file():
             have = sorted(found.stem for found in self.folder.glob("*.csv"))
             raise RunError(f"{self.folder} has no table {name!r}; it has {have}")
         remedy = "train or evaluate the run again"
         text = read_text(path, RunError, remedy)
-        if not text.endswith("\n"):
-            raise RunError(f"{path}: its last line is cut off; {remedy}")
         with reading(path, "is no readable table", remedy, RunError):
             return pd.read_csv(StringIO(text), dtype={"frame": str})  # "00000" is a name
 
@@ -241,5 +239,7 @@ def publish(run: Run, target: str | Path) -> list[str]:
     figures = (path for path in run.folder.glob("figures/*.png") if path.stem not in shown)
     files = [run.config_path, run.record_path, *run.folder.glob("*.csv"), *figures]
     for path in sorted(files):
-        write_bytes(Path(target) / path.relative_to(run.folder), path.read_bytes())
+        with reading(path, error=RunError, remedy="remove it, or evaluate the run again"):
+            data = regular_file(path, RunError).read_bytes()
+        write_bytes(Path(target) / path.relative_to(run.folder), data)
     return sorted(str(path.relative_to(run.folder)) for path in files)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from spdlib.study.recorded import on_record
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model, fit
 from spdlib.study.training.preflight import check
-from spdlib.study.training.setup import claim
+from spdlib.study.training.setup import claim, settle
 from spdlib.view import plots, questions, report
 from spdlib.view.diagram import network_diagram
 from spdlib.view.generations import equal_terms_verdict, learning_side_by_side, pairs_apart
@@ -83,8 +84,10 @@ class Study:
     """
 
     def __init__(self, config: RunConfig, folder: Path, store: str | None = None) -> None:
-        with claim(Run(folder), config, resume=True):
-            pass  # before a figure overwrites another run's
+        # before a figure overwrites another run's; one that trains may be looked at meanwhile
+        run = Run(folder)
+        with nullcontext() if run.state_path.exists() else claim(run, config, resume=True):
+            settle(run, config, resume=True)
         self.config, self.folder, self.store = config, folder, store
         self.network_name = config.model.network
         self._compared: pd.DataFrame | None = None

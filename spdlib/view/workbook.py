@@ -76,7 +76,7 @@ class WholeFiles(LocalHandler):
 
     def write(self, text: str, path: str) -> None:
         """Write a notebook's JSON; RunError where that fails."""
-        write_bytes(path.removeprefix(_WHOLE), text.encode(), RunError)
+        write_bytes(path.removeprefix(_WHOLE), text.replace(_WHOLE, "").encode(), RunError)
 
 
 papermill_io.register(_WHOLE, WholeFiles())
@@ -122,7 +122,6 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     path = regular_file(notebook, ConfigError, LARGEST_TEXT)
     with reading(notebook, "not a readable notebook", "save it again in Jupyter", ConfigError):
         node = load_notebook_node(str(path))
-        nbformat.validate(node)
         # not `inspect_notebook`, which refuses notebooks that name no kernel; ours is always Python
         found = _infer_parameters(node, name="python3", language="python")
     return {each.name: _literal(each.default, None) for each in found}

@@ -578,3 +578,14 @@ def test_real_nyu_packs_and_verifies(nyu_dir: Path, tmp_path: Path) -> None:
     stored = PackedFrames(tmp_path / "nyu.h5", "train")
     for index in range(3):
         assert_same(stored[index], frames[index])
+
+
+def test_a_file_that_is_no_store_is_not_replaced(packed: Path, tmp_path: Path) -> None:
+    picture = tmp_path / "photo.png"
+    picture.write_bytes(b"my only copy")
+    with pytest.raises(DataError, match=r"photo\.png: is there, and no packed store; choose"):
+        pack({"train": ListFrames([frame()])}, picture)
+    assert picture.read_bytes() == b"my only copy"
+    packed.write_bytes(packed.read_bytes()[:1000])
+    pack({"train": ListFrames([frame()])}, packed)
+    verify(packed)

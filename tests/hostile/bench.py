@@ -94,8 +94,8 @@ class Bench:
         return place
 
     def snapshot(self) -> dict[str, str]:
-        """A hash of every file in the folder."""
-        files = [path for path in sorted(self.root.rglob("*")) if path.is_file()]
+        """A hash of every file in the folder but locks, which lie under hidden names."""
+        files = [path for path in sorted(self.root.rglob("[!.]*")) if path.is_file()]
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

@@ -41,10 +41,8 @@ from tests.hostile.valid import Valid
 OUTCOMES = ("clear_error", "same_content", "other_content", "traceback", "memory", "crash", "hang")
 NEVER = ("traceback", "memory", "crash", "hang")
 PER_PROCESS = 500
-MEMORY = 2 << 30
+MEMORY = 4 << 30
 """Bytes that a reader may use beyond what the process had before."""
-NEXT_SEED = 500_000_000
-"""Apart from the seed of a process that ended early lies that of the one that goes on."""
 NEXT_SEED = 500_000_000
 """Between the seeds of a process that ended early and of the one that does the rest."""
 KEPT = 20

@@ -16,8 +16,6 @@ from tests.hostile import fuzz, torture
 from tests.hostile.readers import Reader
 from tests.hostile.valid import Valid
 
-pytest.importorskip("resource")
-
 
 @pytest.mark.slow
 def test_small_run_of_the_fuzz(tmp_path: Path) -> None:
@@ -73,7 +71,6 @@ def test_the_fuzz_sees_what_breaks(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.slow
 def test_small_run_of_torture(tmp_path: Path) -> None:
-    pytest.importorskip("resource")
     out = tmp_path / "torture.csv"
     chosen = ["--commands", "packing", "--harms", "kill -9", "limit of file sizes"]
     torture.main(["--trials", "1", *chosen, "--out", str(out)])

@@ -51,7 +51,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 OUTPUT = REPOSITORY / "results" / "measured" / "torture.csv"
 MARK = "SPD_TORTURE_TRIAL"
 """Environment variable by which every process of a trial is found, in whatever session it runs."""
-FILLER, DISK, EARLIER = "filler", "96m", "what was there before"
+FILLER, DISK, EARLIER = "filler", "96m", b"\x89HDF\r\n\x1a\nwhat was there before"
 ONE, FULL, LIMIT = "kill -9 of one", "full disk", "limit of file sizes"
 PATIENCE = 180.0
 """Seconds after which a command counts as hung."""
@@ -118,14 +118,14 @@ class Packing(Command):
         self.source = source
 
     def prepare(self, folder: Path) -> None:
-        (folder / "store.h5").write_text(EARLIER)
+        (folder / "store.h5").write_bytes(EARLIER)
 
     def words(self, folder: Path) -> list[str]:
         paths = [str(self.source), str(folder / "store.h5")]
         return ["-m", "spdlib", "data", "pack", *paths, "--compression", "gzip"]
 
     def check_kept(self, folder: Path) -> None:
-        if (folder / "store.h5").read_bytes() != EARLIER.encode():
+        if (folder / "store.h5").read_bytes() != EARLIER:
             self.outcome(folder)
 
     def outcome(self, folder: Path) -> Any:
@@ -141,13 +141,13 @@ class Notebook(Command):
         cell = "import time\ntime.sleep(0.2)\nprint({}, ('x' * 99 + chr(10)) * 500)"
         cells = [nbformat.v4.new_code_cell(cell.format(i), id=f"cell{i}") for i in range(10)]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), folder / "n.ipynb")
-        (folder / "out.ipynb").write_text(EARLIER)
+        (folder / "out.ipynb").write_bytes(EARLIER)
 
     def words(self, folder: Path) -> list[str]:
         return ["-m", "spdlib", "run", str(folder / "n.ipynb"), "-o", str(folder / "out.ipynb")]
 
     def check_kept(self, folder: Path) -> None:
-        if (folder / "out.ipynb").read_text() != EARLIER:
+        if (folder / "out.ipynb").read_bytes() != EARLIER:
             self.outcome(folder)
         for failed in folder.glob("*.failed.ipynb"):
             nbformat.read(failed, as_version=4)

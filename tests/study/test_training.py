@@ -382,11 +382,9 @@ def test_other_damage_to_a_state_is_named(
 
 def test_damage_to_the_history_is_named(copied: Run, small: RunConfig, run_fit: Fit) -> None:
     copied.update_record({"status": "running"})
-    for text in ("a,b\n1,2\n", "step,b\nx,2\n", "step,b\n1"):
+    for text in ("a,b\n1,2\n", "step,b\nx,2\n"):
         (copied.folder / "history.csv").write_text(text)
-        with pytest.raises(
-            RunError, match=r"history\.csv: (is no history|its last line is cut off)"
-        ):
+        with pytest.raises(RunError, match=r"history\.csv: is no history"):
             run_fit(small, copied.folder)
 
 

@@ -106,7 +106,8 @@ class PlainFolder(Source):
             depth = read_depth_png(depth_file).astype(np.float32) * np.float32(self.depth_scale)
         camera = Camera(**intrinsics, width=image.shape[1], height=image.shape[0])
         if camera.doubt:
-            raise DataError(f"cameras.csv, frame {item.id!r}: {camera.doubt}")
+            table = image_file.parents[1] / "cameras.csv"
+            raise DataError(f"{table}, frame {item.id!r}: {camera.doubt}")
         return Frame(item.id, image, {str(self.truth): depth}, camera)
 
 

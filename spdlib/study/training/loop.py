@@ -106,15 +106,18 @@ def fit(
 def working(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
     """A loader's batches. The processes that prepare them end with the block.
 
-    They ignore SIGTERM, so Python, which ends them so when it exits, would wait for them for ever
-    where an error's traceback still holds the loader.
+    They ignore SIGTERM, so Python, which ends them so when it exits, would wait for ever for one
+    that hangs, or whose loader an error's traceback still holds.
     """
-    batches = iter(loader)
+    batches: Any = iter(loader)
     try:
         yield batches
     finally:
         if loader.num_workers:
-            batches._shutdown_workers()  # type: ignore[attr-defined]
+            batches._shutdown_workers()
+            for worker in batches._workers:
+                worker.kill()
+                worker.join()
 
 
 @contextlib.contextmanager
@@ -127,8 +130,10 @@ def from_workers() -> Iterator[None]:
     try:
         yield
     except SPDError as error:
-        kind = type(error)
-        raise kind(str(error).rstrip().rpartition(f"{kind.__name__}: ")[2]) from error
+        if not str(error).startswith("Caught "):
+            raise
+        last = str(error).rstrip().splitlines()[-1]  # "spdlib.errors.DataError: ..."
+        raise type(error)(last.partition(": ")[2]) from error
     except RuntimeError as error:
         if not str(error).startswith("DataLoader"):
             raise
@@ -206,6 +211,7 @@ class Loop:
             stop_requests() as stop,
             self.report.bar(counters.step, self.config.schedule.steps) as bar,
             contextlib.closing(self.timed_batches(workers)) as batches,
+            from_workers(),  # one may be killed at any time, which the main thread hears at once
         ):
             for batch in () if counters.stopped_early else batches:
                 self.step(batch)
@@ -231,8 +237,7 @@ class Loop:
         with working(self._loader(workers)) as batches:
             while True:
                 began = time.perf_counter()
-                with from_workers():
-                    batch = next(batches, None)
+                batch = next(batches, None)
                 if batch is None:
                     return
                 self.state.window.waited += time.perf_counter() - began

@@ -108,13 +108,17 @@ def claim(run: Run, config: RunConfig, resume: bool) -> Iterator[str]:
     that must not be continued.
     """
     # A finished run is only read, perhaps where nothing can be written.
-    alone = contextlib.nullcontext() if run.finished else held(run.folder / LOCK, RunError)
-    with alone:
-        yield _claim(run, config, resume)
+    done = run.exists and run.finished
+    with contextlib.nullcontext() if done else held(run.folder / LOCK, RunError):
+        yield settle(run, config, resume)
 
 
-def _claim(run: Run, config: RunConfig, resume: bool) -> str:
-    others = sorted(run.folder.glob("[!.]*"))  # first: another process may write the config now
+def settle(run: Run, config: RunConfig, resume: bool) -> str:
+    """Make the folder this config's; "new", "unfinished" or "finished".
+
+    RunError: it holds a run with another config, or one that must not be continued.
+    """
+    others = sorted(run.folder.glob("[!.]*"))
     if others and not run.exists:
         raise RunError(
             f"{run.folder} holds no run but other files, such as {others[0].name}; choose a new or "

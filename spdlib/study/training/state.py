@@ -169,9 +169,11 @@ class State:
         RunError: the state cannot be read or belongs to another network.
         """
         path, remedy = run.state_path, f"delete {run.last} to start the run again"
-        tensors, text = unseal(path, "state", RunError, remedy)
+        tensors, text = unseal(path, "state", RunError, remedy, earlier=True)
         with reading(path, "is not a usable state of this run", remedy, RunError):
             meta = json.loads(text)
+            if not all(isinstance(value, int | float) for value in meta["counters"].values()):
+                raise ValueError(f"counters {meta['counters']}")
             self.model.load_state_dict(_under("model", tensors))
             if self.averaged is not None:
                 self.averaged.load_state_dict(_under("averaged", tensors))
