@@ -13,11 +13,14 @@ from torch import Tensor
 from spdlib.errors import SPDError
 from spdlib.reading import read_tensors
 
+_HASH = "\nsha256 "
+
 
 def seal(tensors: Mapping[str, Tensor], key: str, text: str) -> bytes:
-    """A safetensors file of the tensors, the text under its key, and the hash of both."""
+    """A safetensors file of the tensors; under its key the text, and on a last line the hash."""
     held = {name: x.detach().cpu().contiguous() for name, x in tensors.items()}
-    return safetensors.torch.save(held, {key: text, "sha256": state_hash(held, text)})
+    # one entry: safetensors writes several in any order, and equal files would differ
+    return safetensors.torch.save(held, {key: f"{text}{_HASH}{state_hash(held, text)}"})
 
 
 def unseal(
@@ -38,10 +41,12 @@ def unseal(
     tensors, metadata = read_tensors(path, error, remedy)
     if key not in metadata:
         raise error(f"{path}: is another kind of file (it has no {key!r}); {remedy}")
-    unhashed = earlier and metadata.keys() == {key}
-    if not unhashed and metadata.get("sha256") != state_hash(tensors, metadata[key]):
+    text, line, found = metadata[key].rpartition(_HASH)
+    if earlier and not line:
+        return tensors, metadata[key]
+    if found != state_hash(tensors, text):
         raise error(f"{path}: is damaged, or of an earlier version (another SHA-256); {remedy}")
-    return tensors, metadata[key]
+    return tensors, text
 
 
 def state_hash(state: Mapping[str, Tensor], text: str = "") -> str:

@@ -30,7 +30,7 @@ from spdlib.models.sampling import bilinear_points
 from spdlib.models.v15 import V152
 from spdlib.reading import read_tensors
 from spdlib.scene import Answer, Maps, Scene
-from spdlib.sealed import state_hash
+from spdlib.sealed import seal
 
 SIZE = (64, 96)
 FOCAL = 70.0
@@ -761,8 +761,7 @@ def _pipe(path: Path) -> None:
 def _nest(path: Path) -> None:
     """A hash that is right does not help what it is of."""
     maps, text = {"a": torch.zeros(2)}, "[" * 10**5
-    metadata = {"scene": text, "sha256": state_hash(maps, text)}
-    safetensors.torch.save_file(maps, path, metadata)
+    path.write_bytes(seal(maps, "scene", text))
 
 
 def _record(**changes: Any) -> Callable[[Path], None]:
@@ -770,8 +769,9 @@ def _record(**changes: Any) -> Callable[[Path], None]:
 
     def change(path: Path) -> None:
         maps, metadata = read_tensors(path, QueryError, "")
-        text = json.dumps({**json.loads(metadata["scene"]), **changes})
-        safetensors.torch.save_file(maps, path, {**metadata, "scene": text})
+        text, *sealed = metadata["scene"].splitlines()
+        text = json.dumps({**json.loads(text), **changes})
+        safetensors.torch.save_file(maps, path, {"scene": "\n".join([text, *sealed])})
 
     return change
 

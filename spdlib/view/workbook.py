@@ -122,9 +122,8 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     path = regular_file(notebook, ConfigError, LARGEST_TEXT)
     with reading(notebook, "not a readable notebook", "save it again in Jupyter", ConfigError):
         node = load_notebook_node(str(path))
-        _ = [
-            (cell.cell_type, cell.source, cell.metadata) for cell in node.cells
-        ]  # all that a run needs
+        for cell in node.cells:  # what a run needs of it
+            _ = cell.cell_type, cell.source, cell.metadata
         # not `inspect_notebook`, which refuses notebooks that name no kernel; ours is always Python
         found = _infer_parameters(node, name="python3", language="python")
     return {each.name: _literal(each.default, None) for each in found}
