@@ -130,7 +130,7 @@ def test_all_processes_of_a_second_run_are_refused(tmp_path: Path) -> None:
             assert (
                 f"RunError: {tmp_path}: another process works there (process {os.getpid()}" in error
             )
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 def assert_same_tables(one: Path, two: Path) -> None:
