@@ -174,7 +174,7 @@ def test_a_network_says_in_one_line_by_what_it_was_trained(tmp_path: Path) -> No
     config = json.loads((tmp_path / "config.json").read_text())
     del config["trained"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert load(tmp_path).trained == "not noted how"
+    assert load(tmp_path).trained == "exp09, 2,000 steps"  # the weights say it
 
 
 def test_an_untrained_network_warns_once_when_it_is_first_asked() -> None:
