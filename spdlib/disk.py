@@ -50,10 +50,7 @@ def replacing(path: str | Path, error: type[SPDError]) -> Iterator[Path]:
             _sync(path.parent)
     except OSError as failure:
         kept = "the previous file is kept" if path.is_file() else "nothing was written"
-        raise error(
-            f"cannot write {path}: {failure.strerror or failure}; {kept}. Free disk space or "
-            "choose another folder, then start the same command again"
-        ) from failure
+        raise error(_cannot_write(path, failure, f"; {kept}")) from failure
 
 
 @contextlib.contextmanager
@@ -79,10 +76,7 @@ def held(path: str | Path, error: type[SPDError]) -> Iterator[None]:
         ) from failure
     except OSError as failure:
         if failure.errno not in _NO_LOCKS:
-            raise error(
-                f"cannot write {path}: {failure.strerror or failure}. Free disk space or choose "
-                "another folder, then start the same command again"
-            ) from failure
+            raise error(_cannot_write(path, failure)) from failure
         warnings.warn(
             f"{path.parent}: its file system has no locks ({failure.strerror}); make sure that no "
             "other process works there",
@@ -92,6 +86,13 @@ def held(path: str | Path, error: type[SPDError]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _cannot_write(path: Path, failure: OSError, kept: str = "") -> str:
+    return (
+        f"cannot write {path}: {failure.strerror or failure}{kept}. Free disk space or choose "
+        "another folder, then start the same command again"
+    )
 
 
 def _sign(handle: int) -> None:

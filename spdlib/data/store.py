@@ -482,7 +482,7 @@ def verify(path: str | Path, progress: bool = False) -> dict[str, Any]:
     if problems:
         shown = "; ".join(problems[:5]) + ("; ..." if len(problems) > 5 else "")
         raise DataError(f"{path}: {len(problems)} problems: {shown}. Pack it again")
-    return info(path)
+    return _described(Path(path), index)
 
 
 def info(path: str | Path) -> dict[str, Any]:
@@ -493,7 +493,10 @@ def info(path: str | Path) -> dict[str, Any]:
         `focal` (smallest and largest, pixels), `megabytes`, `compression`,
         `fingerprint` (SHA-256 over all checksums: equal stores hold equal frames), `provenance`.
     """
-    index = _read_index(Path(path))
+    return _described(Path(path), _read_index(Path(path)))
+
+
+def _described(path: Path, index: _Index) -> dict[str, Any]:
     focal = np.sqrt(index.cameras[:, 0] * index.cameras[:, 1])
     return {
         "frames": len(index.ids),
@@ -501,7 +504,7 @@ def info(path: str | Path) -> dict[str, Any]:
         "size": index.size,
         "truths": index.truths,
         "focal": (float(focal.min()), float(focal.max())),
-        "megabytes": round(Path(path).stat().st_size / 1e6, 1),
+        "megabytes": round(path.stat().st_size / 1e6, 1),
         "compression": index.compression,
         "fingerprint": hashlib.sha256(index.checksums.tobytes()).hexdigest(),
         "provenance": index.provenance,

@@ -142,7 +142,7 @@ class DepthModel(
 
         The image has the training size or another one, padded as `encode` would.
         """
-        images, network = self.blank(image_size), evaluating(self)
+        images, network = self.blank(image_size), self.in_evaluation()
         with torch.no_grad():
             with running(network.components()) as once:
                 maps = network.maps(images)
