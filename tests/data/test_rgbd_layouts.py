@@ -38,7 +38,9 @@ def write(root: Path, image: np.ndarray, depth: np.ndarray, image_suffix: str = 
         np.save(root / "depth" / "a.npy", depth)
     else:
         Image.fromarray(depth).save(root / "depth" / "a.png")
-    (root / "cameras.csv").write_text("frame,fx,fy,cx,cy,split\na,60,60,31.5,23.5,train\n")
+    height, width = image.shape[:2]
+    camera = f"a,{width},{width},{(width - 1) / 2},{(height - 1) / 2},train"
+    (root / "cameras.csv").write_text(f"frame,fx,fy,cx,cy,split\n{camera}\n")
     return root
 
 
