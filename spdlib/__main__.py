@@ -8,10 +8,14 @@ functions, such as tyro or jsonargparse, import all of them, and PyTorch with th
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import pkgutil
 import runpy
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from spdlib.errors import ConfigError, SPDError, unknown_name
@@ -90,15 +94,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        parser = build_parser(next((word for word in words[:1] if not word.startswith("-")), None))
-        parsed = parser.parse_args(words)
-        return int(parsed.command(parsed) or 0)
-    except SPDError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        with _sigterm_as_ctrl_c():
+            chosen = next((word for word in words[:1] if not word.startswith("-")), None)
+            parsed = build_parser(chosen).parse_args(words)
+            status = int(parsed.command(parsed) or 0)
+            sys.stdout.flush()  # a full disk is heard here, not after the last word
+            return status
+    except BrokenPipeError:  # as in `spdlib ... | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (SPDError, OSError, MemoryError) as error:
+        text = " ".join(str(error).split()) or "out of memory"
+        print(f"error: {text}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """What ends a command on request: it puts its temporaries away first."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

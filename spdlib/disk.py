@@ -39,6 +39,8 @@ def replacing(path: str | Path, error: type[SPDError]) -> Iterator[Path]:
             was at `path` before is untouched.
     """
     path = Path(path)
+    if not path.name or "\0" in path.name:
+        raise error(f"cannot write {str(path)!r}: it names no file; choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path)
@@ -49,7 +51,7 @@ def replacing(path: str | Path, error: type[SPDError]) -> Iterator[Path]:
         with contextlib.suppress(OSError):  # not every system syncs folders
             _sync(path.parent)
     except OSError as failure:
-        kept = "the previous file is kept" if path.is_file() else "nothing was written"
+        kept = "the previous file is kept" if os.path.isfile(path) else "nothing was written"
         raise error(_cannot_write(path, failure, f"; {kept}")) from failure
 
 

@@ -190,9 +190,14 @@ class Camera:
         """Why no picture can have been taken so; None where it can. Asked of cameras from outside.
 
         One that is normalised or in millimetres fails: its picture spans more than `WIDEST` focal
-        lengths, or reaches that far from the principal point. Resizing and cropping keep what is
-        right.
+        lengths, or reaches that far from the principal point. So does one whose principal point was
+        left at (0, 0). Resizing and cropping keep what is right.
         """
+        if (self.cx, self.cy) == (0, 0) and min(self.size) > 2:
+            return (
+                f"{self}: its principal point is the corner pixel, as where it was never set; give "
+                "cx and cy in pixels, or half of width - 1 and height - 1 if they are unknown"
+            )
         axes = ((self.fx, self.cx, self.width), (self.fy, self.cy, self.height))
         if all(max(side, abs(c), abs(side - c)) <= WIDEST * focal for focal, c, side in axes):
             return None

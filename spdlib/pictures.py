@@ -41,8 +41,8 @@ def read_picture(
             ) from failure
         except UnidentifiedImageError as failure:
             raise error(
-                f"{path}: is no picture of {', '.join(formats)}, or its beginning is damaged; "
-                "convert it to PNG, or copy or download it again"
+                f"{path}: is no picture of {', '.join(formats)} (HEIC and AVIF are not read), or "
+                "its beginning is damaged; convert it to PNG, or copy or download it again"
             ) from failure
         with Image.open(file, formats=formats) as picture:
             picture.load()

@@ -142,9 +142,7 @@ class Scene:
             QueryError: no points, wrong shape, NaN, a point outside the image, or a chunk or
                 group that is no whole number from 1.
         """
-        for name, size in (("chunk", chunk), ("group", group)):
-            if size is not None and (type(size) is not int or size < 1):
-                raise QueryError(f"{name} is a whole number of queries from 1; got {size!r}")
+        _require_whole(chunk=1 if chunk is None else chunk, group=1 if group is None else group)
         queries = self._check(points)
         inside = self._to_network(queries)
         chunk = chunk or CHUNK.get(inside.device.type, CHUNK["cpu"])
@@ -193,10 +191,9 @@ class Scene:
         without one answer pixel by pixel, which costs a query each and warns.
 
         Raises:
-            QueryError: a stride below 1.
+            QueryError: a stride that is no whole number from 1.
         """
-        if stride < 1:
-            raise QueryError(f"stride must be at least 1 pixel; got {stride}")
+        _require_whole(stride=stride)
         height, width = self.image_size
         rows, columns = torch.arange(0, height, stride), torch.arange(0, width, stride)
         if not self.model.has_dense:
@@ -321,6 +318,13 @@ class Scene:
     def _to_network(self, points: Tensor) -> Tensor:
         """Checked points in pixels of the resized (and padded) image, [B, K, 2]."""
         return pixels_to_cells(points.view(self.batch, -1, 2), self.image_size, self.resized)
+
+
+def _require_whole(**values: Any) -> None:
+    """QueryError names the first value that is no whole number from 1."""
+    for name, value in values.items():
+        if type(value) is not int or value < 1:
+            raise QueryError(f"{name} is a whole number from 1; got {value!r}")
 
 
 def refuse_outside(points: Tensor, image_size: Size) -> None:

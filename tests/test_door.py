@@ -13,12 +13,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import nbformat
 import pytest
 import torch
 
 import spdlib
 from spdlib import geometry
 from spdlib.__main__ import COMMANDS, build_parser, main
+from spdlib.data.rooms import Rooms
+from spdlib.data.store import pack
 from spdlib.errors import ModelError, unknown_name
 from spdlib.models import DepthModel, create_model, load, network_class
 from spdlib.version import __version__
@@ -155,6 +158,46 @@ def test_names_are_forgiven_or_listed(name: str | None, ending: str) -> None:
 
 
 # networks
+
+
+def started(*words: Any, out: Any = subprocess.PIPE) -> subprocess.Popen[str]:
+    """The command line at work in a process of its own."""
+    command = [sys.executable, "-m", "spdlib", *map(str, words)]
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, text=True, stdout=out, stderr=subprocess.PIPE, bufsize=1
+    )
+
+
+def test_output_that_nobody_can_take_is_no_traceback(tmp_path: Path) -> None:
+    store = tmp_path / "store.h5"
+    pack({"test": Rooms(1, size=(12, 16))}, store)
+    with Path("/dev/full").open("w") as full:
+        process = started("data", "info", store, out=full)
+        assert process.communicate()[1] == "error: [Errno 28] No space left on device\n"
+    assert process.returncode == 2
+    process = started("data", "info", store)
+    assert process.stdout is not None
+    process.stdout.close()  # as `| true` does
+    assert process.stderr is not None and process.stderr.read() == ""
+    assert process.wait() == 0
+
+
+def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:
+    """Nothing is left but the cells that ran."""
+    notebook = nbformat.v4.new_notebook(
+        cells=[
+            nbformat.v4.new_code_cell("print('begun', flush=True)"),
+            nbformat.v4.new_code_cell("import time; time.sleep(100)"),
+        ]
+    )
+    nbformat.write(notebook, tmp_path / "slow.ipynb")
+    process = started("run", tmp_path / "slow.ipynb", "-o", tmp_path / "out" / "slow.ipynb")
+    assert process.stdout is not None
+    assert any("begun" in line for line in process.stdout)
+    process.terminate()
+    assert process.communicate()[1].endswith("interrupted\n")
+    assert process.returncode == 130
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["slow.failed.ipynb"]
 
 
 def network(name: str = "v15_2", **settings: Any) -> DepthModel:

@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spdlib.data.files import MILLIMETRES
 from spdlib.data.frames import LEAST_TRAINING, TRUTHS, Frames
 from spdlib.data.sources import open_source
-from spdlib.data.store import COMPRESSIONS, info, pack, verify
+from spdlib.data.store import COMPRESSIONS, PackedFrames, info, pack, verify
 from spdlib.errors import DataError
 
 
@@ -66,7 +68,22 @@ def _pack(args: argparse.Namespace) -> int:
             "note: this depth, taken for raw, has no holes, so it is probably in-painted; if it "
             "is, pack it again with --truth inpainted"
         )
+    print(_range_of(args.out, hasattr(first, "depth_scale")))
     return _info(argparse.Namespace(store=args.out))
+
+
+def _range_of(store: Path, scaled: bool) -> str:
+    """A line that lets a person see a wrong unit that is plausible."""
+    frames = PackedFrames(store, "train")
+    chosen = np.linspace(0, len(frames) - 1, min(len(frames), 32)).astype(int)
+    depth = np.concatenate([frames[int(i)].truth()[::4, ::4].ravel() for i in chosen])
+    low, median, high = np.percentile(depth[depth > 0], (1, 50, 99))
+    rescale = "pack again with --depth-scale, the metres per step (TUM: 0.0002)"
+    remedy = rescale if scaled else "check the unit"
+    return (
+        f"depth in {len(chosen)} training frames: {low:.2f} to {high:.2f} m, "
+        f"median {median:.2f} m; if these are not your rooms, {remedy}"
+    )
 
 
 def _check_splits(source: Path, splits: Mapping[str, Frames]) -> None:

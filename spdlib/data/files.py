@@ -78,13 +78,17 @@ def read_depth_png(path: Path) -> np.ndarray:
 def _refuse_codes(values: np.ndarray, path: Path) -> None:
     """Refuses what passes for depth in any unit: marks of missing measurements, shifted bits."""
     counts = np.bincount(values.ravel(), minlength=1 << 16)
-    # Kinect's raw disparities end at 1091 (10 m), and 2047 is none; no room has such a gap
-    raw_kinect = counts[2047] and not counts[1101:2047].any() and not counts[2048:].any()
-    for code, found, meaning in (
-        (65535, counts[65535], "which marks missing measurements"),
-        (2047, raw_kinect, "so this is a Kinect's raw disparity; convert it to millimetres"),
+    none = "which marks missing measurements"
+    # Kinect's raw disparities end at 1091 (10 m). No room has such gaps below its last wall.
+    for code, gap, meaning in (
+        (65535, 0, none),
+        (2047, 946, "so this is a Kinect's raw disparity; convert it to millimetres"),
+        (32767, 3000, none),
     ):
-        if found:
+        # a few far pixels may have any value by chance
+        least = 1 if code == 65535 else values.size // 1000 + 1
+        alone = not counts[code - gap : code].any() and not counts[code + 1 :].any()
+        if counts[code] >= least and alone:
             raise DataError(f"{path}: {counts[code]:,} pixels hold {code}, {meaning}; {_HOLES}")
     # nothing is nearer than 0.3 m to such cameras, so shifted by 3 bits nothing is below 2400
     held = np.flatnonzero(counts[1:]) + 1

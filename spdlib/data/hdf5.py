@@ -117,34 +117,38 @@ class Disk(io.FileIO):
 
     HDF5 cannot close a file whose writes fail, and crashes the process when it ends. So from the
     first failure on, writes stay in memory: HDF5 closes in good order, then leaving the disk's
-    `with` block raises. Ctrl-C is kept as well: raised while HDF5 writes, it is lost, and a frame
-    with it. A second Ctrl-C acts at once, but the block still ends with the first.
+    `with` block raises. Ctrl-C and SIGTERM are kept as well: raised while HDF5 writes, they are
+    lost, and a frame with them. A second one acts at once, but the block still ends with the first.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path, "w+")
         self._kept: dict[int, bytes] = {}
         self._error: OSError | KeyboardInterrupt | None = None
-        self._before: Any = None
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # others hear no signals
-            self._before = signal.signal(signal.SIGINT, self._interrupted)
+            kinds = (signal.SIGINT, signal.SIGTERM)
+            self._before = {kind: signal.signal(kind, self._interrupted) for kind in kinds}
         return self
 
     def _interrupted(self, number: int, frame: object) -> None:
         self._error = self._error or KeyboardInterrupt()
-        signal.signal(number, self._before)
+        self._hear_again()
+
+    def _hear_again(self) -> None:
+        for kind, handler in self._before.items():
+            signal.signal(kind, handler)
 
     def __exit__(self, kind: object, *failure: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        self._hear_again()
         self.close()
         if kind is None:  # else what ended the block is the news
             self.check()
 
     def check(self) -> None:
-        """Raises the first failure of a write (OSError) or Ctrl-C, if there was one."""
+        """Raises the first failure of a write (OSError) or interruption, if there was one."""
         if self._error is not None:
             raise self._error
 

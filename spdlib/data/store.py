@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import zlib
 from collections import Counter
@@ -48,6 +49,7 @@ from spdlib.data.hdf5 import Disk, LazyHDF5, open_hdf5, own_array, own_member
 from spdlib.disk import replacing
 from spdlib.errors import ConfigError, DataError
 from spdlib.geometry import Camera
+from spdlib.pictures import LARGEST_PICTURE
 from spdlib.reading import reading
 from spdlib.version import __version__
 
@@ -91,7 +93,7 @@ def pack(
     path = Path(path)
     if compression not in COMPRESSIONS:
         raise ConfigError(f"compression is {compression!r}; choose one of {list(COMPRESSIONS)}")
-    if path.is_file() and not h5py.is_hdf5(path):  # a damaged store may be replaced
+    if os.path.isfile(path) and not h5py.is_hdf5(path):  # a damaged store may be replaced
         raise DataError(f"{path}: is there, and no packed store; choose another name or delete it")
     places = [(split, frames, i) for split, frames in splits.items() for i in range(len(frames))]
     if not places:
@@ -244,11 +246,14 @@ def resize_frame(frame: Frame, size: tuple[int, int]) -> Frame:
 
     The image is filtered (antialiased bilinear). Depth takes the measurement nearest to the new
     pixel's centre among those it covers, so that holes do not spread and depths never mix.
-    ConfigError for a size below 1x1.
+    ConfigError for a size below 1x1 or beyond `LARGEST_PICTURE`.
     """
     height, width = size
-    if height < 1 or width < 1:
-        raise ConfigError(f"size is {height}x{width}; give a height and width of at least 1")
+    if height < 1 or width < 1 or height * width > LARGEST_PICTURE:
+        raise ConfigError(
+            f"size is {height}x{width}; give a height and width from 1, of at most "
+            f"{LARGEST_PICTURE / 1e6:.0f} million pixels together"
+        )
     image = Image.fromarray(frame.image).resize((width, height), Image.Resampling.BILINEAR)
     box = frame.valid_box
     return Frame(

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from spdlib.data.augment import AugmentConfig
 from spdlib.data.samples import SampleConfig, Sampling
@@ -60,7 +60,7 @@ class SamplingConfig(Settings):
     supervision: str
     """A kind of truth: `points` random points, the network's own dense sites ("lattice"), or the
     dense map resized to the truth ("dense")."""
-    points: NonNegativeInt = 0
+    points: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     """Random points a frame, 0 for a kind of truth that takes none."""
     sampling: Sampling = "uniform"
     """Where the points lie: anywhere, 30 % of them near depth edges, or anywhere with repeats, as

@@ -281,8 +281,8 @@ def _execute(
         ) from error
     except RuntimeError as error:
         raise NotebookError(
-            f"{notebook}: the kernel died ({reason(error)}); it may have run out of memory or been "
-            "stopped"
+            f"{notebook}: the kernel died or never answered ({reason(error)}); it may have run out "
+            "of memory or been stopped"
         ) from error
     except OSError as error:  # from the log, or the file through which the kernel is found
         raise RunError(

@@ -324,19 +324,24 @@ def test_full_disk(
     assert_untouched(packed, before)
 
 
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("method", ["seek", "write"])
-def test_ctrl_c_while_hdf5_writes_is_not_lost(
-    layouts: Layouts, packed: Path, monkeypatch: pytest.MonkeyPatch, method: str
+def test_an_interruption_while_hdf5_writes_is_not_lost(
+    layouts: Layouts,
+    packed: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    method: str,
+    kind: signal.Signals,
 ) -> None:
     """HDF5 drops exceptions that come from below it while it closes something."""
     before, source, whole = packed.read_bytes(), layouts.bts(), getattr(hdf5.Disk, method)
-    handler, after = signal.getsignal(signal.SIGINT), 0
+    handler, after = signal.getsignal(kind), 0
 
     def under_signal(*arguments: Any) -> Any:
         nonlocal after
         after -= 1
         if after == 0:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), kind)
         return whole(*arguments)
 
     monkeypatch.setattr(hdf5.Disk, method, under_signal)
@@ -346,7 +351,7 @@ def test_ctrl_c_while_hdf5_writes_is_not_lost(
             pack({"test": BTSFolder(source, "test")}, packed)
         except KeyboardInterrupt:
             assert_untouched(packed, before)
-            assert signal.getsignal(signal.SIGINT) == handler
+            assert signal.getsignal(kind) == handler
         else:
             break
     assert after > 0 and calls > 10  # it ended undisturbed, before that call

@@ -107,7 +107,14 @@ POINTS = (
     Bad("asked", "chunk 1.5", lambda b: lambda s: s.depth_at((1, 1), chunk=1.5),
         r"chunk.*got 1\.5"),
     Bad("asked", "group -1", lambda b: lambda s: s.depth_at((1, 1), group=-1), r"group.*got -1"),
-    Bad("asked", "stride 0", lambda b: lambda s: s.dense(stride=0), r"stride.*at least 1.*0"),
+    Bad("asked", "stride 0", lambda b: lambda s: s.dense(stride=0), r"stride.*from 1; got 0"),
+    Bad("asked", "stride 1.5", lambda b: lambda s: s.dense(1.5), r"stride.*got 1\.5"),
+    Bad("asked", "stride as text", lambda b: lambda s: s.dense("2"), r"stride.*got '2'"),
+    Bad("asked", "stride NaN", lambda b: lambda s: s.dense(NAN), r"stride.*got nan"),
+    Bad("asked", "a scene saved without a name", lambda b: lambda s: s.save(""), r"names no file"),
+    Bad("asked", "a scene saved under NUL", lambda b: lambda s: s.save("a\0b"), r"names no file"),
+    Bad("asked", "a scene saved under 300 letters",
+        lambda b: lambda s: s.save(b.root / ("n" * 300)), r"nnn.*another folder"),
     Bad("asked", "3-D without a camera", lambda b: lambda s: s.points_3d((1, 1)), r"need a camera"),
 )  # fmt: skip
 
@@ -157,6 +164,8 @@ CAMERAS = (
         r"fx=0\.8.*normalised"),
     Bad("encode with camera", "millimetres", lambda b: Camera.from_focal(4.2, 60, 40),
         r"fx=4\.2.*millimetres"),
+    Bad("encode with camera", "an axis never set", lambda b: Camera(50, 50, 0, 0, 60, 40),
+        r"cx=0.*never set"),
     Bad("encode with camera", "an axis far outside", lambda b: Camera(50, 50, 9000, 20, 60, 40),
         r"cx=9000.*principal point"),
 )  # fmt: skip

@@ -28,7 +28,7 @@ from spdlib.data.frames import Frame, Frames, Subset
 from spdlib.data.rooms import Rooms
 from spdlib.data.samples import TrainingSamples
 from spdlib.disk import file_hash
-from spdlib.errors import ModelError, RunError
+from spdlib.errors import ConfigError, ModelError, RunError
 from spdlib.models import DepthModel
 from spdlib.reading import read_tensors
 from spdlib.study import objectives
@@ -215,6 +215,25 @@ def test_weights_of_another_network_or_of_no_finished_run_are_refused(
         run_fit(other, tmp_path / "run", init_from=copied.folder)
     copied.update_record({"status": "interrupted"})
     with pytest.raises(RunError, match="has not finished"):
+        run_fit(small, tmp_path / "run", init_from=copied.folder)
+
+
+@pytest.mark.parametrize("name", ["workers", "checkpoint_every"])
+def test_numbers_below_zero_are_refused(
+    tmp_path: Path, small: RunConfig, run_fit: Fit, name: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must not be negative; got -5"):
+        run_fit(small, tmp_path / "run", **{name: -5})
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_without_its_weights_is_no_success(
+    tmp_path: Path, copied: Run, small: RunConfig, run_fit: Fit
+) -> None:
+    shutil.rmtree(copied.best)
+    with pytest.raises(RunError, match=r"best.model\.safetensors: is gone.*delete the folder"):
+        run_fit(small, copied.folder)
+    with pytest.raises(RunError, match=r"best.model\.safetensors: is gone"):
         run_fit(small, tmp_path / "run", init_from=copied.folder)
 
 

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from spdlib.data.frames import Frames
 from spdlib.data.queries import stable_seed
 from spdlib.data.samples import EpochBatches, TrainingSamples
-from spdlib.errors import RunError, SPDError
+from spdlib.errors import ConfigError, RunError, SPDError
 from spdlib.reading import reason
 from spdlib.study.config import RunConfig
 from spdlib.study.diagnostics import gradient_coverage
@@ -69,7 +69,7 @@ def fit(
         device: "cpu", where only deterministic algorithms are used, or "cuda"; default a GPU if
             there is one.
         workers: processes that prepare samples; default one less than the usable cores.
-        checkpoint_every: steps between checkpoints besides those at every evaluation.
+        checkpoint_every: steps between checkpoints besides those at every evaluation; 0 for none.
         tensorboard: also log to `folder`/tensorboard.
         progress: print one line an evaluation, and a bar on terminals.
 
@@ -77,11 +77,15 @@ def fit(
         The finished run.
 
     Raises:
+        ConfigError: negative `workers` or `checkpoint_every`.
         RunError: the folder cannot be written, is another training's at this time, or holds a run
             with another config or other data, a pre-flight check fails, the loss or the selection
             score is no longer finite, or a checkpoint cannot be written.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the state is saved.
     """
+    workers = setup.worker_count(workers)
+    if checkpoint_every < 0:
+        raise ConfigError(f"checkpoint_every must not be negative; got {checkpoint_every}")
     run, sets = Run(Path(folder)), {"train": train, "selection": selection}
     accelerator = setup.make_accelerator(device)
     with setup.from_main(accelerator, setup.claim(run, config, resume)) as found:
@@ -93,12 +97,12 @@ def fit(
             "device": accelerator.device.type,
             "processes": accelerator.num_processes,
             "deterministic": on_cpu,
-            "workers": setup.worker_count(workers),
+            "workers": workers,
         }
         with setup.deterministic_algorithms(on_cpu):
             loop = Loop(state, sets, run, accelerator, progress)
             loop.begin(how, init_from)
-            loop.train(how["workers"], checkpoint_every, tensorboard)
+            loop.train(workers, checkpoint_every, tensorboard)
     return run
 
 

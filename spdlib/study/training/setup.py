@@ -58,11 +58,12 @@ def started(
     The arguments are those of `fit`, `sets` its frames as "train" and "selection", `found` what
     `claim` says of the folder.
 
-    RunError: the frames cannot be used for this run.
+    RunError: the frames cannot be used for this run, or a finished run lacks its weights.
     """
     if found != "new":
         require_same_data(run, config, sets, init_from)
     if found == "finished":
+        kept_weights(run)
         warn_of_other_code(run)
         return None
     if accelerator.device.type == "cpu":
@@ -284,12 +285,23 @@ def first_model(config: RunConfig, train: Frames, init_from: str | Path | None) 
 def best_weights(folder: str | Path) -> tuple[Path, str]:
     """Folder of a finished run's best weights, and their SHA-256.
 
-    RunError: the folder holds no finished run.
+    RunError: the folder holds no finished run, or the weights are gone.
     """
     run = Run.open(folder)
     if not run.finished:
         raise RunError(f"{folder} holds a run that has not finished; train it to its end first")
-    return run.best, file_hash(run.best / "model.safetensors")
+    return run.best, file_hash(kept_weights(run))
+
+
+def kept_weights(run: Run) -> Path:
+    """The file of a finished run's best weights. RunError: it is gone."""
+    weights = run.best / "model.safetensors"
+    if not weights.is_file():
+        raise RunError(
+            f"{weights}: is gone, though the run has finished; restore it, or delete the folder "
+            "and train again"
+        )
+    return weights
 
 
 def effective_focal(frames: Frames, samples: SampleConfig) -> float:
