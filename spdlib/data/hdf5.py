@@ -32,18 +32,25 @@ class LazyHDF5:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._file: h5py.File | None = None
+        self._arrays: dict[str, h5py.Dataset] = {}
         self._pid = -1
 
-    def get(self) -> h5py.File:
-        """The file, open for reading in this process; DataError if that fails."""
+    def array(self, name: str) -> h5py.Dataset:
+        """An array of frames (`own_array`), open for reading in this process.
+
+        DataError: the file cannot be opened, or `own_array` refuses the array.
+        """
         if self._file is None or self._pid != os.getpid():
+            self._arrays = {}
             if self._file is not None:  # it came through a fork; the parent keeps its own handle
                 self._file.close()
             self._file, self._pid = open_hdf5(self.path), os.getpid()
-        return self._file
+        if name not in self._arrays:  # opening and checking one takes longer than reading a frame
+            self._arrays[name] = own_array(self._file, name, str(self.path), by_frame=True)
+        return self._arrays[name]
 
     def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path, "_file": None, "_pid": -1}
+        return {"path": self.path, "_file": None, "_arrays": {}, "_pid": -1}
 
 
 def open_hdf5(source: str | Path | BinaryIO, name: str = "") -> h5py.File:

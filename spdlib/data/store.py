@@ -347,11 +347,11 @@ class PackedFrames:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Frame:
-        row, file = self._rows[index], self._file.get()
+        row = self._rows[index]
         where = f"{self.path}: frame {self.ids[index]!r}"
         names = ("image", *(f"depth/{kind}" for kind in self.truths))
         with reading(where, remedy="run data verify and pack it again"):
-            image, *depths = (own_array(file, n, str(self.path), by_frame=True)[row] for n in names)
+            image, *depths = (self._file.array(name)[row] for name in names)
         metres = [d if d.dtype == np.float32 else millimetres_to_metres(d) for d in depths]
         for name, pixels, crc32 in zip(names, (image, *metres), self._crc32[row], strict=True):
             if zlib.crc32(pixels) != crc32:

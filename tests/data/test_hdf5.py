@@ -53,7 +53,7 @@ def test_as_many_chunks_as_allowed_are_read_in_a_second(tmp_path: Path) -> None:
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_only_files_are_opened(tmp_path: Path, make: Any) -> None:
     make(tmp_path / "a.h5")
-    for opening in (open_hdf5, lambda path: LazyHDF5(path).get()):
+    for opening in (open_hdf5, lambda path: LazyHDF5(path).array("depth")):
         with pytest.raises(DataError, match=r"a.h5: is a .*, not a file; check the path"):
             opening(tmp_path / "a.h5")
 

@@ -188,7 +188,7 @@ class LabelledMat(Source):
 
     def _read(self, item: Item) -> Frame:
         names = ("images", "rawDepths", "depths")
-        arrays = (own_array(self._file.get(), name, item.where, by_frame=True) for name in names)
+        arrays = map(self._file.array, names)
         image, raw, inpainted = (np.ascontiguousarray(array[item.content].T) for array in arrays)
         return nyu_frame(item, image, {"inpainted": inpainted, "raw": raw})
 
