@@ -45,7 +45,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def _pack(args: argparse.Namespace) -> int:
     names = ("truth", "split_file", "list_file", "depth_scale")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.out.is_file() and args.out.samefile(args.source):
+    if args.source.exists() and args.out.is_file() and args.out.samefile(args.source):
         raise DataError(f"{args.out}: is the source itself; choose another name")
     splits = open_source(args.source, **options)
     _check_splits(args.source, splits)

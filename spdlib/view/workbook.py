@@ -76,7 +76,10 @@ class WholeFiles(LocalHandler):
 
     def write(self, text: str, path: str) -> None:
         """Write a notebook's JSON; RunError where that fails."""
-        write_bytes(path.removeprefix(_WHOLE), text.replace(_WHOLE, "").encode(), RunError)
+        path, notebook = path.removeprefix(_WHOLE), json.loads(text)
+        notebook["metadata"]["papermill"]["output_path"] = path
+        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        write_bytes(path, text.encode(), RunError)
 
 
 papermill_io.register(_WHOLE, WholeFiles())
@@ -207,7 +210,7 @@ def run_notebook(
     notebook = Path(notebook)
     values = check_parameters(notebook, parameters or {}, notebook_parameters(notebook))
     output = _usable_output(notebook, Path(output or DEFAULT_ROOT / notebook.name))
-    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    failed = _failed(output)
     partial = output.with_name(f".{output.stem}.partial.ipynb")
     with _cells_kept(partial, failed):
         executed = _execute(notebook, partial, values, log or sys.stderr)
@@ -238,12 +241,22 @@ def _cells_kept(partial: Path, failed: Path) -> Iterator[None]:
             partial.unlink()
 
 
+def _failed(output: Path) -> Path:
+    """Where the cells of a failed run are kept."""
+    return output.with_name(f"{output.stem}.failed.ipynb")
+
+
 def _usable_output(notebook: Path, output: Path) -> Path:
     """The output path, its folder made and tried; refuses to overwrite the notebook itself."""
     if output.suffix != ".ipynb":
         raise ConfigError(f"{output}: the executed notebook's name must end in .ipynb")
     if output.exists() and output.samefile(notebook):
         raise ConfigError(f"{output}: is the notebook itself; choose another output with -o")
+    if (failed := _failed(output)).exists() and failed.samefile(notebook):
+        raise ConfigError(
+            f"{notebook}: is what a failed run left, and this one would replace or remove it; "
+            "rename it, or choose another output with -o"
+        )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=output.parent).close()
@@ -284,6 +297,8 @@ def _execute(
             f"{notebook}: the kernel died or never answered ({reason(error)}); it may have run out "
             "of memory or been stopped"
         ) from error
+    except BrokenPipeError:  # nobody reads the log
+        raise
     except OSError as error:  # from the log, or the file through which the kernel is found
         raise RunError(
             f"{notebook}: cannot go on ({reason(error)}); free disk space, then start the same "

@@ -227,6 +227,24 @@ def test_numbers_below_zero_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_other_devices_are_refused(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
+    with pytest.raises(ConfigError, match=r"device is 'tpu'; choose 'cpu', 'cuda'"):
+        run_fit(small, tmp_path / "run", device="tpu")
+
+
+def test_another_experiment_does_not_take_weights_without_state_for_a_beginning(
+    copied: Run, small: RunConfig, run_fit: Fit
+) -> None:
+    """A run killed between its first best weights and its first state."""
+    before = (copied.best / "model.safetensors").read_bytes()
+    copied.update_record({"status": "running"})
+    shutil.rmtree(copied.last)
+    with pytest.raises(RunError, match=r"another config \(silog_lambda: 0.5 -> 0.85"):
+        run_fit(small.but(silog_lambda=0.85), copied.folder)
+    assert (copied.best / "model.safetensors").read_bytes() == before
+    assert run_fit(small, copied.folder).finished
+
+
 def test_a_finished_run_without_its_weights_is_no_success(
     tmp_path: Path, copied: Run, small: RunConfig, run_fit: Fit
 ) -> None:

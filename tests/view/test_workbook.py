@@ -202,6 +202,20 @@ def test_a_failing_cell_is_shown_and_the_previous_output_survives(
     assert not list(tmp_path.glob(".*partial*"))
 
 
+def test_a_failed_notebook_is_kept_as_it_ran_and_is_not_run_over_itself(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", "text = 'as a whole: fine'", "1 / 0")
+    with pytest.raises(NotebookError):
+        run_notebook(path, output=tmp_path / "out.ipynb", log=io.StringIO())
+    failed = tmp_path / "out.failed.ipynb"
+    kept = nbformat.read(str(failed), as_version=4)
+    assert any(cell.source == "text = 'as a whole: fine'" for cell in kept.cells)
+    assert kept.metadata.papermill["output_path"].endswith(".out.partial.ipynb")
+    before = failed.read_bytes()
+    with pytest.raises(ConfigError, match=r"out\.failed\.ipynb: is what a failed run left"):
+        run_notebook(failed, output=tmp_path / "out.ipynb", log=io.StringIO())
+    assert failed.read_bytes() == before
+
+
 def test_a_kernel_that_dies_is_an_error(tmp_path: Path) -> None:
     path = write_notebook(tmp_path / "n.ipynb", "import os, signal\nos.kill(os.getpid(), 9)")
     with pytest.raises(NotebookError, match="kernel died"):

@@ -86,13 +86,3 @@ def stop_requests() -> Iterator[threading.Event]:
         yield flag
     finally:
         hear_again()
-
-
-def leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C, and SIGTERM to a whole group, reach workers too; the parent ends them by itself.
-
-    A worker that died of the signal would end the run before its state is saved. Workers whose
-    parent is gone notice within seconds.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -125,17 +125,19 @@ def settle(run: Run, config: RunConfig, resume: bool) -> str:
             f"{run.folder} holds no run but other files, such as {others[0].name}; choose a new or "
             "an empty folder"
         )
-    if not run.exists or not (run.state_path.exists() or run.finished):
-        write_json(run.config_path, config.to_dict())  # nothing was learnt here so far
+    # Both read back: stored configs name a file of weights without its folder.
+    ours = RunConfig.from_dict(config.to_dict()).settings()
+    changes = _changes(run.config.settings(), ours) if run.exists else []
+    begun = run.state_path.exists() or (run.exists and run.finished)
+    if not begun and not (changes and run.best.exists()):
+        write_json(run.config_path, config.to_dict())  # nothing was learnt here that a start loses
         return "new"
     if not resume:
         raise RunError(
             f"{run.folder} already holds a run; choose another folder, or continue it "
             "(resume=True; without --no-resume on the command line)"
         )
-    # Both read back: stored configs name a file of weights without its folder.
-    theirs, ours = run.config.settings(), RunConfig.from_dict(config.to_dict()).settings()
-    if changes := _changes(theirs, ours):
+    if changes:
         raise RunError(
             f"{run.folder} holds a run with another config ({'; '.join(changes)}); "
             "choose another folder, delete this one, or go back to its settings"
@@ -189,8 +191,10 @@ def warn_of_other_code(run: Run) -> None:
 def make_accelerator(device: str | None = None) -> Accelerator:
     """The processes at work, on this device ("cpu", "cuda"), or on GPUs if there are any.
 
-    RunError: device "cuda" where there is none.
+    ConfigError: another device. RunError: "cuda" where there is none.
     """
+    if device not in (None, "cpu", "cuda"):
+        raise ConfigError(f"device is {device!r}; choose 'cpu', 'cuda', or None for what is there")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise RunError('device="cuda" was given, but PyTorch sees no CUDA device; use "cpu"')
