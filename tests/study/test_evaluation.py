@@ -37,6 +37,7 @@ from spdlib.study.metrics import Alone
 from spdlib.study.protocols import View
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model
+from tests.records import RUNNING
 from tests.study.conftest import TwoProcesses, score_of
 
 CONSTANT = 2.5
@@ -383,7 +384,7 @@ def test_run_keeps_tables_and_examples(
     tmp_path: Path, model: DepthModel, held_out: Frames, small: RunConfig
 ) -> None:
     run = Run(tmp_path)
-    run.update_record({"status": "finished"})
+    run.update_record(RUNNING)
     run.config_path.write_text(json.dumps(small.to_dict()))
     result = evaluate_run(run, model, held_out, examples=2, k_sweep=False)
     for name in ("metrics", "bins", "frames", "inside"):
