@@ -194,6 +194,23 @@ class Run:
         """Note where the packed store lies, for an evaluation on this machine."""
         write_json(self._local_path, {"store": None if path is None else str(path)})
 
+    def require(self, path: Path) -> Path:
+        """A file that training has written here. RunError: it is gone."""
+        if not os.path.lexists(path):
+            raise RunError(
+                f"{path}: is gone; restore it, or delete the folder {self.folder} and train again"
+            )
+        return regular_file(path, RunError)
+
+    def saved(self, place: Path) -> Path:
+        """The folder of a network that training has saved, `best` or `last`. RunError: it is gone.
+
+        A part of it may be, too.
+        """
+        for name in ("config.json", "model.safetensors"):
+            self.require(place / name)
+        return place
+
     @property
     def finished(self) -> bool:
         """Whether training ended by itself."""

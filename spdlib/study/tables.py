@@ -67,6 +67,6 @@ def require_all_frames(path: Path, frames: pd.DataFrame, metrics: pd.DataFrame) 
         found, wanted = len(own), sorted(scored.get(key, {0}))
         if wanted != [found]:
             raise RunError(
-                f"{path}: holds {found} frames of {' '.join(map(str, key))}, but metrics.csv has scores "
-                f"of {wanted[0]}; {AGAIN}"
+                f"{path}: holds {found} frames of {' '.join(map(str, key))}, but metrics.csv "
+                f"has scores of {wanted[0]}; {AGAIN}"
             )

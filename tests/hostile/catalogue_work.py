@@ -141,6 +141,24 @@ def _unfinished(change: Any, file: str) -> Callable[[Bench], Path]:
     return made
 
 
+def _gone(file: str) -> Callable[[Bench], Path]:
+    """The run as if it had been killed, with one file missing."""
+
+    def made(bench: Bench) -> Path:
+        folder = bench.damaged("run", entry("running", "status"), "record.json")
+        (folder / file).unlink()
+        return folder
+
+    return made
+
+
+def _published_pipe(bench: Bench) -> Path:
+    folder = bench.copy("run")
+    bench.written("run/metrics.csv", "a\n1\n")
+    bench.pipe("run/preflight.csv")
+    return folder
+
+
 RUNS = (
     Bad("run", "no such folder", lambda b: b.root / "none", r"none.*folder that `train` wrote"),
     Bad("run", "an empty folder", lambda b: b.root, r"config\.json is missing"),
@@ -171,6 +189,21 @@ RUNS = (
         r"state\.safetensors.*delete"),
     Bad("resume", "history.csv damaged", _unfinished(content(BINARY), "history.csv"),
         r"history\.csv"),
+    Bad("run", "record.json {}", _ran(content("{}"), "record.json"), r"record\.json.*restore"),
+    Bad("run", "record.json without an outcome", _ran(content('{"status": "finished"}'),
+        "record.json"), r"record\.json.*restore"),
+    Bad("run", "history.csv a pipe", lambda b: b.piped("run", "history.csv"),
+        r"history\.csv: is a pipe"),
+    Bad("resume", "no history.csv", _gone("history.csv"), r"history\.csv: is gone.*restore"),
+    Bad("resume", "no best weights", _gone("best/model.safetensors"), r"best/model.*is gone"),
+    Bad("resume", "no config.json of the last weights", _gone("last/config.json"),
+        r"last/config\.json: is gone; restore"),
+    Bad("resume", "record.json {}", _ran(content("{}"), "record.json"), r"record\.json.*restore"),
+    *(Bad("resume", f"record.json with {name} {value}", _unfinished(entry(value, name),
+        "record.json"), rf"record\.json.*{name}.*restore")
+      for name in ("machine", "data", "code", "continued_at") for value in (None, 5, [])
+      if (name, value) != ("continued_at", [])),
+    Bad("publish", "a table is a pipe", _published_pipe, r"preflight\.csv: is a pipe"),
     Bad("publish", "not evaluated", lambda b: b.copy("run"), r"metrics\.csv.*evaluate"),
 )  # fmt: skip
 

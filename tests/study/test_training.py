@@ -231,9 +231,9 @@ def test_a_finished_run_without_its_weights_is_no_success(
     tmp_path: Path, copied: Run, small: RunConfig, run_fit: Fit
 ) -> None:
     shutil.rmtree(copied.best)
-    with pytest.raises(RunError, match=r"best.model\.safetensors: is gone.*delete the folder"):
+    with pytest.raises(RunError, match=r"best.config\.json: is gone.*delete the folder"):
         run_fit(small, copied.folder)
-    with pytest.raises(RunError, match=r"best.model\.safetensors: is gone"):
+    with pytest.raises(RunError, match=r"best.config\.json: is gone"):
         run_fit(small, tmp_path / "run", init_from=copied.folder)
 
 
@@ -401,10 +401,28 @@ def test_other_damage_to_a_state_is_named(
 
 def test_damage_to_the_history_is_named(copied: Run, small: RunConfig, run_fit: Fit) -> None:
     copied.update_record({"status": "running"})
-    for text in ("a,b\n1,2\n", "step,b\nx,2\n"):
-        (copied.folder / "history.csv").write_text(text)
-        with pytest.raises(RunError, match=r"history\.csv: is no history"):
+    history = copied.folder / "history.csv"
+    header, first, *_ = history.read_text().splitlines()
+    for text in ("a,b\n1,2\n", "step,b\nx,2\n", header, f"{header}\n{first}\n"):
+        history.write_text(text)
+        with pytest.raises(
+            RunError, match=r"history\.csv: (has no|is not the history).*restore it"
+        ):
             run_fit(small, copied.folder)
+
+
+@pytest.mark.parametrize(
+    "gone",
+    ["best/model.safetensors", "best/config.json", "history.csv", "last/config.json"],
+)
+def test_a_run_is_not_continued_without_what_it_kept(
+    copied: Run, small: RunConfig, run_fit: Fit, gone: str
+) -> None:
+    copied.update_record({"status": "running"})
+    (copied.folder / gone).unlink()
+    with pytest.raises(RunError, match=rf"{gone}: is gone; restore it, or delete the folder"):
+        run_fit(small, copied.folder)
+    assert not (copied.folder / gone).exists()
 
 
 def test_early_stopping_waits_for_its_patience(
