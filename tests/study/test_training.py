@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,7 @@ from spdlib.study.objectives import LossValue, silog
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model, effective_focal, fit, loop, state
+from spdlib.study.training.report import Report
 from spdlib.study.training.setup import build_objective, prepared
 from spdlib.study.training.state import HISTORY_COLUMNS, learning_rate
 from tests.study.conftest import score_of
@@ -67,6 +69,29 @@ def finished(
 def copied(finished: Run, tmp_path: Path) -> Run:
     """A copy of the finished run, to be changed."""
     return Run(Path(shutil.copytree(finished.folder, tmp_path / "copied")))
+
+
+@pytest.mark.parametrize("when", ["opening", "logging"])
+def test_a_full_disk_under_tensorboard_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
+) -> None:
+    """Its own thread, which meets the disk, prints nothing."""
+    writer = pytest.importorskip("tensorboard.summary.writer.record_writer").RecordWriter
+    report, row = Report(shown=False), {**dict.fromkeys(HISTORY_COLUMNS, 1.0), "step": 1}
+    before = threading.excepthook
+
+    def log() -> None:
+        with report.tensorboard(tmp_path / "tensorboard", 0):
+            report.evaluation(row, 5)
+            monkeypatch.setattr(writer, "write", _no_space)
+            report.evaluation(row, 5)
+
+    if when == "opening":
+        monkeypatch.setattr(writer, "write", _no_space)
+    with pytest.raises(RunError, match=r"cannot write .*tensorboard: .*No space left.*; free disk"):
+        log()
+    assert capsys.readouterr() == ("", "")
+    assert threading.excepthook is before
 
 
 def test_rate_warms_up_linearly_then_follows_a_cosine() -> None:
@@ -531,6 +556,7 @@ def test_a_killed_worker_is_one_clear_error(
 
 FAILING = """
 import sys
+import threading
 from spdlib.data.rooms import Rooms
 from spdlib.errors import DataError
 from spdlib.study.profiles import resolve
