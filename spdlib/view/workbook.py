@@ -33,6 +33,7 @@ from traitlets import default
 from spdlib.disk import DEFAULT_ROOT, write_bytes
 from spdlib.errors import ConfigError, RunError, unknown_name
 from spdlib.reading import LARGEST_TEXT, reading, reason, regular_file
+from spdlib.settings import shown
 
 TRACEBACK_LINES = 12
 _WHOLE = "whole:"
@@ -125,8 +126,11 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     path = regular_file(notebook, ConfigError, LARGEST_TEXT)
     with reading(notebook, "not a readable notebook", "save it again in Jupyter", ConfigError):
         node = load_notebook_node(str(path))
-        for cell in node.cells:  # what a run needs of it
-            _ = cell.cell_type, cell.source, cell.metadata
+        nbformat.validate(node)
+        for part in (node, *node.cells):  # papermill writes into it, and no schema knows it
+            if not isinstance(part.metadata.papermill, dict):
+                raise ValueError(f"metadata.papermill is {part.metadata.papermill!r}")
+        nbformat.writes(node).encode()  # half of a surrogate pair is no text
         # not `inspect_notebook`, which refuses notebooks that name no kernel; ours is always Python
         found = _infer_parameters(node, name="python3", language="python")
     return {each.name: _literal(each.default, None) for each in found}
@@ -172,6 +176,14 @@ def check_parameters(
             raise ConfigError(f"{notebook}: has no cell tagged 'parameters' to set {name!r} in")
         if name not in known:
             raise ConfigError(f"{notebook}: {unknown_name('parameter', name, known)}")
+    for name, value in values.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"{notebook}: parameter {name!r} takes text in UTF-8, numbers, lists and what else "
+                f"JSON holds, not {shown(value)} ({reason(error)})"
+            ) from None
     return {name: _of_kind(notebook, name, value, known[name]) for name, value in values.items()}
 
 
@@ -220,8 +232,10 @@ def run_notebook(
     if html:
         from nbconvert import HTMLExporter  # takes a second to import and few runs ask for a page
 
-        page, _ = HTMLExporter().from_filename(str(output))
-        write_bytes(output.with_suffix(".html"), page.encode(), RunError)
+        remedy = "the notebook is whole; correct what its cells show, or leave --html out"
+        with reading(output, "cannot be made a page", remedy, RunError):
+            page = HTMLExporter().from_filename(str(output))[0].encode()
+        write_bytes(output.with_suffix(".html"), page, RunError)
     return output
 
 
@@ -248,6 +262,9 @@ def _failed(output: Path) -> Path:
 
 def _usable_output(notebook: Path, output: Path) -> Path:
     """The output path, its folder made and tried; refuses to overwrite the notebook itself."""
+    for path in (notebook, output):  # both are written into the output
+        with reading(path, "is no name in UTF-8", "choose another", ConfigError):
+            str(path).encode()
     if output.suffix != ".ipynb":
         raise ConfigError(f"{output}: the executed notebook's name must end in .ipynb")
     if output.exists() and output.samefile(notebook):
@@ -291,6 +308,10 @@ def _execute(
             f"{notebook}: cell {error.exec_count} failed with {error.ename}: "
             f"{_first_line(error.evalue)}",
             _failure_report(error),
+        ) from error
+    except nbformat.ValidationError as error:
+        raise NotebookError(
+            f"{notebook}: a cell shows what no notebook can hold ({reason(error)}); correct it"
         ) from error
     except RuntimeError as error:
         raise NotebookError(
@@ -340,9 +361,10 @@ def _command(arguments: argparse.Namespace) -> int:
             arguments.notebook, values, arguments.output, html=arguments.html, log=sys.stdout
         )
     except NotebookError as error:
-        print(error.report, file=sys.stderr)
+        if error.report:
+            print(error.report, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         return 1
-    shown = [output, output.with_suffix(".html")] if arguments.html else [output]
-    print(f"executed in {time.monotonic() - start:.0f} s: {' and '.join(map(str, shown))}")
+    files = [output, output.with_suffix(".html")] if arguments.html else [output]
+    print(f"executed in {time.monotonic() - start:.0f} s: {' and '.join(map(str, files))}")
     return 0

@@ -141,6 +141,24 @@ def _unfinished(change: Any, file: str) -> Callable[[Bench], Path]:
     return made
 
 
+def _gone(file: str) -> Callable[[Bench], Path]:
+    """The run as if it had been killed, with one file missing."""
+
+    def made(bench: Bench) -> Path:
+        folder = bench.damaged("run", entry("running", "status"), "record.json")
+        (folder / file).unlink()
+        return folder
+
+    return made
+
+
+def _published_pipe(bench: Bench) -> Path:
+    folder = bench.copy("run")
+    bench.written("run/metrics.csv", "a\n1\n")
+    bench.pipe("run/preflight.csv")
+    return folder
+
+
 RUNS = (
     Bad("run", "no such folder", lambda b: b.root / "none", r"none.*folder that `train` wrote"),
     Bad("run", "an empty folder", lambda b: b.root, r"config\.json is missing"),
@@ -171,6 +189,21 @@ RUNS = (
         r"state\.safetensors.*delete"),
     Bad("resume", "history.csv damaged", _unfinished(content(BINARY), "history.csv"),
         r"history\.csv"),
+    Bad("run", "record.json {}", _ran(content("{}"), "record.json"), r"record\.json.*restore"),
+    Bad("run", "record.json without an outcome", _ran(content('{"status": "finished"}'),
+        "record.json"), r"record\.json.*restore"),
+    Bad("run", "history.csv a pipe", lambda b: b.piped("run", "history.csv"),
+        r"history\.csv: is a pipe"),
+    Bad("resume", "no history.csv", _gone("history.csv"), r"history\.csv: is gone.*restore"),
+    Bad("resume", "no best weights", _gone("best/model.safetensors"), r"best/model.*is gone"),
+    Bad("resume", "no config.json of the last weights", _gone("last/config.json"),
+        r"last/config\.json: is gone; restore"),
+    Bad("resume", "record.json {}", _ran(content("{}"), "record.json"), r"record\.json.*restore"),
+    *(Bad("resume", f"record.json with {name} {value}", _unfinished(entry(value, name),
+        "record.json"), rf"record\.json.*{name}.*restore")
+      for name in ("machine", "data", "code", "continued_at") for value in (None, 5, [])
+      if (name, value) != ("continued_at", [])),
+    Bad("publish", "a table is a pipe", _published_pipe, r"preflight\.csv: is a pipe"),
     Bad("publish", "not evaluated", lambda b: b.copy("run"), r"metrics\.csv.*evaluate"),
 )  # fmt: skip
 
@@ -194,6 +227,26 @@ NOTEBOOKS = (
     Bad("notebook", "a cell a word", _book(entry(["a"], "cells")), r"small\.ipynb.*save it again"),
     Bad("notebook", "a cell without source", _book(entry([{"cell_type": "code"}], "cells")),
         r"small\.ipynb.*save it again"),
+    Bad("notebook", "a source that is null", _book(entry(None, "cells", 0, "source")),
+        r"small\.ipynb.*save it again"),
+    Bad("notebook", "a source that is a number", _book(entry(3, "cells", 1, "source")),
+        r"small\.ipynb.*save it again"),
+    Bad("notebook", "half a surrogate pair", _book(entry("x = '\ud800'", "cells", 1, "source")),
+        r"small\.ipynb.*surrogates.*save it again"),
+    Bad("notebook", "metadata.papermill a number", _book(entry(3, "metadata", "papermill")),
+        r"small\.ipynb.*metadata\.papermill is 3.*save it again"),
+    Bad("notebook", "a cell's metadata.papermill null",
+        _book(entry(None, "cells", 0, "metadata", "papermill")),
+        r"small\.ipynb.*metadata\.papermill is None.*save it again"),
+    Bad("notebook", "an output that is a number", _book(entry([{"output_type": "display_data",
+        "data": {"text/plain": 5}, "metadata": {}}], "cells", 1, "outputs")),
+        r"small\.ipynb.*save it again"),
+    Bad("run notebook", "text that is none", lambda b: {"parameters": {"name": "caf\udce9"}},
+        r"'name' takes text in UTF-8"),
+    Bad("run notebook", "what JSON does not hold", lambda b: {"parameters": {"name": b"a"}},
+        r"'name' takes text in UTF-8"),
+    Bad("run notebook", "output whose name is no text",
+        lambda b: {"output": b.root / "\udce9.ipynb"}, r"is no name in UTF-8.*choose another"),
     Bad("run notebook", "unknown parameter", lambda b: {"parameters": {"stepz": 3}},
         r"stepz.*steps"),
     Bad("run notebook", "parameter of another kind", lambda b: {"parameters": {"steps": "x"}},
@@ -265,6 +318,14 @@ COMMANDS = (
     Bad("command", "run a folder", _call("run", _under(".")), r"folder"),
     Bad("command", "run with an unknown parameter",
         _call("run", lambda b: b.copy("notebook"), "-p", "x", "1"), r"'x'"),
+    Bad("command", "run with letters that are none",
+        _call("run", lambda b: b.copy("notebook"), "-p", "name", "caf\udce9"),
+        r"'name' takes text in UTF-8"),
+    Bad("command", "equal-terms to a folder",
+        _call("equal-terms", _under("a"), _under("b"), "--out", "."), r"'\.' names no file"),
+    Bad("command", "equal-terms by the times of a pipe",
+        _call("equal-terms", lambda b: b.copy("run"), _under("run"), "--out", _under("e"),
+              "--step-times", lambda b: b.pipe("f.csv")), r"f\.csv: is a pipe"),
     Bad("command", "an unknown benchmark", _call("bench", "sped"), r"sped"),
 )  # fmt: skip
 

@@ -383,3 +383,28 @@ def test_a_redrawn_line_is_logged_once() -> None:
     assert stream.getvalue() == "epoch 1\n100%\n"
     log.close()
     assert stream.getvalue() == "epoch 1\n100%\nend\n"
+
+
+def test_outputs_that_no_notebook_can_hold_are_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = "from IPython.display import display\ndisplay({'text/plain': 5}, raw=True)"
+    path = write_notebook(tmp_path / "n.ipynb", source, parameters=None)
+    assert main(["run", str(path), "-o", str(tmp_path / "out.ipynb"), "--html"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: a cell shows what no notebook can hold (5 is not valid")
+    assert (tmp_path / "out.failed.ipynb").is_file()
+
+
+def test_outputs_that_make_no_page_keep_the_notebook(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise nbformat.ValidationError("5 is not valid\nunder any schema")
+
+    monkeypatch.setattr("nbconvert.HTMLExporter.from_filename", refused)
+    path, output = write_notebook(tmp_path / "n.ipynb", "1"), tmp_path / "out.ipynb"
+    assert main(["run", str(path), "-o", str(output), "--html"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {output}: cannot be made a page (5 is not valid under any sche")
+    assert output.is_file()

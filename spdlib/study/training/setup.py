@@ -26,7 +26,7 @@ from spdlib.errors import ConfigError, RunError, SPDError
 from spdlib.geometry import Camera
 from spdlib.machine import code_version, keep_freed_memory, origin, usable_cores
 from spdlib.models import DepthModel, create_model, load
-from spdlib.study.config import RunConfig
+from spdlib.study.config import RunConfig, differences
 from spdlib.study.objectives import Batch, Objective, create_objective
 from spdlib.study.profiles import deviations
 from spdlib.study.runs import Run, describe_frames, hash_of, write_json
@@ -58,12 +58,12 @@ def started(
     The arguments are those of `fit`, `sets` its frames as "train" and "selection", `found` what
     `claim` says of the folder.
 
-    RunError: the frames cannot be used for this run, or a finished run lacks its weights.
+    RunError: the frames cannot be used for this run, or weights or the history are gone.
     """
     if found != "new":
         require_same_data(run, config, sets, init_from)
     if found == "finished":
-        kept_weights(run)
+        run.saved(run.best)
         warn_of_other_code(run)
         return None
     if accelerator.device.type == "cpu":
@@ -73,7 +73,7 @@ def started(
         model = first_model(config, sets["train"], init_from)
     else:
         # A started run carries its encoder: the file or download it came from may be gone.
-        model = load(run.last).train()
+        model = load(run.saved(run.last)).train()
     model = model.to(accelerator.device, DTYPES[config.optimizer.precision])
     model = model.to(memory_format=torch.channels_last)
     state = State(config, model, objective.to(model.device, model.dtype))
@@ -269,12 +269,7 @@ def first_model(config: RunConfig, train: Frames, init_from: str | Path | None) 
         return build_model(config, train)
     source = load(best_weights(init_from)[0])
     ours, theirs = config.model, source.config
-    sides = {
-        "network": (ours.network, theirs.network),
-        "encoder": (ours.encoder.name, theirs.encoder.name),
-        "options": (ours.options, theirs.options),
-    }
-    differing = [f"{name} {b!r}, not {a!r}" for name, (a, b) in sides.items() if a != b]
+    differing = differences(ours, theirs)
     if differing:
         raise RunError(
             f"{init_from} is a run of {'; '.join(differing)}; start from a run of the same network"
@@ -294,18 +289,7 @@ def best_weights(folder: str | Path) -> tuple[Path, str]:
     run = Run.open(folder)
     if not run.finished:
         raise RunError(f"{folder} holds a run that has not finished; train it to its end first")
-    return run.best, file_hash(kept_weights(run))
-
-
-def kept_weights(run: Run) -> Path:
-    """The file of a finished run's best weights. RunError: it is gone."""
-    weights = run.best / "model.safetensors"
-    if not weights.is_file():
-        raise RunError(
-            f"{weights}: is gone, though the run has finished; restore it, or delete the folder "
-            "and train again"
-        )
-    return weights
+    return run.best, file_hash(run.saved(run.best) / "model.safetensors")
 
 
 def effective_focal(frames: Frames, samples: SampleConfig) -> float:
