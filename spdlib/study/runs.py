@@ -254,8 +254,11 @@ def publish(run: Run, target: str | Path) -> list[str]:
     Weights, examples and figures that show frames of real data stay behind. Returns the names of
     the copied files. The run's folder is only read, whoever works there.
 
-    RunError: the run has not been evaluated, or the folder cannot be written.
+    RunError: the run has not been evaluated, or the folder holds something else (a configuration
+        that is no run's) or cannot be written.
     """
+    if (there := Run(Path(target))).exists:
+        _ = there.config  # a network's or another tool's is not written over
     if not (run.folder / "metrics.csv").is_file():
         raise RunError(f"{run.folder} has no metrics.csv; evaluate the run before publishing it")
     shown = () if run.config.data.source == "rooms" else FIGURES_OF_FRAMES
