@@ -152,6 +152,12 @@ def _gone(file: str) -> Callable[[Bench], Path]:
     return made
 
 
+OTHER_KINDS: list[tuple[str, Any]] = [
+    *((name, other) for name in ("machine", "data", "code") for other in (None, 5)),
+    *(("data", []), ("code", []), ("continued_at", 5)),
+]
+
+
 def _of_another_kind(name: str, value: Any) -> Bad:
     """An entry of an unfinished run's record."""
     made = _unfinished(entry(value, name), "record.json")
@@ -207,9 +213,7 @@ RUNS = (
     Bad("resume", "no config.json of the last weights", _gone("last/config.json"),
         r"last/config\.json: is gone; restore"),
     Bad("resume", "record.json {}", _ran(content("{}"), "record.json"), r"record\.json.*restore"),
-    *(_of_another_kind(name, value) for name in ("machine", "data", "code")
-      for value in (None, 5, [])),
-    *(_of_another_kind("continued_at", value) for value in (None, 5)),
+    *(_of_another_kind(name, value) for name, value in OTHER_KINDS),
     Bad("publish", "a table is a pipe", _published_pipe, r"preflight\.csv: is a pipe"),
     Bad("publish", "not evaluated", lambda b: b.copy("run"), r"metrics\.csv.*evaluate"),
 )  # fmt: skip
