@@ -152,6 +152,20 @@ def _gone(file: str) -> Callable[[Bench], Path]:
     return made
 
 
+OTHER_KINDS: list[tuple[str, Any]] = [
+    *((name, other) for name in ("machine", "data", "code") for other in (None, 5)),
+    *(("data", []), ("code", []), ("continued_at", 5)),
+]
+
+
+def _of_another_kind(name: str, value: Any) -> Bad:
+    """An entry of an unfinished run's record."""
+    made = _unfinished(entry(value, name), "record.json")
+    return Bad(
+        "resume", f"record.json with {name} {value}", made, rf"record\.json.*{name}.*restore"
+    )
+
+
 def _published_pipe(bench: Bench) -> Path:
     folder = bench.copy("run")
     bench.written("run/metrics.csv", "a\n1\n")
@@ -199,10 +213,7 @@ RUNS = (
     Bad("resume", "no config.json of the last weights", _gone("last/config.json"),
         r"last/config\.json: is gone; restore"),
     Bad("resume", "record.json {}", _ran(content("{}"), "record.json"), r"record\.json.*restore"),
-    *(Bad("resume", f"record.json with {name} {value}", _unfinished(entry(value, name),
-        "record.json"), rf"record\.json.*{name}.*restore")
-      for name in ("machine", "data", "code", "continued_at") for value in (None, 5, [])
-      if (name, value) != ("continued_at", [])),
+    *(_of_another_kind(name, value) for name, value in OTHER_KINDS),
     Bad("publish", "a table is a pipe", _published_pipe, r"preflight\.csv: is a pipe"),
     Bad("publish", "not evaluated", lambda b: b.copy("run"), r"metrics\.csv.*evaluate"),
 )  # fmt: skip
