@@ -40,7 +40,8 @@ HIERARCHICAL, VIT = "test_convnext", "vit_tiny_patch16_224"
 Names = Mapping[str, Sequence[str]]
 """Patterns of parameters' names by network."""
 
-ENCODERS = {"v13_plan": (VIT,)} | dict.fromkeys(("v15_0", "v15_1", "v15_2"), (HIERARCHICAL, VIT))
+BOTH = ("lookup_mlp", "v15_0", "v15_1", "v15_2")
+ENCODERS = {"v13_plan": (VIT,)} | dict.fromkeys(BOTH, (HIERARCHICAL, VIT))
 """Kinds of encoder that a network reads, the smaller first; others take a hierarchical one."""
 
 HEADS = {"v15_2": "local_path.head"} | dict.fromkeys(("v15_0", "v15_1"), "local_path.last")
@@ -51,11 +52,14 @@ TRAINABLE = {
     "v13_1": 39_978_897, "v14_plan": 40_187_371, "v14_dual": 32_881_641,
     "v14_triple": 33_301_161, "v15_0": 28_519_265, "v15_1": 22_056_192 + 779_425,
     "v15_2": 22_056_192 + 558_145,
+    "lookup_mlp": 244_800 + 37_633,  # ConvNeXt's stem and first stage; 96 -> 384 -> 1
 }  # fmt: skip
 """Trainable parameters with the default encoder."""
 
 FROZEN: Names = {
     "v13_plan": ["encoder.*"],
+    # L1 does not depend on them
+    "lookup_mlp": ["encoder.body.stages_[123].*"],
     # 209,664 parameters that nothing reads
     "v13_calibrated": ["precompute.anchors.*", "precompute.values.*"],
 }
@@ -362,7 +366,7 @@ def test_dense_is_sparse_at_the_networks_own_sites(
     maps = exact_model.maps(images[:1, :, :32, :32].double())
     dense = exact_model.decode_lattice(maps)
     sites = lattice_points((dense.shape[1], dense.shape[2]), size, dtype=torch.float64)
-    equal(dense.flatten(1), exact_model.decode(maps, sites, size).depth)
+    equal(dense.flatten(1), exact_model.decode(maps, sites[None], size).depth)
 
 
 @pytest.mark.parametrize("count", [1, 1024])
