@@ -128,6 +128,12 @@ FAULTS = (
         "targets of the auxiliary heads mix measured depth with holes",
         *("aux_target", "masked", "bilinear", "objective"),
     ),
+    Fault(
+        "F18",
+        "v15.0 and v15.1 answer queries from patches that are not the map they were trained as: "
+        "read up to 7 px aside, upsampled corners on corners",
+        *("query_path", "exact", "recorded", "network"),
+    ),
 )
 
 

@@ -49,7 +49,7 @@ class Places:
         height, width = size
         if zeros:
             cells, height, width = cells + 1, height + 2, width + 2
-        (x, fx), (y, fy) = map(_interval, cells.flatten(1, -2).unbind(-1), (width, height))
+        (x, fx), (y, fy) = map(interval, cells.flatten(1, -2).unbind(-1), (width, height))
         right, down = min(width - 1, 1), min(height - 1, 1) * width
         image = torch.arange(len(cells), device=cells.device).unsqueeze(-1)
         first = (image * height + y) * width + x
@@ -144,7 +144,7 @@ def scatter_block(weights: Tensor, fractions: Tensor) -> Tensor:
     return interpolate_block(F.pad(weights, (0, 0, 1, 1, 1, 1)), 1 - fractions)
 
 
-def _interval(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def interval(x: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The whole number before each fractional index among `count`, and the fraction behind it.
 
     The last one ends the interval before it, so that corners are always one step apart. NaN reads

@@ -1,6 +1,6 @@
 """The log's experiments, one record each: what was run, and where ours cannot be the same.
 
-`exp01` to `exp10` are as recorded, faults included; `exp01_corrected` to `exp10_corrected` are the
+`exp01` to `exp13` are as recorded, faults included; `exp01_corrected` to `exp13_corrected` are the
 same with every named fault off, for comparisons. `v13_plan` and `v14_plan` were designed and never
 trained; `v15_2` takes the settings of the last run on record, experiment 13 of v15.1.
 """
@@ -80,9 +80,9 @@ def put_right(recipe: Recipe) -> Recipe:
 
 
 DEPARTURES = """
-exp | schedule | the cosine moves once an epoch | the cosine moves every step
+exp0 exp10 | schedule | the cosine moves once an epoch | the cosine moves every step
 exp | selection | best epoch on the 654 test frames | best weights on selection frames
-exp | last batch of an epoch | incomplete: 517 steps of 8 in the shard's 4,133 frames
+exp0 exp10 | last batch of an epoch | incomplete: 517 steps of 8 in the shard's 4,133 frames
     | left out: 516 steps, so that as many steps are a little more than as many epochs
 exp01 exp02 exp03 exp04 | resizing of images | bicubic (PIL) | bilinear, antialiased
 exp01 | batch | 8, later 12; the commit says 4 | 12
@@ -92,9 +92,16 @@ exp10 | image size, augmentation and validation | not stated | those of experime
 v15_2 | network | v15_1 | v15_2, of which no run is on record
 v15_2 | grid_rule | v15.1's patches: u/t at fractional centres, align_corners=True, zero padding
     | half_pixel, border padding
+exp11 | objective | the log's text says lambda 0.50, its code 0.85 | 0.85
+exp11 | head | the log's text says ReLU + 1e-6, its code exp | exp
+exp11 exp12 | epochs | 5 and 10 planned, 2 run | as planned
+exp12 | attempts | ReLU + 1e-6 (dead: 0 m for 3,000 steps); softplus; softplus at half the
+    encoder's rate, stopped | the second
+exp13 | epochs | 10 planned, 7 run | as planned
+exp11 exp12 exp13 | grid_rule | maps resized with align_corners=True | half_pixel
 v15_2 | head bias | none: training starts near 0.69 m | training starts at 2.5 m
 v15_2 | embeddings | none in v15.1; N(0, 1) in v15.2's code | N(0, 0.02^2)
-exp09 v15_2 | augmentation order | the unscaled frame is rotated, then cropped
+exp09 exp11 exp12 exp13 v15_2 | augmentation order | the unscaled frame is rotated, then cropped
     | the crop is rotated; its corners lose what the frame still shows
 v13_plan | grid_rule | 2p/size - 1 with align_corners=False, zeros outside
     | half_pixel: 2(p + 0.5)/size - 1, border repeated (F9)
@@ -129,6 +136,7 @@ PLAIN_VIT = dict(encoder="vit_tiny_patch16_224", padding="patch")
 COMMON_FAULTS = ("grid_rule", "token_positions", "head_dtype")
 V13_FAULTS = recorded_values((*COMMON_FAULTS, "offset_code"))
 V14_FAULTS = recorded_values((*COMMON_FAULTS, "msda_init", "canvas_write", "head_bias"))
+V15_FAULTS = recorded_values(("query_path", "head_bias"))
 
 FIRST: Recipe = (
     dict(network="v13_calibrated", options=V13_FAULTS, image_size=(256, 320))
@@ -190,22 +198,46 @@ EXP09 = EXP08.but(
     **dict(batch_size=4, steps=10 * 1034),
 )
 EXP10 = EXP08.but("exp10", "logged as 8 with more data; a repeat that is poorly described")
-LOG = (EXP01, EXP02, EXP03, EXP04, EXP05, EXP06, EXP07, EXP08, EXP09, EXP10)
 
-EXP13: Recipe = (
-    dict(network="v15_2", image_size=(350, 476))
-    | dict(encoder="vit_small_patch14_dinov2", pretrained=True, padding="patch")
+DENSE: Recipe = (
+    dict(network="v15_0", image_size=(352, 480), options=V15_FAULTS)
+    | dict(encoder=CONVNEXT_V2_TINY, pretrained=True)
     | dict(input_mean=IMAGENET_MEAN, input_std=IMAGENET_STD)
-    | dict(data="nyu_full", truth="inpainted")
-    | dict(supervision="dense", jitter=False, augment=STYLES["bts_native"])
-    | dict(encoder_lr=5e-6, decoder_lr=1e-4)
-    | dict(batch_size=2, steps=10 * 23_792, warmup_steps=500)
+    | dict(data="nyu_full", truth="inpainted", validation="squash", focal_mismatch=True)
+    | dict(supervision="dense", jitter=False, augment=STYLES["bts_native"], silog_lambda=0.85)
+    | dict(encoder_lr=1e-5, decoder_lr=1e-4)
+    | dict(batch_size=12, steps=5 * 3_966, warmup_steps=500)
 )
+EXP11 = Experiment(
+    "exp11",
+    "v15.0: a dense DPT decoder in two halves, queries from patches",
+    DENSE,
+    DENSE,
+    departures_of("exp11"),
+)
+EXP12 = EXP11.but(
+    "exp12",
+    "v15.1: as 11, on a plain ViT, with softplus",
+    network="v15_1",
+    **dict(encoder="vit_small_patch14_dinov2", padding="patch", image_size=(350, 476)),
+    **dict(silog_lambda=0.5, batch_size=2, steps=10 * 23_792),
+)
+EXP13 = EXP12.but(
+    "exp13",
+    "as 12, scored on unscaled centre crops, the encoder's rate halved",
+    **dict(validation="aspect", focal_mismatch=False, encoder_lr=5e-6),
+)
+LOG = (
+    *(EXP01, EXP02, EXP03, EXP04, EXP05, EXP06, EXP07, EXP08, EXP09, EXP10),
+    *(EXP11, EXP12, EXP13),
+)
+
+LATEST: Recipe = {**EXP13.recipe, "network": "v15_2", "options": {}}
 V15_2 = Experiment(
     "v15_2",
     "DPT global path, cross-attention local path; a query costs 0.17 M MACs",
-    EXP13,
-    EXP13,
+    LATEST,
+    LATEST,
     departures_of("v15_2"),
 )
 
