@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from pictures import drawn, words
 
 from spdlib import create_model
@@ -143,6 +143,9 @@ def test_a_network_without_captions_is_drawn(monkeypatch: pytest.MonkeyPatch) ->
         "encoder": "image", "neck": "image", "global path": "image", "local path": "query",
         "maps": "image",
     }  # fmt: skip
-    said = "\n".join(words(network_diagram(model)))
+    figure = network_diagram(model)
+    said = "\n".join(words(figure))
     assert "local path" in said
     assert "L1: 64 × 24 × 32" in said
+    arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
+    assert len(arrows) == 3 + 1 + 2 + 1  # along both chains, to the maps, and to what reads them
