@@ -105,8 +105,8 @@ def small(name: str, **options: Any) -> DepthModel:
     L4 has 6 cells then: queries are routed to 4 of them.
     """
     encoder = ENCODERS.get(name, (HIERARCHICAL,))[0]
-    settings = {**dict.fromkeys(counts(network_class(name).Options), 4), **options}
-    return create_model(name, encoder, image_size=SIZE, focal=70.0, **settings).eval()
+    routed = {n: 4 for n in counts(network_class(name).Options) if n.startswith("routed")}
+    return create_model(name, encoder, image_size=SIZE, focal=70.0, **routed | options).eval()
 
 
 def matching(model: DepthModel, patterns: Names) -> set[str]:

@@ -46,7 +46,8 @@ def questions(depth: Tensor) -> tuple[Tensor, Tensor]:
 def test_eight_frames_are_learnt_by_heart(name: str, frames: tuple[Tensor, Tensor]) -> None:
     """Judged at pixels that are drawn anew, in evaluation mode."""
     images, depth = frames
-    routed: dict[str, Any] = dict.fromkeys(counts(network_class(name).Options), 4)
+    options = counts(network_class(name).Options)
+    routed: dict[str, Any] = {n: 4 for n in options if n.startswith("routed")}
     encoder = ENCODERS.get(name, "mobilenetv2_035")
     network = create_model(name, encoder, image_size=SIZE, focal=100.0, **routed).train()
     steps = STEPS[name]

@@ -30,11 +30,17 @@ NEVER_ON = {("v13_1", "head_bias")}
 """v13.1 set ln 2.5."""
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [*LOG, "v15_2", *PLANS])
 def test_every_record_is_a_whole_run(name: str) -> None:
     record = EXPERIMENTS[name].record
     assert record is not None
     assert record.model.network == EXPERIMENTS[name].network
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_only_an_experiment_on_record_can_depart_from_it(name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    assert experiment.record is not None or not experiment.departures
 
 
 @pytest.mark.parametrize("name", LOG)
