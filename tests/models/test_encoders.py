@@ -25,6 +25,7 @@ from spdlib.models.encoders import (
     padded_size,
     vit_taps,
 )
+from tests.models.published import as_hub
 
 TINY = "mobilenetv3_small_050"
 HALF = (0.5, 0.5, 0.5)
@@ -155,31 +156,6 @@ def theirs(dinov2: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dinov2")
     dinov2.save_pretrained(folder)
     return folder / "model.safetensors"
-
-
-def as_hub(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A file's tensors by the names that torch hub's `dinov2_vits14` has."""
-    names = {
-        "embeddings.cls_token": "cls_token", "embeddings.position_embeddings": "pos_embed",
-        "embeddings.mask_token": "mask_token", "layernorm.weight": "norm.weight",
-        "layernorm.bias": "norm.bias",
-    }  # fmt: skip
-    for kind in ("weight", "bias"):
-        names[f"embeddings.patch_embeddings.projection.{kind}"] = f"patch_embed.proj.{kind}"
-    found = {names[name]: tensor for name, tensor in tensors.items() if name in names}
-    for number in range(12):
-        old, new = f"encoder.layer.{number}.", f"blocks.{number}."
-        for kind in ("weight", "bias"):
-            qkv = [
-                tensors[f"{old}attention.attention.{x}.{kind}"] for x in ("query", "key", "value")
-            ]
-            found[f"{new}attn.qkv.{kind}"] = torch.cat(qkv)
-            found[f"{new}attn.proj.{kind}"] = tensors[f"{old}attention.output.dense.{kind}"]
-            for same in ("norm1", "norm2", "mlp.fc1", "mlp.fc2"):
-                found[f"{new}{same}.{kind}"] = tensors[f"{old}{same}.{kind}"]
-        for scale in (1, 2):
-            found[f"{new}ls{scale}.gamma"] = tensors[f"{old}layer_scale{scale}.lambda1"]
-    return found
 
 
 @pytest.mark.parametrize("layout", ["transformers", "inside another", "hub", "hub, inside"])

@@ -1,7 +1,7 @@
 """What every registered network owes, one test for all of them; a new one joins by its name.
 
 Where a network is an exception, a table below says so. What is particular to a generation is tested
-in test_v13, test_v14, test_v15.
+in test_v13, test_v14, test_v15, test_dav2.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HIERARCHICAL, VIT = "test_convnext", "vit_tiny_patch16_224"
 Names = Mapping[str, Sequence[str]]
 """Patterns of parameters' names by network."""
 
-ENCODERS = {"v13_plan": (VIT,), "v15_2": (HIERARCHICAL, VIT)}
+ENCODERS = {"dav2_s": (HIERARCHICAL, VIT), "v13_plan": (VIT,), "v15_2": (HIERARCHICAL, VIT)}
 """Kinds of encoder that a network reads, the smaller first; others take a hierarchical one."""
 
 HEADS = {"v15_2": "local_path.head"}
@@ -49,14 +49,15 @@ HEADS = {"v15_2": "local_path.head"}
 TRAINABLE = {
     "v13_plan": 4_143_275, "v13_calibrated": 34_167_251 - 209_664, "v13_log_depth": 35_661_609,
     "v13_1": 39_978_897, "v14_plan": 40_187_371, "v14_dual": 32_881_641,
-    "v14_triple": 33_301_161, "v15_2": 22_056_192 + 558_145,
+    "v14_triple": 33_301_161, "v15_2": 22_056_192 + 558_145, "dav2_s": 24_784_705 - 73_856,
 }  # fmt: skip
 """Trainable parameters with the default encoder."""
 
 FROZEN: Names = {
     "v13_plan": ["encoder.*"],
-    # 209,664 parameters that nothing reads
+    # 209,664 and 73,856 parameters that nothing reads
     "v13_calibrated": ["precompute.anchors.*", "precompute.values.*"],
+    "dav2_s": ["fusion.stages.0.beside.*"],
 }
 
 AUXILIARY: Names = {key: ["neck_depth.*"] for key in ("v14_plan", "v14_dual", "v14_triple")}
@@ -237,7 +238,7 @@ def test_training_computes_in_float32_and_under_autocast(
     network, points = deepcopy(model).train(), anywhere(20, 2)
     seen: list[torch.dtype] = []
     for layer in network.get_submodule(HEADS.get(name, "head")).modules():
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.Conv2d):
             layer.register_forward_hook(lambda _, x, y: seen.extend([x[0].dtype, y.dtype]))
     for low in (False, True):
         network.zero_grad()

@@ -133,6 +133,14 @@ def test_diagrams_say_sizes_and_counts(name: str) -> None:
     assert ("read fine" in said) == (name == "v15_2")
 
 
+def test_the_dense_baseline_is_drawn_and_reads_one_place() -> None:
+    said = "\n".join(words(network_diagram(network("dav2_s"))))
+    assert "depth: 1 × 96 × 128" in said
+    assert "bilinear, of the depth map" in said and "fusion" in said
+    (panel,) = look("dav2_s").axes
+    assert panel.get_title("left") == "read: the finished depth map, close up"
+
+
 def test_a_network_without_captions_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the names of its parts, and by when they run."""
     for method in ("captions", "stages"):
