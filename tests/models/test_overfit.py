@@ -13,7 +13,7 @@ from spdlib.models import counts, create_model, list_models, network_class
 from spdlib.study.objectives import silog
 
 FRAMES, SIZE, POINTS, RATE = 8, (64, 96), 32, 1e-3
-STEPS = dict.fromkeys(list_models(), 200) | {"v13_plan": 300, "v13_1": 300}
+STEPS = dict.fromkeys(list_models(), 200) | {"v13_plan": 300, "v13_1": 300, "dav2_s": 300}
 STEPS |= {"v14_plan": 400, "v15_2": 400}
 """A frozen encoder, few tokens, or a canvas that seven layers share make a network learn slowly."""
 ALWAYS = ("v13_calibrated", "v14_dual", "v15_2")
