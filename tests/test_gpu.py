@@ -41,7 +41,8 @@ def model(request: pytest.FixtureRequest) -> DepthModel:
     """A small one of every network, fresh, evaluation mode; queries are routed to four cells."""
     name = request.param
     encoder = "vit_tiny_patch16_224" if name == "v13_plan" else "test_convnext"
-    routing: dict[str, Any] = dict.fromkeys(counts(network_class(name).Options), 4)
+    options = counts(network_class(name).Options)
+    routing: dict[str, Any] = {n: 4 for n in options if n.startswith("routed")}
     return create_model(name, encoder, image_size=SIZE, focal=120.0, **routing).eval()
 
 

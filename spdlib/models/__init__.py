@@ -7,6 +7,7 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from spdlib.models.base import DepthModel, Prediction
+from spdlib.models.dav2 import load_published
 from spdlib.models.encoders import CONVNEXT_V2_TINY, Encoder, EncoderConfig
 from spdlib.models.options import ModelConfig, counts, words
 from spdlib.models.registry import (
@@ -32,6 +33,7 @@ __all__ = [
     "create_model",
     "list_models",
     "load",
+    "load_published",
     "network_class",
     "network_options",
     "register",

@@ -3,7 +3,8 @@
 Hierarchical networks give their levels at strides 4, 8, 16 and 32; plain ViTs give four taps at the
 patch stride. Weights come from timm by name or from a local safetensors file. The input mean, std
 and convolution padding belong to the weights: wrong ones load without a word and shift or rescale
-every map, so they are part of `EncoderConfig` and must be said for a file that does not carry them.
+every map, so they are part of `EncoderConfig` and must be said for a file that neither carries them
+nor shows by its layout whose weights it holds.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, ModelError
 from spdlib.geometry import Size
 from spdlib.models.layers import full_precision
-from spdlib.reading import read_tensors, reading
+from spdlib.models.layouts import DINOV2, PLAIN, behind, copy_tensors, find_layout, read_weights
+from spdlib.reading import reading
 from spdlib.sealed import state_hash
 from spdlib.settings import check, require, shown
 
@@ -48,7 +50,8 @@ _PADDING_OF = {
 }
 """Families that are built in one way, by the start of their timm names. `resnet10t` is none of
 them: its shortcuts average 2x2 cells, so that two centres meet."""
-_HEAD_KEY = re.compile(r"(head|classifier|fc|conv_head|bn2|norm_head|norm)\.|mask_token")
+_SPARE = r"(head|classifier|fc|conv_head|bn2|norm_head|norm)\.|(embeddings\.)?mask_token"
+"""Tensors that a file may hold besides the encoder's: a classifier's, and what masks patches."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,11 @@ class EncoderConfig:
     Attributes:
         name: timm name, for instance "vit_small_patch14_dinov2" or "mobilenetv2_100".
         pretrained: load timm's own weights for `name` (needs a network or timm's cache).
-        weights: local safetensors file with timm keys; excludes `pretrained`.
-        mean, std: RGB statistics of 0..1 images; None takes timm's for `name`.
+        weights: local safetensors file with timm's names; of a DINOv2 also with those of
+            `transformers` or of torch hub, alone or inside another network, as in a file of Depth
+            Anything. Excludes `pretrained`.
+        mean, std: RGB statistics of 0..1 images; None takes timm's for `name`, or what a file says
+            or is known to need.
         input_norm: "weights" normalises images by these statistics, as the weights expect; "none"
             shows them as they are, which experiments 1 to 5 did (F12).
         padding: where strided convolutions centre their windows. "same": TensorFlow's padding;
@@ -340,13 +346,15 @@ def _read_weights(config: EncoderConfig) -> tuple[dict[str, Tensor], dict[str, A
     path = Path(str(config.weights))
     if not os.path.exists(path):  # which, unlike Path, takes any name
         raise ModelError(
-            f"no encoder weights at {path}; place a safetensors file with timm keys for "
-            f"{config.name!r} there or correct the path"
+            f"no encoder weights at {path}; place a safetensors file for {config.name!r} there or "
+            "correct the path"
         )
-    tensors, metadata = read_tensors(path, ModelError, "fetch it again")
+    tensors, metadata = read_weights(path)
     known: dict[str, Any] = {"weights_sha256": file_hash(path)}
+    if find_layout(tensors, DINOV2):
+        known |= {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
     known |= {key: metadata[key] for key in ("mean", "std", "padding") if key in metadata}
-    for key in known.keys() & {"mean", "std"}:
+    for key in metadata.keys() & {"mean", "std"}:
         try:
             known[key] = tuple(float(x) for x in metadata[key].strip("[]() ").split(","))
         except ValueError:
@@ -360,23 +368,12 @@ def _read_weights(config: EncoderConfig) -> tuple[dict[str, Tensor], dict[str, A
 
 def _load_strictly(body: nn.Module, tensors: dict[str, Tensor], path: str) -> None:
     """Load every parameter and buffer of `body`; only a classifier's keys may be left over."""
-    own = body.state_dict()
-    renamed = {_feature_key(key, own): value for key, value in tensors.items()}
+    own, (layout, prefix) = body.state_dict(), find_layout(tensors, DINOV2) or (PLAIN, "")
+    file = {_feature_key(key, own): value for key, value in behind(prefix, tensors).items()}
     counters = {key for key in own if key.endswith("num_batches_tracked")}
-    missing = sorted(own.keys() - renamed.keys() - counters)
-    extra = sorted(k for k in renamed.keys() - own.keys() if not _HEAD_KEY.match(k))
-    wrong = sorted(k for k in own.keys() & renamed.keys() if own[k].shape != renamed[k].shape)
-    if missing or extra or wrong:
-        raise ModelError(
-            f"{path} does not fit this encoder: {len(missing)} tensors missing {missing[:3]}, "
-            f"{len(extra)} unknown {extra[:3]}, {len(wrong)} of another shape {wrong[:3]}; "
-            "give the file of the same timm network"
-        )
-    for key, tensor in own.items():
-        if key in renamed:
-            if not torch.isfinite(renamed[key].float()).all():
-                raise ModelError(f"{path}: tensor {key!r} holds NaN or infinity; fetch it again")
-            tensor.copy_(renamed[key])
+    own = {key: tensor for key, tensor in own.items() if key not in counters - file.keys()}
+    remedy = "give the file of the same timm network"
+    copy_tensors(own, file, layout, path, "this encoder", remedy, _SPARE)
 
 
 def _feature_key(key: str, own: dict[str, Tensor]) -> str:

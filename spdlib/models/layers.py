@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,16 +30,18 @@ class ChannelLayerNorm(nn.LayerNorm):
 
 
 class ResidualConvUnit(nn.Module):
-    """x + Conv3x3(GELU(Conv3x3(GELU x))), DPT's RCU with GELU: 73,856 at width 64."""
+    """x + Conv3x3(act(Conv3x3(act x))), DPT's RCU: 73,856 at width 64. DPT's own act is ReLU."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, activation: Callable[[Tensor], Tensor] = F.gelu) -> None:
         super().__init__()
+        self.activation = activation
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, h, w] -> [B, C, h, w]."""
-        return x + self.conv2(F.gelu(self.conv1(F.gelu(x))))
+        inner = self.conv1(self.activation(x))
+        return x + self.conv2(self.activation(inner))
 
 
 class FeedForward(nn.Sequential):

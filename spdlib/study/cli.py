@@ -33,8 +33,8 @@ def add_train(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help=folder)
     _add_data(parser, "SPD_DATA")
     parser.add_argument("--weights", type=Path, help="encoder weights file (default: SPD_WEIGHTS)")
-    start = "start from the best weights of a finished run of the same network"
-    parser.add_argument("--init-from", type=Path, metavar="RUN", help=start)
+    start = "start from a finished run's best weights, or a saved network's, of the same kind"
+    parser.add_argument("--init-from", type=Path, metavar="FOLDER", help=start)
     setting = "override a setting, for instance --set steps=500 --set silog_lambda=0.85"
     parser.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help=setting)
     parser.add_argument("--workers", type=int, help="processes that prepare samples")

@@ -2,7 +2,8 @@
 
 `exp01` to `exp13` are as recorded, faults included; `exp01_corrected` to `exp13_corrected` are the
 same with every named fault off, for comparisons. `v13_plan` and `v14_plan` were designed and never
-trained; `v15_2` takes the settings of the last run on record, experiment 13 of v15.1.
+trained; `v15_2` takes the settings of the last run on record, experiment 13 of v15.1. `dav2_s`, the
+dense baseline, is not of the log.
 """
 
 from __future__ import annotations
@@ -262,16 +263,32 @@ V14_PLAN = EXP08.but(
     **dict(sampling="uniform") | LONG,
 ).corrected()
 
+PLAIN: Recipe = {
+    **put_right(EXP07.recipe),
+    **dict(silog_lambda=0.5, input_mean=None, input_std=None),
+}
+"""How a network without an experiment is trained; the network itself is missing."""
+DAV2_S = Experiment(
+    "dav2_s",
+    "dense baseline: Depth Anything V2 Small, learns from every measured pixel",
+    {
+        **PLAIN,
+        **dict(network="dav2_s", image_size=(518, 686)),
+        **dict(encoder="vit_small_patch14_dinov2", padding="patch"),
+        **dict(supervision="dense", sampling="uniform"),
+    },
+)
+
 RIGHT = [e.corrected(name=f"{e.name}_corrected", title=f"{e.title}; put right") for e in LOG]
-ALL = (*(each for pair in zip(LOG, RIGHT, strict=True) for each in pair), V15_2, V13_PLAN, V14_PLAN)
+TWICE = (each for pair in zip(LOG, RIGHT, strict=True) for each in pair)
+ALL = (*TWICE, V15_2, V13_PLAN, V14_PLAN, DAV2_S)
 DEFAULT = "v15_2"
 """The experiment that is run where none is named."""
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType({each.name: each for each in ALL})
-"""Experiments in the log's order, those of the log twice: as recorded, and put right."""
+"""Experiments in the log's order, its own twice: as recorded, and put right; then others."""
 
 
 def plain_recipe(network: str) -> Recipe:
     """How a network without an experiment is trained: with its own encoder and image size."""
     encoder, size = network_defaults(network)
-    own = dict(network=network, encoder=encoder, image_size=size, input_mean=None, input_std=None)
-    return {**put_right(EXP07.recipe), "silog_lambda": 0.5, **own}
+    return {**PLAIN, **dict(network=network, encoder=encoder, image_size=size)}

@@ -105,7 +105,8 @@ def _fill(ax: Axes, columns: list[list[Stage]], kept: list[Stage]) -> None:
     maps = Box(places[middle], middle_y, _height(lines) + MARGIN, "maps", lines, BLUE, MAPS)
     _draw(ax, maps)
     _arrow(ax, once[-1].side("right"), (maps.side("left")[0], maps.nearest(once[-1].y)), BLUE)
-    for box in each[1:-2] if len(columns) - middle == 2 else each[1:2]:
+    readers = each[1:-2] or each[1:-1]  # the last before the depth is a head, unless it is alone
+    for box in readers if len(columns) - middle == 2 else each[1:2]:
         _arrow(ax, (maps.side("right")[0], maps.nearest(box.y)), box.side("left"), ORANGE)
 
 

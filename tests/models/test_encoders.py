@@ -25,6 +25,7 @@ from spdlib.models.encoders import (
     padded_size,
     vit_taps,
 )
+from tests.models.published import as_hub
 
 TINY = "mobilenetv3_small_050"
 HALF = (0.5, 0.5, 0.5)
@@ -127,6 +128,116 @@ def test_position_table_is_resized_as_transformers_does(size: tuple[int, int]) -
         images = torch.randn(2, 3, *size)
         vit_taps(vit, images, (0,))
         torch.testing.assert_close(seen[0], theirs(images), rtol=1e-5, atol=1e-5)
+
+
+# files of others
+
+VIT = "vit_small_patch14_dinov2"
+
+
+@pytest.fixture(scope="module")
+def dinov2() -> Any:
+    """A `Dinov2Model` of ViT-S/14, 12 layers, random weights, none of them zero or one."""
+    transformers = pytest.importorskip("transformers")
+    config = transformers.Dinov2Config(
+        hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14
+    )
+    torch.manual_seed(0)
+    model = transformers.Dinov2Model(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
+    return model
+
+
+@pytest.fixture(scope="module")
+def theirs(dinov2: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file that `transformers` writes."""
+    folder = tmp_path_factory.mktemp("dinov2")
+    dinov2.save_pretrained(folder)
+    return folder / "model.safetensors"
+
+
+@pytest.mark.parametrize("layout", ["transformers", "inside another", "hub", "hub, inside"])
+def test_taps_of_a_dinov2_file_are_transformers_hidden_states(
+    dinov2: Any, theirs: Path, tmp_path: Path, layout: str
+) -> None:
+    """Whatever its names; mean and std need not be said."""
+    tensors = safetensors.torch.load_file(theirs)
+    if layout.startswith("hub"):
+        tensors = as_hub(tensors)
+    if "inside" in layout:
+        tensors = {f"pretrained.{name}": tensor for name, tensor in tensors.items()}
+        tensors["depth_head.weight"] = torch.zeros(3)
+    safetensors.torch.save_file(tensors, tmp_path / "vit.safetensors")
+    encoder = Encoder(EncoderConfig(VIT, weights=str(tmp_path / "vit.safetensors"))).eval()
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    assert (encoder.config.mean, encoder.config.std) == (mean, std)
+    shift, scale = (torch.tensor(x).view(1, 3, 1, 1) for x in (mean, std))
+    for size in ((70, 98), (154, 126)):
+        images = torch.rand(2, 3, *size)
+        with torch.no_grad():
+            found = encoder(images)
+            states = dinov2((images - shift) / scale, output_hidden_states=True).hidden_states
+            expected = [dinov2.layernorm(states[tap + 1])[:, 1:] for tap in (2, 5, 8, 11)]
+        for level, tokens in zip(found, expected, strict=True):
+            assert tokens.std() > 0.5
+            difference = (level - tokens.mT.unflatten(2, level.shape[2:])).abs().max()
+            assert difference < 1e-5
+
+
+def test_a_contradicting_mean_of_a_dinov2_file_is_refused(theirs: Path) -> None:
+    with pytest.raises(ConfigError, match=r"mean=\(0.5, 0.5, 0.5\) contradicts its weights"):
+        Encoder(EncoderConfig(VIT, weights=str(theirs), mean=HALF))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda t: t.pop("encoder.layer.3.attention.attention.key.bias"),
+            r"1 tensors missing \['encoder.layer.3.attention.attention.key.bias'\]",
+        ),
+        (
+            lambda t: [t.pop(name) for name in list(t) if ".11." in name],
+            r"18 tensors missing \['encoder.layer.11",
+        ),
+        (
+            lambda t: t.update({"embeddings.extra": torch.zeros(3)}),
+            r"1 unknown \['embeddings.extra'",
+        ),
+        (
+            lambda t: t.update({"layernorm.bias": torch.zeros(768)}),
+            r"1 of another shape \['layernorm.bias'\] \(\[768\], not \[384\]\)",
+        ),
+        (
+            lambda t: t.update({"encoder.layer.0.attention.attention.key.bias": torch.zeros(9)}),
+            r"attention.key.bias'\] \(\[9\], not \[384\]\); give the file of the same timm network",
+        ),
+        (
+            lambda t: t["encoder.layer.2.norm1.bias"].fill_(torch.nan),
+            r"'encoder.layer.2.norm1.bias' holds NaN or infinity; fetch it again",
+        ),
+    ],
+)
+def test_dinov2_files_that_do_not_fit_are_refused(
+    theirs: Path, tmp_path: Path, change: Callable[[dict[str, Tensor]], object], message: str
+) -> None:
+    """By the names that they have there."""
+    path = tmp_path / "vit.safetensors"
+    path.write_bytes(theirs.read_bytes())
+    _change(path, change)
+    with pytest.raises(ModelError, match=rf"vit.safetensors.*{message}"):
+        Encoder(EncoderConfig(VIT, weights=str(path)))
+
+
+def test_only_layouts_of_dinov2_say_their_input(tmp_path: Path) -> None:
+    """Others have layers of such names too."""
+    path = tmp_path / "vit.safetensors"
+    names = ["embeddings.cls_token", "encoder.layer.0.attention.attention.query.bias", "mask_token"]
+    safetensors.torch.save_file({name: torch.zeros(384) for name in names}, path)
+    with pytest.raises(ConfigError, match="does not say which mean, std its weights"):
+        Encoder(EncoderConfig(VIT, weights=str(path)))
 
 
 # normalisation
@@ -412,7 +523,10 @@ def test_a_pipe_a_folder_and_a_pickle_are_no_weights(file: Path, tmp_path: Path)
     with pytest.raises(ModelError, match=r"is a folder, not a file"):
         Encoder(local(TINY, tmp_path))
     torch.save({"bn1.weight": torch.zeros(2)}, tmp_path / "timm.pth")
-    with pytest.raises(ModelError, match=r"timm.pth: is no readable safetensors file"):
+    remedy = (
+        r"Convert it .*save_file\(torch.load\('timm.pth', 'cpu', weights_only=True\), 'timm.safe"
+    )
+    with pytest.raises(ModelError, match=rf"timm.pth: is no readable safetensors file.*{remedy}"):
         Encoder(local(TINY, tmp_path / "timm.pth"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,10 +21,12 @@ from spdlib.models.necks import PyramidNeck, ViTNeck
 from spdlib.models.v15 import GlobalPath
 
 
-def test_residual_conv_unit_is_its_formula() -> None:
-    unit, x = ResidualConvUnit(64), torch.randn(2, 64, 5, 7)
-    inner = F.conv2d(F.gelu(x), unit.conv1.weight, unit.conv1.bias, padding=1)
-    outer = F.conv2d(F.gelu(inner), unit.conv2.weight, unit.conv2.bias, padding=1)
+@pytest.mark.parametrize("activation", [F.gelu, F.relu])
+def test_residual_conv_unit_is_its_formula(activation: Callable[[Tensor], Tensor]) -> None:
+    unit, x = ResidualConvUnit(64, activation), torch.randn(2, 64, 5, 7)
+    inner = F.conv2d(activation(x), unit.conv1.weight, unit.conv1.bias, padding=1)
+    outer = F.conv2d(activation(inner), unit.conv2.weight, unit.conv2.bias, padding=1)
+    assert ResidualConvUnit(64).activation is F.gelu
     assert torch.allclose(unit(x), x + outer, atol=1e-6)
     assert count_parameters(unit) == 73_856
 

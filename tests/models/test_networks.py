@@ -1,7 +1,7 @@
 """What every registered network owes, one test for all of them; a new one joins by its name.
 
 Where a network is an exception, a table below says so. What is particular to a generation is tested
-in test_v13, test_v14, test_v15.
+in test_v13, test_v14, test_v15, test_dav2.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ HIERARCHICAL, VIT = "test_convnext", "vit_tiny_patch16_224"
 Names = Mapping[str, Sequence[str]]
 """Patterns of parameters' names by network."""
 
-BOTH = ("lookup_mlp", "v15_0", "v15_1", "v15_2")
+BOTH = ("dav2_s", "lookup_mlp", "v15_0", "v15_1", "v15_2")
 ENCODERS = {"v13_plan": (VIT,)} | dict.fromkeys(BOTH, (HIERARCHICAL, VIT))
 """Kinds of encoder that a network reads, the smaller first; others take a hierarchical one."""
 
@@ -51,7 +51,7 @@ TRAINABLE = {
     "v13_plan": 4_143_275, "v13_calibrated": 34_167_251 - 209_664, "v13_log_depth": 35_661_609,
     "v13_1": 39_978_897, "v14_plan": 40_187_371, "v14_dual": 32_881_641,
     "v14_triple": 33_301_161, "v15_0": 28_519_265, "v15_1": 22_056_192 + 779_425,
-    "v15_2": 22_056_192 + 558_145,
+    "v15_2": 22_056_192 + 558_145, "dav2_s": 24_784_705 - 73_856,
     "lookup_mlp": 244_800 + 37_633,  # ConvNeXt's stem and first stage; 96 -> 384 -> 1
 }  # fmt: skip
 """Trainable parameters with the default encoder."""
@@ -60,8 +60,9 @@ FROZEN: Names = {
     "v13_plan": ["encoder.*"],
     # L1 does not depend on them
     "lookup_mlp": ["encoder.body.stages_[123].*"],
-    # 209,664 parameters that nothing reads
+    # 209,664 and 73,856 parameters that nothing reads
     "v13_calibrated": ["precompute.anchors.*", "precompute.values.*"],
+    "dav2_s": ["fusion.stages.0.beside.*"],
 }
 
 AUXILIARY: Names = {key: ["neck_depth.*"] for key in ("v14_plan", "v14_dual", "v14_triple")}
@@ -110,8 +111,8 @@ def small(name: str, **options: Any) -> DepthModel:
     L4 has 6 cells then: queries are routed to 4 of them.
     """
     encoder = ENCODERS.get(name, (HIERARCHICAL,))[0]
-    settings = {**dict.fromkeys(counts(network_class(name).Options), 4), **options}
-    return create_model(name, encoder, image_size=SIZE, focal=70.0, **settings).eval()
+    routed = {n: 4 for n in counts(network_class(name).Options) if n.startswith("routed")}
+    return create_model(name, encoder, image_size=SIZE, focal=70.0, **routed | options).eval()
 
 
 def matching(model: DepthModel, patterns: Names) -> set[str]:

@@ -13,7 +13,7 @@ from spdlib.models import counts, create_model, list_models, network_class
 from spdlib.study.objectives import silog
 
 FRAMES, SIZE, POINTS, RATE = 8, (64, 96), 32, 1e-3
-STEPS = dict.fromkeys(list_models(), 200) | {"v13_plan": 300, "v13_1": 300}
+STEPS = dict.fromkeys(list_models(), 200) | {"v13_plan": 300, "v13_1": 300, "dav2_s": 300}
 STEPS |= {"v14_plan": 400, "v15_2": 400}
 """A frozen encoder, few tokens, or a canvas that seven layers share make a network learn slowly."""
 ALWAYS = ("v13_calibrated", "v14_dual", "v15_2")
@@ -46,7 +46,8 @@ def questions(depth: Tensor) -> tuple[Tensor, Tensor]:
 def test_eight_frames_are_learnt_by_heart(name: str, frames: tuple[Tensor, Tensor]) -> None:
     """Judged at pixels that are drawn anew, in evaluation mode."""
     images, depth = frames
-    routed: dict[str, Any] = dict.fromkeys(counts(network_class(name).Options), 4)
+    options = counts(network_class(name).Options)
+    routed: dict[str, Any] = {n: 4 for n in options if n.startswith("routed")}
     encoder = ENCODERS.get(name, "mobilenetv2_035")
     network = create_model(name, encoder, image_size=SIZE, focal=100.0, **routed).train()
     steps = STEPS[name]

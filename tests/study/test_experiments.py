@@ -30,11 +30,17 @@ NEVER_ON = {("v13_1", "head_bias")}
 """v13.1 set ln 2.5."""
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", [*LOG, "v15_2", *PLANS])
 def test_every_record_is_a_whole_run(name: str) -> None:
     record = EXPERIMENTS[name].record
     assert record is not None
     assert record.model.network == EXPERIMENTS[name].network
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_only_an_experiment_on_record_can_depart_from_it(name: str) -> None:
+    experiment = EXPERIMENTS[name]
+    assert experiment.record is not None or not experiment.departures
 
 
 @pytest.mark.parametrize("name", LOG)
@@ -123,3 +129,14 @@ def test_a_network_without_experiment_is_trained_with_its_own_encoder_and_size()
     recipe = plain_recipe("v15_2")
     assert (recipe["encoder"], recipe["image_size"]) == network_defaults("v15_2")
     assert recipe["input_mean"] is None  # its own encoder's
+
+
+def test_the_dense_baseline_learns_from_all_pixels() -> None:
+    """Besides, it is trained as any network without an experiment."""
+    recipe = EXPERIMENTS["dav2_s"].recipe
+    own = {"supervision": "dense", "sampling": "uniform", "padding": "patch"}
+    assert recipe == {**plain_recipe("dav2_s"), **own}
+    config = resolve("dav2_s", "paper")
+    assert (config.sampling.supervision, config.sampling.points) == ("dense", 0)
+    assert config.model.options == {"max_depth": 20}
+    assert deviations(config).empty

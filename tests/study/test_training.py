@@ -39,7 +39,7 @@ from spdlib.study.evaluation import evaluate, selection_scores
 from spdlib.study.objectives import LossValue, silog
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
-from spdlib.study.training import build_model, effective_focal, fit, loop, state
+from spdlib.study.training import build_model, effective_focal, fit, loop, setup, state
 from spdlib.study.training.report import Report
 from spdlib.study.training.setup import build_objective, prepared
 from spdlib.study.training.state import HISTORY_COLUMNS, learning_rate
@@ -232,11 +232,38 @@ def test_a_run_starts_from_another_ones_best_weights(
         run_fit(still, tmp_path, init_from=run.folder)
 
 
+def test_a_run_starts_from_a_network_that_was_saved(
+    tmp_path: Path, small: RunConfig, rooms: Frames, run_fit: Fit
+) -> None:
+    """It need not have been trained, nor for the same focal length."""
+    torch.manual_seed(5)
+    network = build_model(small.but(seed=7), rooms)
+    network.config = replace(network.config, focal=11.0)
+    network.save(tmp_path / "saved")
+    config = small.but(steps=1, evaluate_every=0)
+    first = setup.first_model(config, rooms, tmp_path / "saved")
+    state = network.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in first.state_dict().items())
+    assert first.config.focal == build_model(config, rooms).config.focal != 11
+    run = run_fit(config, tmp_path / "run", init_from=tmp_path / "saved")
+    weights = tmp_path / "saved" / "model.safetensors"
+    assert run.record["init_from_sha256"] == file_hash(weights)
+    other = small.but(encoder="resnet10t")
+    with pytest.raises(RunError, match="saved holds weights of encoder 'mobilenetv2_035', not"):
+        run_fit(other, tmp_path / "other", init_from=tmp_path / "saved")
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ModelError, match="no readable safetensors file"):
+        run_fit(small, tmp_path / "other", init_from=tmp_path / "saved")
+    with pytest.raises(RunError, match="nothing holds no run"):
+        run_fit(small, tmp_path / "other", init_from=tmp_path / "nothing")
+
+
 def test_weights_of_another_network_or_of_no_finished_run_are_refused(
     tmp_path: Path, copied: Run, small: RunConfig, run_fit: Fit
 ) -> None:
     other = small.but(encoder="resnet10t")
-    with pytest.raises(RunError, match=r"is a run of encoder 'mobilenetv2_035', not 'resnet10t';"):
+    message = r"holds weights of encoder 'mobilenetv2_035', not 'resnet10t'; start from the same"
+    with pytest.raises(RunError, match=message):
         run_fit(other, tmp_path / "run", init_from=copied.folder)
     copied.update_record({"status": "interrupted"})
     with pytest.raises(RunError, match="has not finished"):

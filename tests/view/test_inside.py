@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import FancyArrowPatch, Rectangle
 from pictures import drawn, words
 
 from spdlib import create_model
@@ -133,6 +133,14 @@ def test_diagrams_say_sizes_and_counts(name: str) -> None:
     assert ("read fine" in said) == (name == "v15_2")
 
 
+def test_the_dense_baseline_is_drawn_and_reads_one_place() -> None:
+    said = "\n".join(words(network_diagram(network("dav2_s"))))
+    assert "depth: 1 × 96 × 128" in said
+    assert "bilinear, of the depth map" in said and "fusion" in said
+    (panel,) = look("dav2_s").axes
+    assert panel.get_title("left") == "read: the finished depth map, close up"
+
+
 def test_a_network_without_captions_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """By the names of its parts, and by when they run."""
     for method in ("captions", "stages"):
@@ -143,6 +151,9 @@ def test_a_network_without_captions_is_drawn(monkeypatch: pytest.MonkeyPatch) ->
         "encoder": "image", "neck": "image", "global path": "image", "local path": "query",
         "maps": "image",
     }  # fmt: skip
-    said = "\n".join(words(network_diagram(model)))
+    figure = network_diagram(model)
+    said = "\n".join(words(figure))
     assert "local path" in said
     assert "L1: 64 × 24 × 32" in said
+    arrows = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyArrowPatch)]
+    assert len(arrows) == 3 + 1 + 2 + 1  # along both chains, to the maps, and to what reads them

@@ -62,7 +62,8 @@ def fit(
             unfinished one is continued; either only with the frames and encoder weights it had.
             One training at a time works there; evaluating and publishing do not ask.
         resume: False refuses a folder that already holds a run.
-        init_from: folder of a run whose best weights a new run of the same network starts from.
+        init_from: what a new run of the same network starts from: the folder of a finished run,
+            for its best weights, or one that `DepthModel.save` wrote.
         device: "cpu", where only deterministic algorithms are used, or "cuda"; default a GPU if
             there is one.
         workers: processes that prepare samples; default one less than the usable cores.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -261,9 +262,9 @@ def build_model(config: RunConfig, train: Frames) -> DepthModel:
 
 
 def first_model(config: RunConfig, train: Frames, init_from: str | Path | None) -> DepthModel:
-    """The network of a new run: with fresh weights, or with the best ones of another run.
+    """The network of a new run: with fresh weights, or with those of another run or saved network.
 
-    RunError: the other run has not finished, or trained another network.
+    RunError: the other run has not finished, or the weights are of another network.
     """
     if init_from is None:
         return build_model(config, train)
@@ -272,7 +273,7 @@ def first_model(config: RunConfig, train: Frames, init_from: str | Path | None) 
     differing = differences(ours, theirs)
     if differing:
         raise RunError(
-            f"{init_from} is a run of {'; '.join(differing)}; start from a run of the same network"
+            f"{init_from} holds weights of {'; '.join(differing)}; start from the same network"
         )
     known = {name: getattr(theirs.encoder, name) for name in ("mean", "std", "padding")}
     encoder = replace(ours.encoder, pretrained=False, weights=None, **known)
@@ -282,10 +283,13 @@ def first_model(config: RunConfig, train: Frames, init_from: str | Path | None) 
 
 
 def best_weights(folder: str | Path) -> tuple[Path, str]:
-    """Folder of a finished run's best weights, and their SHA-256.
+    """Folder of a finished run's best weights or of a saved network, and the weights' SHA-256.
 
-    RunError: the folder holds no finished run, or the weights are gone.
+    RunError: the folder holds neither, or a run that has not finished, or the weights are gone.
     """
+    saved = os.path.join(folder, "model.safetensors")
+    if os.path.isfile(saved):  # which, unlike Path, takes any name
+        return Path(folder), file_hash(saved)
     run = Run.open(folder)
     if not run.finished:
         raise RunError(f"{folder} holds a run that has not finished; train it to its end first")
