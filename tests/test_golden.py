@@ -42,7 +42,7 @@ POINTS = 64
 TOLERANCE = 1e-5
 ALWAYS = {
     *("exp02", "exp04_corrected", "exp07", "exp08_corrected", "exp09"),
-    *("v13_plan", "v14_plan", "v15_2", "dav2_s"),
+    *("v13_plan", "v14_plan", "exp11", "exp13_corrected", "v15_2", "dav2_s"),
 }
 """An experiment of each network, some with faults."""
 
