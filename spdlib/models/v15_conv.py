@@ -240,8 +240,8 @@ def _unpadded(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 def _unpadded_unit(layer: ResidualConvUnit, x: Tensor) -> Tensor:
     """A residual unit without padding, [N, C, n, n] -> [N, C, n - 4, n - 4]."""
-    inner = _unpadded(layer.conv2, F.gelu(_unpadded(layer.conv1, F.gelu(x))))
-    return x[..., 2:-2, 2:-2] + inner
+    inner = _unpadded(layer.conv1, layer.activation(x))
+    return x[..., 2:-2, 2:-2] + _unpadded(layer.conv2, layer.activation(inner))
 
 
 def _doubled(x: Tensor) -> Tensor:

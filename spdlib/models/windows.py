@@ -55,13 +55,11 @@ class Window:
         cells = F.conv2d(cells, layer.weight, layer.bias)
         return replace(self, cells=cells, start=self.start + reach)
 
-    def gelu(self) -> Window:
-        """The window after GELU."""
-        return replace(self, cells=F.gelu(self.cells))
-
     def unit(self, layer: ResidualConvUnit) -> Window:
         """The window after a residual unit; it loses two cells at every side."""
-        inner = self.gelu().conv(layer.conv1).gelu().conv(layer.conv2)
+        inner = self
+        for conv in (layer.conv1, layer.conv2):
+            inner = replace(inner, cells=layer.activation(inner.cells)).conv(conv)
         return replace(inner, cells=inner.cells + self.cells[..., 2:-2, 2:-2])
 
     def __add__(self, other: Window) -> Window:
