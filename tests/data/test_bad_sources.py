@@ -259,7 +259,7 @@ def test_a_damaged_header_is_not_the_end(layouts: Layouts) -> None:
     content[offset + 3] ^= 1
     path.write_bytes(content)
     with pytest.raises(
-        DataError, match=rf"val-000000.tar: damaged at byte {offset:,}; download it"
+        DataError, match=rf"val-000000.tar: damaged or truncated at byte {offset:,}; do"
     ):
         TarShards(root, "test")
 

@@ -216,8 +216,8 @@ def test_the_logs_table_shows_settings_and_scores_by_epoch() -> None:
     assert table["exp05"]["normalised"] == "no"
     assert table["exp05"]["cells of L3 routed to, by epoch"] == ""
     assert report.log_table(["exp10"]).set_index("setting")["exp10"]["image"] == "not stated"
-    with pytest.raises(ConfigError, match="unknown experiment with recorded settings 'exp13'"):
-        report.log_table(["exp13"])  # of which only scores are on record
+    with pytest.raises(ConfigError, match="unknown experiment with recorded settings 'exp14'"):
+        report.log_table(["exp14"])
     assert table["exp07"]["normalised"] == "yes"
     assert table["exp07"]["augmentation"] == "flip, brightness, contrast, saturation"
     assert table["exp05"]["AbsRel, by epoch"] == "0.267 0.238 0.23 0.262"
