@@ -194,9 +194,8 @@ def test_many_queries_of_training_read_the_whole_map(images: Tensor) -> None:
     network = create_model("v15_1", "mobilenetv3_small_050", image_size=SIZE).train()
     maps = network.maps(images)
     few, many = (torch.rand(2, count, 2) * 30 for count in (3, 4))  # 2,048 sites
-    windows, lattice = (
-        counted_macs(lambda at=at: network.decode(maps, at, SIZE)) for at in (few, many)
-    )
+    windows = counted_macs(lambda: network.decode(maps, few, SIZE))
+    lattice = counted_macs(lambda: network.decode(maps, many, SIZE))
     assert lattice == counted_macs(lambda: network.decode_lattice(maps)) < windows * 4 / 3
     assert network.eval().decode(maps, many, SIZE).depth.shape == (2, 4)
 
