@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Arguments of `evaluate`."""
     parser.add_argument("run", type=Path, help="folder of a run")
     _add_data(parser, "the one it was trained with")
+    _add_protocols(parser, ("eigen", "recorded"))
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
     parser.add_argument("--no-dense", action="store_true", help="score points only")
     parser.add_argument("--no-k-sweep", action="store_true", help="leave the K sweep out")
@@ -121,6 +123,7 @@ def _evaluate(args: argparse.Namespace) -> int:
         load(run.best).to(accelerator.device),
         data.test,
         baselines,
+        protocols=args.protocols,
         dense=not args.no_dense,
         k_sweep=not args.no_k_sweep,
         flip=args.flip,
@@ -151,6 +154,11 @@ def _publish(args: argparse.Namespace) -> int:
 def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--data", type=Path, help=f"packed store (default: {default})")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+
+
+def _add_protocols(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    text = f"how to score, by name (docs/protocols.md); default: {' '.join(default)}"
+    parser.add_argument("--protocols", nargs="+", default=default, metavar="NAME", help=text)
 
 
 def _is_main_process() -> bool:

@@ -9,7 +9,7 @@ of one histogram and lets the map be sorted as 16-bit numbers.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -48,25 +48,20 @@ class Answers(Protocol):
 
 
 class SceneAnswers:
-    """Answers of one scene, or the mean of a scene and its mirror image, on the CPU.
+    """Answers of one scene, on the CPU.
 
     They are remembered: figures and sweeps cost nothing where the scores have queried.
     """
 
-    def __init__(self, scene: Scene, mirrored: Scene | None = None) -> None:
-        self.scene, self.mirrored = scene, mirrored
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
         self._known: dict[Any, Tensor] = {}
 
     def depth_at(self, points: Tensor, group: int | None = None) -> Tensor:
         """Depth [K] in metres at points [K, 2]; `group` as for `Scene.depth_at`."""
         key = points.cpu().numpy().tobytes(), group
         if key not in self._known:
-            depth = self.scene.depth_at(points, group=group)
-            if self.mirrored is not None:
-                last = self.scene.image_size[1] - 1
-                other = torch.stack([last - points[..., 0], points[..., 1]], -1)
-                depth = (depth + self.mirrored.depth_at(other, group=group)) / 2
-            self._known[key] = depth.cpu()
+            self._known[key] = self.scene.depth_at(points, group=group).cpu()
         return self._known[key]
 
     def dense(self) -> Tensor | None:
@@ -74,23 +69,36 @@ class SceneAnswers:
         if not self.scene.model.has_dense:
             return None
         if "dense" not in self._known:
-            depth = self.scene.dense()[0]
-            if self.mirrored is not None:
-                depth = (depth + self.mirrored.dense()[0].flip(-1)) / 2
-            self._known["dense"] = depth.cpu()
+            self._known["dense"] = self.scene.dense()[0].cpu()
         return self._known["dense"]
 
     @torch.no_grad()
     def lattice(self) -> tuple[Tensor, Tensor]:
-        """Depth [N] by the sparse and by the dense path at the sites of the network's lattice.
-
-        Of the scene as it was encoded, without its mirror image.
-        """
+        """Depth [N] by the sparse and by the dense path at the sites of the network's lattice."""
         model, maps, padded = self.scene.model, self.scene.maps, self.scene.padded
         dense = model.decode_lattice(maps)
         sites = lattice_points(size_of(dense), padded, dtype=dense.dtype, device=dense.device)
         sparse = model.answer(maps, sites[None], padded).depth
         return sparse.flatten().cpu(), dense.flatten().cpu()
+
+
+class MeanAnswers(SceneAnswers):
+    """The mean of the answers to an image and to its mirror image, turned back."""
+
+    def __init__(self, plain: SceneAnswers, mirrored: SceneAnswers) -> None:
+        super().__init__(plain.scene)  # the lattice is that of the image as it is
+        self.plain, self.mirrored = plain, mirrored
+
+    def depth_at(self, points: Tensor, group: int | None = None) -> Tensor:
+        """Depth [K] in metres at points [K, 2]."""
+        last = self.scene.image_size[1] - 1
+        other = torch.stack([last - points[..., 0], points[..., 1]], -1)
+        return (self.plain.depth_at(points, group) + self.mirrored.depth_at(other, group)) / 2
+
+    def dense(self) -> Tensor | None:
+        """Depth [H, W] in metres."""
+        plain, mirrored = self.plain.dense(), self.mirrored.dense()
+        return None if plain is None or mirrored is None else (plain + mirrored.flip(-1)) / 2
 
 
 class ModelPredictor:
@@ -106,18 +114,25 @@ class ModelPredictor:
 
     def __call__(self, view: View) -> SceneAnswers:
         """The answers to a view; those of an equal one, if there was one."""
+        return self._answers(replace(view, mirrored=view.mirrored or self.flip))
+
+    def _answers(self, view: View) -> SceneAnswers:
         for known, answers in self._known:
             if view.equals(known):
                 return answers
-        scene = self.model.encode(view.image, view.camera, squash=self.squash)
-        mirrored = None
-        if self.flip or view.mirrored:
-            image: Any = view.image
-            array = isinstance(image, np.ndarray)
-            flipped = np.ascontiguousarray(image[:, ::-1]) if array else image.flip(-1)
-            mirrored = self.model.encode(flipped, view.camera.flipped(), squash=self.squash)
-        self._known.append((view, SceneAnswers(scene, mirrored)))
-        return self._known[-1][1]
+        if view.mirrored:  # of the image as it is there may be answers already
+            answers = MeanAnswers(self._answers(replace(view, mirrored=False)), self._mirror(view))
+        else:
+            answers = SceneAnswers(self.model.encode(view.image, view.camera, squash=self.squash))
+        self._known.append((view, answers))
+        return answers
+
+    def _mirror(self, view: View) -> SceneAnswers:
+        """The answers to the mirror image."""
+        image: Any = view.image
+        array = isinstance(image, np.ndarray)
+        flipped = np.ascontiguousarray(image[:, ::-1]) if array else image.flip(-1)
+        return SceneAnswers(self.model.encode(flipped, view.camera.flipped(), squash=self.squash))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,7 @@ def evaluate(
         *board.tables(frames.ids, processes),
         sweep.table(processes, model.queries_are_independent) if k_sweep else pd.DataFrame(),
         look_inside(model, frames, squash=squash) if inside else pd.DataFrame(),
-        board.notes(first, _how_shown(flip, squash)),
+        board.notes(first, partial(_how_shown, flip, squash)),
         *kept.by_frame(frames.ids, processes),
     )
 
@@ -185,9 +186,9 @@ def _share(frames: int, processes: Any) -> Iterable[int]:
     return tqdm(indices, "evaluating", unit="frame", disable=None)
 
 
-def _how_shown(flip: bool, squash: bool) -> str:
-    """What is done to the frames before the network sees them, for the protocols' notes."""
-    shown = "averaged with the mirrored image" if flip else "no flip"
+def _how_shown(flip: bool, squash: bool, view: View) -> str:
+    """What is done to a view before the network sees it, for the protocols' notes."""
+    shown = "averaged with the mirrored image" if flip or view.mirrored else "no flip"
     return shown + ("; frames squashed to the training size" if squash else "")
 
 
@@ -316,14 +317,15 @@ class _Board:
             _of_keys({key: each.frame_table(ids) for key, each in scores}),
         )
 
-    def notes(self, frame: Frame, shown: str) -> dict[str, str]:
+    def notes(self, frame: Frame, shown: Callable[[View], str]) -> dict[str, str]:
         """What was done, by protocol and truth."""
         notes = {}
         for truth in self.truths:
             fitted = {each.fitted_to for each in self.baselines[truth].values()} - {""}
-            ending = [shown, *(f"baselines fitted to {source}" for source in sorted(fitted))]
+            ending = [f"baselines fitted to {source}" for source in sorted(fitted)]
             for protocol in self.protocols:
-                words = [protocol.note(truth, frame), *ending]
+                view, _ = protocol.view(frame, truth)
+                words = [protocol.note(truth, frame), shown(view), *ending]
                 notes[f"{protocol.name}/{truth}"] = "; ".join(words)
         return notes
 

@@ -4,11 +4,15 @@ A protocol is one small class, registered by name; its scores stand under its na
 truth, for instance "eigen/inpainted". To add one, derive from `Protocol` or from a protocol that is
 nearly right, for instance to align predictions before they are scored (`Protocol.scored`), to
 average with the mirrored image or to change the picture (`Protocol.view`).
+
+`SAME_PREDICTIONS` names twelve that differ in what is done to the same predictions before and while
+they are scored: aligned or not, averaged with the mirrored image or not, per image or pooled.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
@@ -31,7 +35,8 @@ from spdlib.data.queries import (
 from spdlib.geometry import Camera, Size
 from spdlib.plugins import Registry
 from spdlib.scene import GROUP
-from spdlib.study.metrics import Accumulator, EigenMetrics, RecordedMetrics
+from spdlib.study.alignment import by_log_fit, by_median
+from spdlib.study.metrics import Accumulator, EigenMetrics, PooledMetrics, RecordedMetrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +54,9 @@ class View:
     def equals(self, other: View) -> bool:
         """Whether a network has the same answers to both."""
         settings = [(v.camera, v.mirrored, type(v.image)) for v in (self, other)]
-        one, two = torch.as_tensor(self.image), torch.as_tensor(other.image)
-        return settings[0] == settings[1] and (one is two or torch.equal(one, two))
+        if settings[0] != settings[1] or self.image is other.image:
+            return settings[0] == settings[1]
+        return torch.equal(torch.as_tensor(self.image), torch.as_tensor(other.image))
 
 
 class Sites(NamedTuple):
@@ -101,42 +107,160 @@ class Protocol(ABC):
         """Predictions (metres, like `sites.truth`) as they are scored: here, as they are."""
         return depth
 
+    @classmethod
+    def label(cls) -> str:
+        """What sets it apart, in a few words, for tables and figures: here, its name."""
+        return cls.name
+
 
 PROTOCOLS = Registry[type[Protocol]]("protocol")
 protocol = PROTOCOLS.register
 """Class decorator: `@protocol("name")`."""
 
 
+def label_of(name: str) -> str:
+    """`Protocol.label` of the protocol in a name such as "eigen/raw"; the name if it is unknown."""
+    known = PROTOCOLS.get(name.partition("/")[0])
+    return name if known is None else known.label()
+
+
 @protocol("eigen")
 class Eigen(Protocol):
     """The frame as it is: 1,024 fixed points and all pixels, inside the Eigen crop, per image."""
 
+    mirrored: ClassVar[bool] = False
+    """Whether answers are averaged with those to the mirror image. Image-free baselines, which look
+    at neither, answer as ever."""
+    aligned: ClassVar[str] = ""
+    """How predictions are brought to the truth before they are scored; "" where they are not."""
+    averaged: ClassVar[str] = "per image"
+    """Over what errors are averaged."""
+
     def view(self, frame: Frame, truth: str) -> tuple[View, Tensor]:
         """The whole frame at its own size."""
-        return View(frame.image, frame.camera, frame.camera), torch.from_numpy(frame.truth(truth))
+        view = View(frame.image, frame.camera, frame.camera, self.mirrored)
+        return view, torch.from_numpy(frame.truth(truth))
 
     def sites(self, depth: Tensor, frame_id: str) -> dict[str, Sites]:
         """The frame's fixed points, and its pixels; edges are those of the whole map."""
+        for known_id, known_depth, sites in tuple(_EIGEN_SITES):
+            if known_id == frame_id and torch.equal(known_depth, depth):
+                return dict(sites)
         sample, edges = evaluation_points(depth, frame_id), edge_mask(depth)
         columns, rows = sample.points.long().unbind(-1)
-        return {
+        sites = {
             "points": Sites(*sample, edges[rows, columns]),
             "dense": Sites(None, depth, eigen_mask(depth), edges),
         }
+        _EIGEN_SITES.append((frame_id, depth, sites))
+        return dict(sites)
 
-    def accumulator(self, sites: str) -> EigenMetrics:
+    def accumulator(self, sites: str) -> Accumulator:
         """Scores per image; at the points also those that pool all frames."""
         return EigenMetrics(pooled=sites == "points")
 
     def note(self, truth: str, frame: Frame) -> str:
-        """Crop, depth range, means and points."""
+        """Alignment, crop, depth range, means and points."""
         height, width = frame.camera.size
         scaled = "" if (height, width) == (480, 640) else f", scaled to {height}x{width}"
+        aligned = f"{self.aligned}; " if self.aligned else ""
+        means = ", then the mean" if self.averaged == Eigen.averaged else ""
         return (
-            f"truth: {truth}, {height}x{width}; rows 45-470, columns 41-600{scaled}; 1e-3 < g < "
-            "10 m, prediction clamped to that; per image, then the mean; SILog factor 1, x100; "
+            f"{aligned}truth: {truth}, {height}x{width}; rows 45-470, columns 41-600{scaled}; "
+            "1e-3 < g < 10 m, prediction clamped to that; "
+            f"{self.averaged}{means}; SILog factor 1, x100; "
             f"points: {EIGEN_POINTS} fixed a frame in groups of {GROUP}"
         )
+
+    @classmethod
+    def label(cls) -> str:
+        """Alignment, mirror image and means."""
+        mirrored = "mean with the mirror image, " if cls.mirrored else ""
+        return f"{mirrored}{cls.aligned or 'as predicted'}, {cls.averaged}"
+
+
+_EIGEN_SITES: deque[tuple[str, Tensor, dict[str, Sites]]] = deque(maxlen=4)
+"""Frame, truth and sites of the last few maps: to find edges takes longer than to score, and twelve
+protocols ask for the same ones."""
+
+
+@protocol("eigen_median")
+class EigenMedian(Eigen):
+    """Eigen's after predictions took one factor an image from the truth; see `by_median`."""
+
+    aligned = "aligned by the frame's own median (uses the truth)"
+
+    def scored(self, depth: Tensor, sites: Sites) -> Tensor:
+        """Predictions times the truth's median over theirs."""
+        return by_median(depth, sites.truth, sites.valid)
+
+
+@protocol("eigen_log_fit")
+class EigenLogFit(Eigen):
+    """Eigen's after scale and shift of log depth were taken from the truth; see `by_log_fit`."""
+
+    aligned = "aligned by the frame's own least squares in log depth (uses the truth)"
+
+    def scored(self, depth: Tensor, sites: Sites) -> Tensor:
+        """Predictions as they fit the truth best."""
+        return by_log_fit(depth, sites.truth, sites.valid)
+
+
+@protocol("eigen_mirrored")
+class EigenMirrored(Eigen):
+    """Eigen's for the mean of the answers to the frame and to its mirror image."""
+
+    mirrored = True
+
+
+@protocol("eigen_median_mirrored")
+class EigenMedianMirrored(EigenMirrored, EigenMedian):
+    """That mean, then aligned by the median."""
+
+
+@protocol("eigen_log_fit_mirrored")
+class EigenLogFitMirrored(EigenMirrored, EigenLogFit):
+    """That mean, then aligned in log depth."""
+
+
+@protocol("eigen_pooled")
+class EigenPooled(Eigen):
+    """Eigen's with the sites of all images in one pool; alignments stay those of single images."""
+
+    averaged = "pooled over all images"
+
+    def accumulator(self, sites: str) -> Accumulator:
+        """Scores that pool all frames, otherwise by the same rules."""
+        return PooledMetrics()
+
+
+@protocol("eigen_median_pooled")
+class EigenMedianPooled(EigenPooled, EigenMedian):
+    """Aligned by the median image by image, then pooled."""
+
+
+@protocol("eigen_log_fit_pooled")
+class EigenLogFitPooled(EigenPooled, EigenLogFit):
+    """Aligned in log depth image by image, then pooled."""
+
+
+@protocol("eigen_mirrored_pooled")
+class EigenMirroredPooled(EigenPooled, EigenMirrored):
+    """The mean with the mirrored image, pooled."""
+
+
+@protocol("eigen_median_mirrored_pooled")
+class EigenMedianMirroredPooled(EigenPooled, EigenMedianMirrored):
+    """The mean with the mirrored image, aligned by the median image by image, then pooled."""
+
+
+@protocol("eigen_log_fit_mirrored_pooled")
+class EigenLogFitMirroredPooled(EigenPooled, EigenLogFitMirrored):
+    """The mean with the mirrored image, aligned in log depth image by image, then pooled."""
+
+
+SAME_PREDICTIONS = tuple(name for name, cls in PROTOCOLS.items() if issubclass(cls, Eigen))
+"""The twelve ways to score the same predictions, per image first; the first two views are shown."""
 
 
 @protocol("recorded")
