@@ -7,6 +7,7 @@ average with the mirrored image or to change the picture (`Protocol.view`).
 
 `SAME_PREDICTIONS` names twelve that differ in what is done to the same predictions before and while
 they are scored: aligned or not, averaged with the mirrored image or not, per image or pooled.
+`SAME_PIXELS` names four that score the same pixels and differ in what is shown around them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -31,6 +32,7 @@ from spdlib.data.queries import (
     evaluation_points,
     recorded_points,
     seeded_generator,
+    uniform_points,
 )
 from spdlib.geometry import Camera, Size
 from spdlib.plugins import Registry
@@ -261,6 +263,126 @@ class EigenLogFitMirroredPooled(EigenPooled, EigenLogFitMirrored):
 
 SAME_PREDICTIONS = tuple(name for name, cls in PROTOCOLS.items() if issubclass(cls, Eigen))
 """The twelve ways to score the same predictions, per image first; the first two views are shown."""
+
+
+Window = tuple[int, int, int, int]
+"""Top row, left column, height and width of a part of a frame, in its pixels."""
+
+
+@protocol("central_whole")
+class CentralWhole(Eigen):
+    """The whole frame, scored in its central half only, in the Eigen crop, per image.
+
+    It and the three below score the very same pixels: `view` returns a truth that is 0 wherever
+    nothing counts, so that each finds the same pixels in the same order.
+    """
+
+    shown: ClassVar[str] = "whole frame"
+    """What a network sees of a frame, in a few words."""
+    border: ClassVar[bool] = False
+    """Whether that is about what lies around a frame's valid pixels, NYU's white border."""
+
+    def view(self, frame: Frame, truth: str) -> tuple[View, Tensor]:
+        """The whole frame, and the truth of its central half."""
+        view, depth = super().view(frame, truth)
+        top, left, height, width = central_half(frame.camera.size)
+        half = slice(top, top + height), slice(left, left + width)
+        counted = torch.zeros_like(depth)
+        counted[half] = torch.where(eigen_mask(depth), depth, 0)[half]
+        return view, counted
+
+    def sites(self, depth: Tensor, frame_id: str) -> dict[str, Sites]:
+        """Fixed points, and all pixels of the central half; edges are not told apart."""
+        generator = seeded_generator("central", frame_id)
+        sample = uniform_points(depth, EIGEN_POINTS, generator, jitter=False)
+        return {"points": Sites(*sample), "dense": Sites(None, depth, depth > 0)}
+
+    def note(self, truth: str, frame: Frame) -> str:
+        """What is shown, where it is scored, and Eigen's note."""
+        top, left, height, width = central_half(frame.camera.size)
+        rows, columns = f"{top}-{top + height - 1}", f"{left}-{left + width - 1}"
+        scored = f"scored in the frame's rows {rows}, columns {columns}"
+        border = _border(frame) if self.border else ""
+        return f"shown: {self.shown}{border}; {scored}; {super().note(truth, frame)}"
+
+    @classmethod
+    def label(cls) -> str:
+        """What is shown."""
+        return cls.shown
+
+
+@protocol("central_painted")
+class CentralPainted(CentralWhole):
+    """The frame with its border painted over.
+
+    Each pixel outside `Frame.valid_box` takes the colour of the nearest one inside.
+    """
+
+    shown = "border painted over"
+    border = True
+
+    def view(self, frame: Frame, truth: str) -> tuple[View, Tensor]:
+        """The painted frame, of the same size and camera."""
+        view, depth = super().view(frame, truth)
+        top, left, height, width = _inside(frame)
+        below, right = frame.camera.height - top - height, frame.camera.width - left - width
+        margins = ((top, below), (left, right), (0, 0))
+        return replace(view, image=np.pad(frame.image[frame.valid], margins, "edge")), depth
+
+
+@protocol("central_cut")
+class CentralCut(CentralWhole):
+    """The frame without its border; the camera follows."""
+
+    shown = "border cut away"
+    border = True
+
+    def view(self, frame: Frame, truth: str) -> tuple[View, Tensor]:
+        """The part inside `Frame.valid_box`."""
+        return _cut(*super().view(frame, truth), _inside(frame))
+
+
+@protocol("central_half")
+class CentralHalf(CentralWhole):
+    """The central half of the frame alone, half as high and half as wide; the camera follows."""
+
+    shown = "central half alone"
+
+    def view(self, frame: Frame, truth: str) -> tuple[View, Tensor]:
+        """The central half."""
+        return _cut(*super().view(frame, truth), central_half(frame.camera.size))
+
+
+SAME_PIXELS = ("central_whole", "central_painted", "central_cut", "central_half")
+"""The four that score the same pixels; what is shown around them shrinks."""
+
+
+def central_half(size: Size) -> Window:
+    """The window of half the height and width in the middle of a frame of this height and width."""
+    height, width = size[0] // 2, size[1] // 2
+    return (size[0] - height) // 2, (size[1] - width) // 2, height, width
+
+
+def _inside(frame: Frame) -> Window:
+    """The window of a frame's valid pixels."""
+    top, left, bottom, right = frame.valid_box or (0, 0, *(side - 1 for side in frame.camera.size))
+    return top, left, bottom - top + 1, right - left + 1
+
+
+def _border(frame: Frame) -> str:
+    """Where a frame's border lies, as the end of a sentence on what is done to it."""
+    if frame.valid_box is None:
+        return ", but there is none: the whole frame"
+    top, left, bottom, right = frame.valid_box
+    return f" (all outside rows {top}-{bottom}, columns {left}-{right})"
+
+
+def _cut(view: View, depth: Tensor, window: Window) -> tuple[View, Tensor]:
+    """A view and its truth inside a window."""
+    top, left, height, width = window
+    part = slice(top, top + height), slice(left, left + width)
+    image = np.ascontiguousarray(np.asarray(view.image)[part])
+    return View(image, view.camera.cropped(*window), view.frame_camera, view.mirrored), depth[part]
 
 
 @protocol("recorded")

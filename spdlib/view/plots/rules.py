@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,6 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import blended_transform_factory
 
 from spdlib.view.plots.style import (
+    BASELINE_GREYS,
     FAINT,
     INK,
     METRICS,
@@ -99,3 +101,38 @@ def _room_at_the_right(ax: Axes, values: pd.Series, share: float = 1.6) -> None:
     ax.set_xticks([tick for tick in MaxNLocator(2).tick_values(low, high) if tick <= high + reach])
     ax.tick_params(axis="x", labelsize="small")
     ax.grid(visible=False, axis="y")
+
+
+@styled
+def same_pixels(table: pd.DataFrame, models: Sequence[str] = ()) -> Figure:
+    """What the metre hangs on: a table of `rules.under_every_view`, network by network.
+
+    s* and AbsRel of the same pixels, a colour a view. `models` are drawn in this order; default all
+    that look at the image.
+    """
+    every = [name for name in table["model"].unique() if name not in BASELINE_GREYS]
+    names = list(models) or every
+    views = list(table["view"].unique())
+    fig, axes = figure(1, 2, 1.5 + (0.22 * len(views) + 0.25) * len(names), sharey=True)
+    step = len(views) + 1.2
+    for ax, score in zip(axes, ("s_star", "abs_rel"), strict=True):
+        if score == "s_star":
+            ax.axvline(1, color=FAINT, linewidth=1.2)
+        for number, name in enumerate(names):
+            own = table[table["model"] == name]
+            places = [number * step + views.index(view) for view in own["view"]]
+            for place, row in zip(places, own.to_dict("records"), strict=True):
+                shade = colour(views.index(row["view"]))
+                label = row["view"] if not number else None
+                ax.plot(row[score], place, "o", color=shade, markersize=8, label=label)
+                _beside(ax, row[score], place, _changed(row[score], own[score].iloc[0]))
+        shown = [*table[score][table["model"].isin(names)], *([1.0] if score == "s_star" else [])]
+        _room_at_the_right(ax, pd.Series(shown), 0.5)
+    middles = [number * step + (len(views) - 1) / 2 for number in range(len(names))]
+    axes[0].set_yticks(middles, names)
+    axes[0].set_ylim(len(names) * step - 1.2, -1)
+    axes[0].set_title("s*, true over predicted depth (1: the metre is right)")
+    axes[1].set_title("AbsRel of the same pixels (lower is better)")
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=len(views))
+    return fig
