@@ -97,8 +97,10 @@ def _room_at_the_right(ax: Axes, values: pd.Series, share: float = 1.6) -> None:
     """Limits that leave room for a text beside each value, and few ticks where the values are."""
     low, high = values.min(), values.max()
     reach = max(high - low, 0.02 * abs(high))
-    ax.set_xlim(low - 0.15 * reach, high + share * reach)
-    ax.set_xticks([tick for tick in MaxNLocator(2).tick_values(low, high) if tick <= high + reach])
+    left = low - 0.15 * reach
+    ax.set_xlim(left, high + share * reach)
+    steps = MaxNLocator(2).tick_values(left, high)
+    ax.set_xticks([step for step in steps if left <= step <= high + 0.3 * reach])
     ax.tick_params(axis="x", labelsize="small")
     ax.grid(visible=False, axis="y")
 
