@@ -8,7 +8,7 @@ of one histogram and lets the map be sorted as 16-bit numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spdlib.data.frames import TRUTHS, Frames, Subset, evenly_spaced
+from spdlib.data.frames import TRUTHS, Frame, Frames, Subset, evenly_spaced
 from spdlib.data.queries import lattice_truth
 from spdlib.data.store import PackedFrames
 from spdlib.errors import DataError
@@ -44,6 +44,19 @@ class Answers(Protocol):
 
     def dense(self) -> Tensor | None:
         """Depth [H, W] in metres of every pixel; None where there is no dense path."""
+        ...
+
+
+class Entrant(Protocol):
+    """Whoever answers from elsewhere than a network's weights here, such as from files."""
+
+    name: str
+    """In tables."""
+    told: str
+    """Where the answers come from, in words, for the protocols' notes."""
+
+    def __call__(self, frame: Frame) -> Callable[[View], Answers]:
+        """What answers the frame as it is: a view of the whole of it."""
         ...
 
 
@@ -189,6 +202,10 @@ Baselines = Mapping[str, Mapping[str, PixelMap]]
 """Name of a truth -> name of a baseline -> its map."""
 
 
+IMAGE_FREE = ("constant", "pixel_map")
+"""Names of the baselines of `fit_image_free`, which no other entrant may have."""
+
+
 def constant(depth: float, fitted_to: str = "") -> PixelMap:
     """The map that answers one depth in metres everywhere."""
     return PixelMap(torch.full((1, 1), depth), fitted_to)
@@ -240,10 +257,8 @@ def _fit(frames: Frames, size: Size, truth: str) -> dict[str, PixelMap]:
     fitted[fitted == 0] = best
     depth_map = torch.from_numpy(fitted.astype(np.float32) / np.float32(MILLIMETRES))
     words = f"{len(used)} of {len(frames)} training frames ({truth})"
-    return {
-        "constant": constant(best / MILLIMETRES, words),
-        "pixel_map": PixelMap(depth_map, words),
-    }
+    maps = constant(best / MILLIMETRES, words), PixelMap(depth_map, words)
+    return dict(zip(IMAGE_FREE, maps, strict=True))
 
 
 def weighted_medians(millimetres: np.ndarray) -> np.ndarray:
