@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import pkgutil
 import runpy
@@ -47,6 +48,9 @@ COMMANDS = {
     "bench": ("spdlib.__main__:add_bench", "run one of the measured comparisons"),
 }
 """Name: (function that adds the command's arguments and sets `command`, help)."""
+
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory")
+"""What PyTorch's errors say then, on a CPU and on a GPU."""
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -94,26 +98,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit status.
 
     0 is success, 1 a notebook whose cell failed, 2 something to mend in the command, the data or
-    the settings (one line on standard error says what), 130 an interruption, as shells report it.
+    the settings (one line on standard error says what). As shells report them: 130 an interruption,
+    141 that nobody reads what is printed.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may be no text
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         with _sigterm_as_ctrl_c():
             chosen = next((word for word in words[:1] if not word.startswith("-")), None)
             parsed = build_parser(chosen).parse_args(words)
             status = int(parsed.command(parsed) or 0)
-            sys.stdout.flush()  # a full disk is heard here, not after the last word
+            if sys.stdout is not None:  # a full disk is heard here, not after the last word
+                sys.stdout.flush()
             return status
-    except BrokenPipeError:  # as in `spdlib ... | head`: nobody reads on
+    except BrokenPipeError:  # as in `spdlib ... | head`: what it prints is no longer read
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 141
     except (SPDError, OSError, MemoryError) as error:
-        text = " ".join(str(error).split()) or "out of memory"
-        print(f"error: {text}", file=sys.stderr)
+        _tell(f"error: {' '.join(str(error).split()) or 'out of memory'}")
+        return 2
+    except RuntimeError as error:
+        if not any(words in str(error) for words in OUT_OF_MEMORY):
+            raise
+        _tell("error: out of memory; choose smaller images, fewer points or a smaller batch")
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        _tell("interrupted")
         return 130
+
+
+def _tell(line: str) -> None:
+    """Print a line to standard error, if anything can be printed there."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ DEFAULT_ROOT = Path("results") / "runs"
 _TOKEN_BYTES = 8
 _PATIENCE = 2.0
 """Seconds to wait for a lock: a killed process lets go only once its memory is freed."""
+_FULL = "Free disk space or choose another folder"
+_REMEDIES = {errno.ENOSPC: _FULL, errno.EDQUOT: _FULL, errno.EFBIG: _FULL, errno.EIO: _FULL}
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 
 
@@ -32,27 +34,44 @@ def replacing(path: str | Path, error: type[SPDError]) -> Iterator[Path]:
     """A temporary name beside `path` that becomes `path` if the block ends well, else vanishes.
 
     Its folder is made if it is missing. Temporaries that killed processes left of `path` are
-    removed first.
+    removed first. Where `path` is a link, what it leads to is replaced.
 
     Raises:
-        error: the folder is not writable, or writing failed (for example a full disk); a file that
-            was at `path` before is untouched.
+        error: `path` is a folder, pipe or device, its folder is not writable, or writing failed
+            (for example a full disk); a file that was at `path` before is untouched.
     """
     path = Path(path)
-    if not path.name or "\0" in path.name:
+    if not path.name or "\0" in str(path):
         raise error(f"cannot write {str(path)!r}: it names no file; choose another name")
+    path = Path(os.path.realpath(path)) if os.path.islink(path) else path
+    if os.path.exists(path) and not path.is_file():
+        raise error(f"cannot write {path}: it is a folder, a pipe or a device; choose another name")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(path)
-        with _temporary(path) as temporary:
-            yield temporary
-            _sync(temporary)
-            os.replace(temporary, path)
-        with contextlib.suppress(OSError):  # not every system syncs folders
-            _sync(path.parent)
+        with _folder(path.parent):
+            _remove_abandoned(path)
+            with _temporary(path) as temporary:
+                yield temporary
+                _sync(temporary)
+                os.replace(temporary, path)
+            with contextlib.suppress(OSError):  # not every system syncs folders
+                _sync(path.parent)
     except OSError as failure:
         kept = "the previous file is kept" if os.path.isfile(path) else "nothing was written"
         raise error(_cannot_write(path, failure, f"; {kept}")) from failure
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """A folder that is there within the block; what had to be made goes if the block fails."""
+    made = [folder for folder in (path, *path.parents) if not os.path.exists(folder)]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        for folder in made:
+            with contextlib.suppress(OSError):  # never made, or no longer empty
+                folder.rmdir()
+        raise
 
 
 @contextlib.contextmanager
@@ -91,9 +110,10 @@ def held(path: str | Path, error: type[SPDError]) -> Iterator[None]:
 
 
 def _cannot_write(path: Path, failure: OSError, kept: str = "") -> str:
+    remedy = _REMEDIES.get(failure.errno or 0, "Check the path or choose another folder")
     return (
-        f"cannot write {path}: {failure.strerror or failure}{kept}. Free disk space or choose "
-        "another folder, then start the same command again"
+        f"cannot write {path}: {failure.strerror or failure}{kept}. {remedy}, then start the same "
+        "command again"
     )
 
 

@@ -170,9 +170,12 @@ class Camera:
             k = torch.as_tensor(matrix, dtype=torch.float64)
             (fx, skew, cx), (low, fy, cy), last = k.tolist()
         except (TypeError, ValueError, RuntimeError):
-            raise DataError(f"a camera's matrix is 3 x 3 numbers; got {matrix}") from None
+            got = " ".join(reprlib.repr(matrix).split())
+            raise DataError(f"a camera's matrix is 3 x 3 numbers; got {got}") from None
         if low != 0 or last != [0, 0, 1]:
-            raise DataError(f"a camera's matrix ends in the rows [0, fy, cy], [0, 0, 1]; got {k}")
+            raise DataError(
+                f"a camera's matrix ends in the rows [0, fy, cy], [0, 0, 1]; got {k.tolist()}"
+            )
         return cls(fx, fy, cx, cy, width, height, skew)
 
     @property
@@ -199,7 +202,10 @@ class Camera:
                 "cx and cy in pixels, or half of width - 1 and height - 1 if they are unknown"
             )
         axes = ((self.fx, self.cx, self.width), (self.fy, self.cy, self.height))
-        if all(max(side, abs(c), abs(side - c)) <= WIDEST * focal for focal, c, side in axes):
+        straight = abs(self.skew) <= WIDEST * self.fx
+        if straight and all(
+            max(side, abs(c), abs(side - c)) <= WIDEST * focal for focal, c, side in axes
+        ):
             return None
         return (
             f"{self}: its focal length or principal point looks normalised or in millimetres, as "
@@ -251,7 +257,11 @@ class Camera:
 
         Returns:
             c, s, fy of the triangle, cosine and sine of the rotation.
+
+        DataError: degrees that are not finite.
         """
+        if not math.isfinite(degrees):
+            raise DataError(f"a camera is turned by a finite number of degrees; got {degrees}")
         c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         m10, m11 = -s * self.fx, -s * self.skew + c * self.fy
         fy = math.hypot(m10, m11)

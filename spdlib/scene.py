@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -323,7 +324,8 @@ class Scene:
 def _require_whole(**values: Any) -> None:
     """QueryError names the first value that is no whole number from 1."""
     for name, value in values.items():
-        if type(value) is not int or value < 1:
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if not whole or not 1 <= value < 2**31:
             raise QueryError(f"{name} is a whole number from 1; got {value!r}")
 
 

@@ -47,6 +47,33 @@ def test_a_full_disk_keeps_the_previous_file(
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
+def test_a_link_leads_to_the_file_that_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "a.txt")
+    write_bytes(tmp_path / "link", b"new", RunError)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real" / "a.txt").read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_only_files_are_replaced(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(RunError, match=r"cannot write .*a: it is a folder, a pipe or a device"):
+        write_bytes(tmp_path / "a", b"new", RunError)
+    assert not (tmp_path / "a").is_file()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_folders_that_were_made_in_vain_go_again(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    with (
+        pytest.raises(ZeroDivisionError),
+        replacing(tmp_path / "old" / "new" / "b" / "c", RunError),
+    ):
+        _ = 1 / 0
+    assert [path.name for path in tmp_path.rglob("*")] == ["old"]
+
+
 def test_an_interruption_leaves_nothing_behind(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a.bin", RunError) as temporary:
         temporary.write_bytes(b"half")

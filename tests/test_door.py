@@ -179,7 +179,21 @@ def test_output_that_nobody_can_take_is_no_traceback(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdout.close()  # as `| true` does
     assert process.stderr is not None and process.stderr.read() == ""
-    assert process.wait() == 0
+    assert process.wait() == 141
+
+
+@pytest.mark.parametrize("words", ["can't allocate memory: you tried", "CUDA out of memory."])
+def test_too_little_memory_is_one_line(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(arguments: Any) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("spdlib.data.cli._info", fail)
+    assert main(["data", "info", "x"]) == 2
+    assert capsys.readouterr().err == (
+        "error: out of memory; choose smaller images, fewer points or a smaller batch\n"
+    )
 
 
 def test_sigterm_ends_a_command_as_ctrl_c_does(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def add_data(parser: argparse.ArgumentParser) -> None:
 def _pack(args: argparse.Namespace) -> int:
     names = ("truth", "split_file", "list_file", "depth_scale")
     options = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    if args.out.is_file() and args.out.samefile(args.source):
+    if args.source.exists() and args.out.is_file() and args.out.samefile(args.source):
         raise DataError(f"{args.out}: is the source itself; choose another name")
     splits = open_source(args.source, **options)
     _check_splits(args.source, splits)
@@ -76,7 +76,7 @@ def _range_of(store: Path, scaled: bool) -> str:
     """A line that lets a person see a wrong unit that is plausible."""
     frames = PackedFrames(store, "train")
     chosen = np.linspace(0, len(frames) - 1, min(len(frames), 32)).astype(int)
-    depth = np.concatenate([frames[int(i)].truth()[::4, ::4].ravel() for i in chosen])
+    depth = np.concatenate([frames[int(i)].truth().ravel() for i in chosen])
     low, median, high = np.percentile(depth[depth > 0], (1, 50, 99))
     rescale = "pack again with --depth-scale, the metres per step (TUM: 0.0002)"
     remedy = rescale if scaled else "check the unit"

@@ -160,6 +160,13 @@ def check_frame(frame: Frame, where: str) -> Frame:
                 f"{'x'.join(map(str, size))} (height x width); "
                 f"{'transpose one of them' if turned else 'give both at the same size'}"
             )
+    height, width = image.shape[:2]
+    top, left, bottom, right = frame.valid_box or (0, 0, 0, 0)
+    if not (0 <= top <= bottom < height and 0 <= left <= right < width):
+        raise DataError(
+            f"{where}: the valid box {frame.valid_box} (top, left, bottom, right, all inside) "
+            f"leaves the {height}x{width} image; correct it"
+        )
     for kind in frame.depths:
         check_depth(frame.truth(kind), f"{where} ({kind} depth)")
     return frame

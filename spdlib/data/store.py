@@ -93,7 +93,7 @@ def pack(
     path = Path(path)
     if compression not in COMPRESSIONS:
         raise ConfigError(f"compression is {compression!r}; choose one of {list(COMPRESSIONS)}")
-    if os.path.isfile(path) and not h5py.is_hdf5(path):  # a damaged store may be replaced
+    if os.path.isfile(path) and _is_other(path):
         raise DataError(f"{path}: is there, and no packed store; choose another name or delete it")
     places = [(split, frames, i) for split, frames in splits.items() for i in range(len(frames))]
     if not places:
@@ -126,6 +126,16 @@ def pack(
         notes = {"format": FORMAT, "provenance": json.dumps(made)}
         file.attrs.update({name: np.bytes_(text.encode()) for name, text in notes.items()})
         file.attrs.update(version=VERSION, index=index_hash(file))
+
+
+def _is_other(path: Path) -> bool:
+    """Whether a file is no store. One that HDF5 cannot open may be a damaged store."""
+    if not h5py.is_hdf5(path):
+        return True
+    try:
+        return not PackedFrames.recognises(path)
+    except DataError:
+        return False
 
 
 def _check_space(path: Path, needed: int) -> None:

@@ -369,8 +369,15 @@ class DepthModel(
         second and a hash of all, so that `load` finds what was changed since.
 
         Raises:
-            ModelError: the folder cannot be written; files already there stay as they were.
+            ModelError: a weight is NaN or infinite, or the folder cannot be written; files already
+                there stay as they were.
         """
+        for name, value in self.state_dict().items():
+            if not value.isfinite().all():
+                raise ModelError(
+                    f"cannot save {self!r} in {folder}: its weight {name!r} holds NaN or infinity; "
+                    "train it again, or load an earlier state"
+                )
         text = json.dumps({**asdict(self.config), "trained": self.trained}, indent=2)
         weights = seal(self.state_dict(), "config", text)
         write_bytes(Path(folder) / "model.safetensors", weights, ModelError)

@@ -89,8 +89,13 @@ class EncoderConfig:
             f"encoder {self.name!r}: pretrained=True and weights={self.weights!r} exclude each "
             "other; keep one",
         )
-        positive = self.std is None or min(self.std) > 0
-        require(positive, f"encoder std must be positive; got {self.std}")
+        possible_std = self.std is None or all(1e-3 <= x <= 1e3 for x in self.std)
+        possible_mean = self.mean is None or all(abs(x) <= 1e3 for x in self.mean)
+        require(
+            possible_std and possible_mean,
+            f"mean={self.mean}, std={self.std}: an encoder's mean and std are those of RGB images "
+            "in 0..1",
+        )
         four = len(self.taps) == 4 and min(self.taps) >= 0
         require(four, f"a ViT is read at four taps, counted from 0; got {shown(self.taps)}")
         possible = _paddings(self.name)

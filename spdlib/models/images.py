@@ -43,7 +43,8 @@ def as_images(image: Any) -> Tensor:
             image = np.array(upright(image))  # an opened file is decoded here
     if isinstance(image, np.ndarray):
         try:
-            image = torch.from_numpy(image.copy())  # the caller's may be read-only or reversed
+            # the caller's may be read-only, reversed, or of another byte order
+            image = torch.from_numpy(image.astype(image.dtype.newbyteorder("=")))
         except TypeError:
             raise QueryError(f"images are uint8 or float in 0..1; got {image.dtype}") from None
     if not isinstance(image, Tensor):

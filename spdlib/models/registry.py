@@ -100,7 +100,9 @@ def create_model(
         raise ConfigError("only the encoder comes pretrained: write pretrained_encoder=True")
     if pretrained_encoder:
         encoder = replace(encoder, pretrained=True)
-    config = ModelConfig(name, encoder, image_size or own_size, focal, options)
+    config = ModelConfig(
+        name, encoder, own_size if image_size is None else image_size, focal, options
+    )
     return network_class(name)(config)
 
 

@@ -129,7 +129,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     baselines = fit_image_free(data.train)
     result = evaluate_run(
         run,
-        load(run.best).to(accelerator.device),
+        load(run.saved(run.best)).to(accelerator.device),
         data.test,
         baselines,
         protocols=args.protocols,

@@ -284,3 +284,13 @@ def _paths(kind: type, prefix: str = "") -> dict[str, str]:
 
 
 SETTINGS: Mapping[str, str] = _paths(RunConfig)
+
+
+def differences(ours: ModelConfig, theirs: ModelConfig) -> list[str]:
+    """In which way networks of one config could not take the weights of another's, in words."""
+    sides = {
+        "network": (ours.network, theirs.network),
+        "encoder": (ours.encoder.name, theirs.encoder.name),
+        "options": (ours.options, theirs.options),
+    }
+    return [f"{name} {b!r}, not {a!r}" for name, (a, b) in sides.items() if a != b]

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from spdlib.data.frames import TRUTHS, Frame, Frames, Subset, selection_split
 from spdlib.data.rooms import Rooms
 from spdlib.data.store import PackedFrames, info
+from spdlib.data.workers import from_workers, leave_signals_to_parent
 from spdlib.errors import RunError
 from spdlib.machine import usable_cores
 from spdlib.study.config import RunConfig
@@ -45,7 +46,11 @@ class InMemory:
         self.provenance: dict[str, Any] = dict(getattr(frames, "provenance", {}))
         workers = usable_cores() if len(frames) >= ENOUGH_TO_SHARE else 0
         source: Any = frames
-        self._frames = list(DataLoader[Frame](source, batch_size=None, num_workers=workers))
+        loader = DataLoader[Frame](
+            source, batch_size=None, num_workers=workers, worker_init_fn=leave_signals_to_parent
+        )
+        with from_workers():
+            self._frames = list(loader)
         self.fingerprint = _fingerprint(self._frames)
 
     def __len__(self) -> int:

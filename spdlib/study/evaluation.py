@@ -28,6 +28,7 @@ from spdlib.machine import origin
 from spdlib.models import DepthModel
 from spdlib.models.base import evaluating
 from spdlib.scene import GROUP
+from spdlib.study.config import differences
 from spdlib.study.diagnostics import look_inside, of_kind
 from spdlib.study.entrants import Answers, Baselines, Entrant, ModelPredictor, SceneAnswers
 from spdlib.study.metrics import Accumulator, Alone, EigenMetrics, merge_processes, of_all_processes
@@ -270,8 +271,16 @@ def evaluate_run(
 
     The network is usually `spdlib.load(run.best)`; `options` are further arguments of `evaluate`.
     Unlike `fit`, this does not keep the folder to itself: whole tables replace whole tables.
+
+    RunError: the network is not the run's, or as `evaluate` says.
     """
     config = run.config
+    if differing := differences(config.model, model.config):
+        raise RunError(
+            f"{run.folder} is no run of this network ({'; '.join(differing)}); evaluate the one "
+            "that the run trained: restore its best/ if another is there"
+        )
+    _ = run.record  # a damaged one is heard before the work
     options.setdefault("squash", config.data.validation == "squash")
     options.setdefault("crop", config.crop)
     result = evaluate(model, test, baselines=baselines, **options)

@@ -17,8 +17,10 @@ import pandas as pd
 from spdlib.errors import DataError, RunError
 from spdlib.models import network_class, network_options, words
 from spdlib.study.runs import Run, write_table
+from spdlib.study.tables import SCORE, TEXT, read_table
 
 SCORES = ("abs_rel", "rmse", "delta1", "silog", "s_star")
+CURVE = ["step", "epoch", "seconds", "sel_abs_rel", "train_loss"]
 SAMPLES = 10_000
 """Of the frames, for an interval."""
 
@@ -51,7 +53,7 @@ class EqualTerms(NamedTuple):
 
     def save(self, path: str | Path) -> list[Path]:
         """Write PATH.csv, PATH_pairs.csv and PATH_curves.csv."""
-        files = _files(path)
+        files = files_of(path)
         for file, table in zip(files, self, strict=True):
             write_table(file, table)
         return files
@@ -59,18 +61,14 @@ class EqualTerms(NamedTuple):
     @classmethod
     def read(cls, path: str | Path) -> EqualTerms:
         """Inverse of `save`. RunError: a file is missing or cannot be read."""
-        tables = []
-        for file in _files(path):
-            try:
-                tables.append(pd.read_csv(file))
-            except (OSError, ValueError) as error:
-                raise RunError(
-                    f"{file} cannot be read ({error}); write it with `python -m spdlib equal-terms`"
-                ) from error
-        return cls(*tables)
+        remedy = "write it with `python -m spdlib equal-terms`"
+        return cls(*(read_table(file, remedy=remedy) for file in files_of(path)))
 
 
-def _files(path: str | Path) -> list[Path]:
+def files_of(path: str | Path) -> list[Path]:
+    """Paths of the three tables that a path stands for. RunError: it names no file."""
+    if Path(path).name in ("", ".."):
+        raise RunError(f"{str(path)!r} names no file to write; give a name, such as out/terms")
     stem = Path(path).with_suffix("")
     return [stem.with_name(f"{stem.name}{ending}.csv") for ending in ("", "_pairs", "_curves")]
 
@@ -82,14 +80,13 @@ def step_seconds(path: str | Path, points: int) -> dict[str, float]:
 
     RunError: the table cannot be read, or has no step, or several of one network.
     """
-    try:
-        table = pd.read_csv(path)
-        steps = table[(table["operation"] == "step") & (table["k"] == points)]
-        seconds = steps.set_index("network")["milliseconds"] / 1000
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(
-            f"{path} cannot be read ({error!r}); write it with `python -m spdlib bench training`"
-        ) from error
+    remedy = "write it with `python -m spdlib bench training`"
+    columns = {"network": TEXT, "operation": TEXT, "k": SCORE, "milliseconds": SCORE}
+    table = read_table(path, columns, remedy)
+    steps = table[(table["operation"] == "step") & (table["k"] == points)]
+    seconds = steps.set_index("network")["milliseconds"] / 1000
+    if bad := [name for name, each in seconds.items() if not 0 < each < np.inf]:
+        raise RunError(f"{path} has no positive time of a step of {bad[0]}; {remedy}")
     if seconds.empty or not seconds.index.is_unique:
         raise RunError(
             f"{path} has {len(seconds)} steps of {points} points for {seconds.index.nunique()} "
@@ -124,7 +121,7 @@ def equal_terms(
         (first, second, protocol, *compare_frames(frames, first, second, protocol))
         for protocol in networks["protocol"].unique()
         for first, second in combinations(networks["network"].unique(), 2)
-        if protocols[first][protocol] == protocols[second][protocol]
+        if (asked := protocols[first].get(protocol)) and asked == protocols[second].get(protocol)
     ]
     columns = ["first", "second", "protocol", "difference", "low", "high", "verdict"]
     table = pd.concat(curves.values(), ignore_index=True)
@@ -190,13 +187,15 @@ def _require_equal(runs: Sequence[Run]) -> None:
     for run in runs:
         if "evaluation" not in run.record:
             raise RunError(f"{run.folder} was not evaluated; `python -m spdlib evaluate` does it")
+        if not run.finished:
+            raise RunError(f"{run.folder} holds a run that has not finished; train it to its end")
         _require_own_options(run)
         ours = _terms(run)
         for name, theirs in _terms(first).items():
-            if theirs != ours[name]:
+            if theirs != ours.get(name):
                 raise RunError(
                     f"not on equal terms: {name} is {theirs!r} in {first.folder} and "
-                    f"{ours[name]!r} in {run.folder}"
+                    f"{ours.get(name)!r} in {run.folder}"
                 )
 
 
@@ -232,7 +231,11 @@ def _curve(run: Run, seconds: Mapping[str, float] | None) -> pd.DataFrame:
     network = run.config.model.network
     if seconds is not None and network not in seconds:
         raise RunError(f"no cost of a step of {network}; there are those of {sorted(seconds)}")
-    table = run.history[["step", "epoch", "seconds", "sel_abs_rel", "train_loss"]]
+    table, steps = run.history[CURVE], run.record["steps_done"]
+    if (last := table["step"].iloc[-1]) != steps:
+        raise RunError(
+            f"{run.folder}/history.csv ends at step {last} of {steps}; train the run again"
+        )
     spent = table["seconds"] if seconds is None else table["step"] * seconds[network]
     table = table.assign(minutes=spent / 60).drop(columns="seconds")
     table.insert(0, "network", network)
@@ -244,8 +247,15 @@ def _rows(run: Run, curve: pd.DataFrame, minutes: float) -> list[dict[str, Any]]
     config, record = run.config, run.record
     parameters = record["parameters"]
     rows = []
-    for protocol, scores in _own_points(run, run.metrics).groupby("protocol", sort=False):
-        values = scores.set_index("metric")["value"]
+    table = _own_points(run, run.metrics)
+    for protocol in record["evaluation"]["protocols"]:
+        scores = table[table["protocol"] == protocol]
+        values = dict(zip(scores["metric"], scores["value"], strict=True))
+        if missing := [name for name in SCORES if name not in values]:
+            raise RunError(
+                f"{run.folder}/metrics.csv has no {missing[0]} of {config.model.network} under "
+                f"{protocol} at points; evaluate the run again"
+            )
         rows.append(
             {
                 "network": config.model.network,

@@ -23,7 +23,7 @@ from spdlib.data.sources.base import refuse_duplicates
 from spdlib.disk import file_hash
 from spdlib.errors import ConfigError, DataError, RunError
 from spdlib.machine import origin
-from spdlib.reading import read_text, reading
+from spdlib.reading import read_json, read_text, reading
 from spdlib.settings import shown
 from spdlib.study.entrants import IMAGE_FREE, Answers, Entrant, PixelMap
 from spdlib.study.evaluation import Evaluation, showing_whole_frames
@@ -37,6 +37,8 @@ COLUMNS = ("frame", "u", "v", "depth")
 REMEDY = "write it as CSV in UTF-8 with the columns frame,u,v,depth"
 TABLES = ("metrics", "bins", "frames")
 """What a folder of scores has, as a run's has them."""
+SCORED = "predictions"
+"""In a record: what was scored, where that was no run."""
 
 
 class Stored(Entrant):
@@ -222,7 +224,8 @@ def _read_points(table: Path) -> pd.DataFrame:
     text = read_text(table, DataError, REMEDY)
     with reading(table, "is no readable table", REMEDY):
         options: Any = {"header": None, "dtype": str, "keep_default_na": False}
-        cells = pd.read_csv(io.StringIO(text), skip_blank_lines=False, **options).dropna(how="all")
+        cells = pd.read_csv(io.StringIO(text), skip_blank_lines=False, **options)
+    cells = cells[(cells != "").any(axis=1)]
     columns = list(cells.iloc[0]) if len(cells) else []
     rows = cells[1:].set_axis(columns, axis=1)
     if not set(COLUMNS) <= set(columns) or len(set(columns)) < len(columns):
@@ -246,10 +249,14 @@ def _read_points(table: Path) -> pd.DataFrame:
 
 
 def scores_folder(folder: str | Path) -> Run:
-    """A folder for scores. RunError: it holds a training run, whose tables would be lost."""
+    """A folder for scores. RunError: it holds a run, a network, or another's record."""
     run = Run(Path(folder))
-    if run.exists:
-        raise RunError(f"{folder}: holds a training run; choose another folder for the scores")
+    recorded = read_json(run.record_path, RunError) if run.record_path.exists() else {SCORED: {}}
+    if run.exists or SCORED not in recorded:
+        raise RunError(
+            f"{folder}: holds a run, or other files named config.json or record.json; choose "
+            "another folder for the scores"
+        )
     return run
 
 
@@ -259,7 +266,7 @@ def save_scores(folder: str | Path, scores: Evaluation, stored: Stored, frames: 
     The record has the SHA-256 of every file of predictions, what was scored and how, code version
     and machine.
 
-    RunError: the folder holds a training run, or cannot be written.
+    RunError: the folder holds something else, or cannot be written.
     """
     run = scores_folder(folder)
     for name in TABLES:
@@ -267,7 +274,7 @@ def save_scores(folder: str | Path, scores: Evaluation, stored: Stored, frames: 
     files = {name: file_hash(path) for name, path in stored.files.items()}
     evaluation = {"test": describe_frames(frames), "protocols": dict(scores.notes), **origin()}
     predictions = {"name": stored.name, "told": stored.told, "files": files}
-    write_json(run.record_path, {"predictions": predictions, "evaluation": evaluation})
+    write_json(run.record_path, {SCORED: predictions, "evaluation": evaluation})
 
 
 class SideBySide(NamedTuple):
@@ -299,7 +306,7 @@ def side_by_side(*folders: str | Path) -> SideBySide:
     tables = []
     for table in TABLES:
         parts = [
-            run.table(table).replace({"model": {name: label}})
+            getattr(run, table).replace({"model": {name: label}})
             for run, name, label in zip(runs, names, labels, strict=True)
         ]
         keys = [
@@ -323,13 +330,13 @@ def _told_apart(names: list[str], folders: list[Path]) -> list[str]:
 
 def _scored(run: Run) -> tuple[str, list[Any]]:
     """The name of what a folder scored, and what identifies the frames; RunError: nothing."""
-    record = run.record if run.record_path.is_file() else {}
+    found = run.record_path.is_file()
+    record = read_json(run.record_path, RunError) if found else {}
     if "evaluation" not in record:
         raise RunError(
             f"{run.folder} holds no scores; `spdlib evaluate` or `spdlib score --out` writes them"
         )
     with reading(run.record_path, "is no record of scores", "score again", RunError):
-        known = "predictions" in record
-        name = record["predictions"]["name"] if known else run.config.model.network
         test = record["evaluation"]["test"]
+        name = record[SCORED]["name"] if SCORED in record else run.config.model.network
         return str(name), [test["ids_hash"], test.get("fingerprint")]

@@ -12,7 +12,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +24,10 @@ from spdlib.data.frames import Frames
 from spdlib.data.store import PackedFrames, info
 from spdlib.disk import DEFAULT_ROOT as DEFAULT_ROOT
 from spdlib.errors import RunError
-from spdlib.reading import read_json, read_text, reading, reading_settings, regular_file
+from spdlib.reading import read_json, reading, reading_settings, regular_file
 from spdlib.study.config import RunConfig
+from spdlib.study.record import checked
+from spdlib.study.tables import COLUMNS, read_table, require_all_frames
 
 FIGURES_OF_FRAMES = ("frames", "error_maps", "where_near", "where_far")
 """Figures that show images of the data, which may not be redistributed."""
@@ -141,8 +142,6 @@ class Run:
     """model, protocol, sites, metric, value, frames."""
     bins = _Table()
     """model, protocol, sites, bin, abs_rel, delta1, count."""
-    frames = _Table()
-    """Scores of every frame, for paired comparisons."""
 
     @classmethod
     def open(cls, folder: str | Path) -> Run:
@@ -171,8 +170,18 @@ class Run:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The record as it is now."""
-        return read_json(self.record_path, RunError)
+        """The record as it is now. RunError: it is damaged, or lacks what others rely on."""
+        return checked(self.record_path, read_json(self.record_path, RunError))
+
+    @property
+    def frames(self) -> pd.DataFrame:
+        """Scores of every frame, for paired comparisons.
+
+        RunError: not those of as many frames as the metrics say.
+        """
+        table = self.table("frames")
+        require_all_frames(self.folder / "frames.csv", table, self.metrics)
+        return table
 
     @property
     def store(self) -> Path | None:
@@ -185,6 +194,23 @@ class Run:
         """Note where the packed store lies, for an evaluation on this machine."""
         write_json(self._local_path, {"store": None if path is None else str(path)})
 
+    def require(self, path: Path) -> Path:
+        """A file that training has written here. RunError: it is gone."""
+        if not os.path.lexists(path):
+            raise RunError(
+                f"{path}: is gone; restore it, or delete the folder {self.folder} and train again"
+            )
+        return regular_file(path, RunError)
+
+    def saved(self, place: Path) -> Path:
+        """The folder of a network that training has saved, `best` or `last`. RunError: it is gone.
+
+        A part of it may be, too.
+        """
+        for name in ("config.json", "model.safetensors"):
+            self.require(place / name)
+        return place
+
     @property
     def finished(self) -> bool:
         """Whether training ended by itself."""
@@ -196,15 +222,12 @@ class Run:
         write_json(self.record_path, {**known, **changes})
 
     def table(self, name: str) -> pd.DataFrame:
-        """Read the table `name`.csv of this run. RunError: it is missing or no table."""
+        """Read the table `name`.csv of this run. RunError: it is missing, damaged or no table."""
         path = self.folder / f"{name}.csv"
-        if not path.is_file():
+        if not path.exists():
             have = sorted(found.stem for found in self.folder.glob("*.csv"))
             raise RunError(f"{self.folder} has no table {name!r}; it has {have}")
-        remedy = "train or evaluate the run again"
-        text = read_text(path, RunError, remedy)
-        with reading(path, "is no readable table", remedy, RunError):
-            return pd.read_csv(StringIO(text), dtype={"frame": str})  # "00000" is a name
+        return read_table(path, COLUMNS.get(name))
 
     def write_table(self, name: str, table: pd.DataFrame) -> None:
         """Write the table `name`.csv of this run by rename."""
@@ -231,15 +254,20 @@ def publish(run: Run, target: str | Path) -> list[str]:
     Weights, examples and figures that show frames of real data stay behind. Returns the names of
     the copied files. The run's folder is only read, whoever works there.
 
-    RunError: the run has not been evaluated, or the folder cannot be written.
+    RunError: the run has not been evaluated, or the folder holds something else (a configuration
+        that is no run's) or cannot be written.
     """
+    if (there := Run(Path(target))).exists:
+        _ = there.config  # a network's or another tool's is not written over
     if not (run.folder / "metrics.csv").is_file():
         raise RunError(f"{run.folder} has no metrics.csv; evaluate the run before publishing it")
     shown = () if run.config.data.source == "rooms" else FIGURES_OF_FRAMES
     figures = (path for path in run.folder.glob("figures/*.png") if path.stem not in shown)
     files = [run.config_path, run.record_path, *run.folder.glob("*.csv"), *figures]
-    for path in sorted(files):
+    contents = {}
+    for path in sorted(files):  # all are read before the first is written
         with reading(path, error=RunError, remedy="remove it, or evaluate the run again"):
-            data = regular_file(path, RunError).read_bytes()
+            contents[path] = regular_file(path, RunError).read_bytes()
+    for path, data in contents.items():
         write_bytes(Path(target) / path.relative_to(run.folder), data)
     return sorted(str(path.relative_to(run.folder)) for path in files)

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 
 from spdlib.models import list_models
 from spdlib.study.comparison import compare, fairness
-from spdlib.study.generations import EqualTerms, equal_terms, step_seconds
+from spdlib.study.generations import EqualTerms, equal_terms, files_of, step_seconds
 from spdlib.study.recorded import recorded_best
 from spdlib.study.runs import Run, write_table
 from spdlib.view.plots.style import (
@@ -57,6 +57,7 @@ def add_equal_terms(parser: argparse.ArgumentParser) -> None:
 
 
 def _equal_terms(args: argparse.Namespace) -> int:
+    files_of(args.out)  # a name that is none is refused before the work
     runs = [Run.open(folder) for folder in args.runs]
     points = runs[0].config.sampling.points
     found = equal_terms(runs, step_seconds(args.step_times, points) if args.step_times else None)

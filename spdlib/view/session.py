@@ -110,7 +110,9 @@ class Study:
     @cached_property
     def best(self) -> DepthModel:
         """The network with the weights that score best on the selection frames."""
-        return load(self.run.best).to("cuda" if torch.cuda.is_available() else "cpu")
+        return load(self.run.saved(self.run.best)).to(
+            "cuda" if torch.cuda.is_available() else "cpu"
+        )
 
     @cached_property
     def result(self) -> Evaluation:

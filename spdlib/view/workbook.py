@@ -33,6 +33,7 @@ from traitlets import default
 from spdlib.disk import DEFAULT_ROOT, write_bytes
 from spdlib.errors import ConfigError, RunError, unknown_name
 from spdlib.reading import LARGEST_TEXT, reading, reason, regular_file
+from spdlib.settings import shown
 
 TRACEBACK_LINES = 12
 _WHOLE = "whole:"
@@ -76,7 +77,10 @@ class WholeFiles(LocalHandler):
 
     def write(self, text: str, path: str) -> None:
         """Write a notebook's JSON; RunError where that fails."""
-        write_bytes(path.removeprefix(_WHOLE), text.replace(_WHOLE, "").encode(), RunError)
+        path, notebook = path.removeprefix(_WHOLE), json.loads(text)
+        notebook["metadata"]["papermill"]["output_path"] = path
+        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+        write_bytes(path, text.encode(), RunError)
 
 
 papermill_io.register(_WHOLE, WholeFiles())
@@ -122,8 +126,11 @@ def notebook_parameters(notebook: str | Path) -> dict[str, Any]:
     path = regular_file(notebook, ConfigError, LARGEST_TEXT)
     with reading(notebook, "not a readable notebook", "save it again in Jupyter", ConfigError):
         node = load_notebook_node(str(path))
-        for cell in node.cells:  # what a run needs of it
-            _ = cell.cell_type, cell.source, cell.metadata
+        nbformat.validate(node)
+        for part in (node, *node.cells):  # papermill writes into it, and no schema knows it
+            if not isinstance(part.metadata.papermill, dict):
+                raise ValueError(f"metadata.papermill is {part.metadata.papermill!r}")
+        nbformat.writes(node).encode()  # half of a surrogate pair is no text
         # not `inspect_notebook`, which refuses notebooks that name no kernel; ours is always Python
         found = _infer_parameters(node, name="python3", language="python")
     return {each.name: _literal(each.default, None) for each in found}
@@ -169,6 +176,14 @@ def check_parameters(
             raise ConfigError(f"{notebook}: has no cell tagged 'parameters' to set {name!r} in")
         if name not in known:
             raise ConfigError(f"{notebook}: {unknown_name('parameter', name, known)}")
+    for name, value in values.items():
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ConfigError(
+                f"{notebook}: parameter {name!r} takes text in UTF-8, numbers, lists and what else "
+                f"JSON holds, not {shown(value)} ({reason(error)})"
+            ) from None
     return {name: _of_kind(notebook, name, value, known[name]) for name, value in values.items()}
 
 
@@ -207,7 +222,7 @@ def run_notebook(
     notebook = Path(notebook)
     values = check_parameters(notebook, parameters or {}, notebook_parameters(notebook))
     output = _usable_output(notebook, Path(output or DEFAULT_ROOT / notebook.name))
-    failed = output.with_name(f"{output.stem}.failed.ipynb")
+    failed = _failed(output)
     partial = output.with_name(f".{output.stem}.partial.ipynb")
     with _cells_kept(partial, failed):
         executed = _execute(notebook, partial, values, log or sys.stderr)
@@ -217,8 +232,10 @@ def run_notebook(
     if html:
         from nbconvert import HTMLExporter  # takes a second to import and few runs ask for a page
 
-        page, _ = HTMLExporter().from_filename(str(output))
-        write_bytes(output.with_suffix(".html"), page.encode(), RunError)
+        remedy = "the notebook is whole; correct what its cells show, or leave --html out"
+        with reading(output, "cannot be made a page", remedy, RunError):
+            page = HTMLExporter().from_filename(str(output))[0].encode()
+        write_bytes(output.with_suffix(".html"), page, RunError)
     return output
 
 
@@ -238,12 +255,25 @@ def _cells_kept(partial: Path, failed: Path) -> Iterator[None]:
             partial.unlink()
 
 
+def _failed(output: Path) -> Path:
+    """Where the cells of a failed run are kept."""
+    return output.with_name(f"{output.stem}.failed.ipynb")
+
+
 def _usable_output(notebook: Path, output: Path) -> Path:
     """The output path, its folder made and tried; refuses to overwrite the notebook itself."""
+    for path in (notebook, output):  # both are written into the output
+        with reading(path, "is no name in UTF-8", "choose another", ConfigError):
+            str(path).encode()
     if output.suffix != ".ipynb":
         raise ConfigError(f"{output}: the executed notebook's name must end in .ipynb")
     if output.exists() and output.samefile(notebook):
         raise ConfigError(f"{output}: is the notebook itself; choose another output with -o")
+    if (failed := _failed(output)).exists() and failed.samefile(notebook):
+        raise ConfigError(
+            f"{notebook}: is what a failed run left, and this one would replace or remove it; "
+            "rename it, or choose another output with -o"
+        )
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         TemporaryFile(dir=output.parent).close()
@@ -279,11 +309,17 @@ def _execute(
             f"{_first_line(error.evalue)}",
             _failure_report(error),
         ) from error
+    except nbformat.ValidationError as error:
+        raise NotebookError(
+            f"{notebook}: a cell shows what no notebook can hold ({reason(error)}); correct it"
+        ) from error
     except RuntimeError as error:
         raise NotebookError(
             f"{notebook}: the kernel died or never answered ({reason(error)}); it may have run out "
             "of memory or been stopped"
         ) from error
+    except BrokenPipeError:  # nobody reads the log
+        raise
     except OSError as error:  # from the log, or the file through which the kernel is found
         raise RunError(
             f"{notebook}: cannot go on ({reason(error)}); free disk space, then start the same "
@@ -325,9 +361,10 @@ def _command(arguments: argparse.Namespace) -> int:
             arguments.notebook, values, arguments.output, html=arguments.html, log=sys.stdout
         )
     except NotebookError as error:
-        print(error.report, file=sys.stderr)
+        if error.report:
+            print(error.report, file=sys.stderr)
         print(f"error: {error}", file=sys.stderr)
         return 1
-    shown = [output, output.with_suffix(".html")] if arguments.html else [output]
-    print(f"executed in {time.monotonic() - start:.0f} s: {' and '.join(map(str, shown))}")
+    files = [output, output.with_suffix(".html")] if arguments.html else [output]
+    print(f"executed in {time.monotonic() - start:.0f} s: {' and '.join(map(str, files))}")
     return 0

@@ -352,6 +352,11 @@ def test_shards_refuse_truncation_and_compression(layouts: Layouts) -> None:
     shard.write_bytes(content[: len(content) // 3])
     with pytest.raises(DataError, match=r"val-000000.tar.*download it again"):
         TarShards(root, "test")[0]
+    with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+        last = archive.getmembers()[-1]
+    shard.write_bytes(content[: last.offset])  # whole members, without the last
+    with pytest.raises(DataError, match=r"val-000000.tar: damaged or truncated at byte"):
+        TarShards(root, "test")
     with tarfile.open(shard, "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("empty"))
     with pytest.raises(DataError, match=r"val-000000.tar: not a complete, uncompressed tar"):

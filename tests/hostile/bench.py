@@ -34,6 +34,7 @@ from spdlib.study.peers import open_predictions
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run, publish
 from spdlib.study.training import fit
+from spdlib.study.training.setup import LOCK
 from spdlib.view.workbook import notebook_parameters, run_notebook
 from tests.hostile.mutations import png_chunk
 from tests.hostile.valid import ENCODER, NETWORK_SIZE, Valid, content_of
@@ -96,8 +97,9 @@ class Bench:
         return place
 
     def snapshot(self) -> dict[str, str]:
-        """A hash of every file in the folder but locks, which lie under hidden names."""
-        files = [path for path in sorted(self.root.rglob("[!.]*")) if path.is_file()]
+        """A hash of every file in the folder, hidden ones too, but for a training's lock."""
+        found = sorted(self.root.rglob("*"))
+        files = [path for path in found if path.is_file() and path.name != LOCK]
         return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 

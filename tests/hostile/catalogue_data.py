@@ -100,6 +100,7 @@ OWN = (
     Bad("data set", "5,000 digits", _own(replaced("60.5", DIGITS)), r"cameras\.csv, line 2"),
     Bad("data set", "normalised focal", _own(replaced("60.5", "0.8")),
         r"cameras\.csv.*view 0.*normalised"),
+    Bad("data set", "6_0 for 60", _own(replaced("60.5", "6_0.5")), r"cameras\.csv, line 2.*6_0"),
     Bad("data set", "a cell too many", _own(replaced("60.5", "60.5,1")), r"cameras\.csv, line 2"),
     Bad("data set", "a frame twice", _own(replaced("view 1", "view 0")), r"'view 0' occurs twice"),
     Bad("data set", "a frame without files", _own(replaced("view 1", "../x")), r"no file '\.\./x'"),

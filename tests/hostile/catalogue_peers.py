@@ -166,7 +166,7 @@ CALLS = (
     Bad("command", "score maps with the mirror image",
         _score("--unit", "m", "--protocols", "eigen_mirrored"), r"'eigen_mirrored'.*leave it out"),
     Bad("command", "score into a run",
-        _score("--unit", "m", "--out", lambda b: b.copy("run")), r"run: holds a training run"),
+        _score("--unit", "m", "--out", lambda b: b.copy("run")), r"run: holds a run.*another"),
     Bad("command", "score nothing", lambda b: ["score", "--unit", "m"], r"--points-of STORE"),
     Bad("command", "points of nothing",
         lambda b: ["score", "--points-of", b.root / "n.h5"], r"n\.h5"),

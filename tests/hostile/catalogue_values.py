@@ -115,6 +115,7 @@ POINTS = (
     Bad("asked", "a scene saved under NUL", lambda b: lambda s: s.save("a\0b"), r"names no file"),
     Bad("asked", "a scene saved under 300 letters",
         lambda b: lambda s: s.save(b.root / ("n" * 300)), r"nnn.*another folder"),
+    Bad("asked", "stride 2^63", lambda b: lambda s: s.dense(2**63), r"stride.*from 1"),
     Bad("asked", "3-D without a camera", lambda b: lambda s: s.points_3d((1, 1)), r"need a camera"),
 )  # fmt: skip
 
@@ -164,6 +165,11 @@ CAMERAS = (
         r"fx=0\.8.*normalised"),
     Bad("encode with camera", "millimetres", lambda b: Camera.from_focal(4.2, 60, 40),
         r"fx=4\.2.*millimetres"),
+    Bad("encode with camera", "a shear", lambda b: Camera(50, 50, 30, 20, 60, 40, 1e300),
+        r"skew=1e\+300"),
+    Bad("camera", "turned by NaN", lambda b: lambda: Camera.from_focal(60, 64, 48).roll(NAN),
+        r"finite.*nan"),
+    Bad("camera", "matrix of 10,000 numbers", _matrix([0.5] * 10_000), r"got .{9,99}$"),
     Bad("encode with camera", "an axis never set", lambda b: Camera(50, 50, 0, 0, 60, 40),
         r"cx=0.*never set"),
     Bad("encode with camera", "an axis far outside", lambda b: Camera(50, 50, 9000, 20, 60, 40),
@@ -204,7 +210,7 @@ SETTINGS = (
     Bad("settings", "unknown loss", _set(supervision="l7"), r"l7"),
     Bad("settings", "no weights there", _set(weights="none.safetensors"), r"none\.safetensors"),
     Bad("settings", "std of 0", _set(input_mean=(0.5,) * 3, input_std=(0.0,) * 3),
-        r"std.*positive"),
+        r"std=\(0\.0.*of RGB images in 0\.\.1"),
     Bad("settings", "NaN mean", _set(input_mean=(NAN,) * 3, input_std=(0.5,) * 3), r"mean.*nan"),
     Bad("--set", "no value", _words("steps"), r"FIELD=VALUE.*'steps'"),
     Bad("--set", "no name", _words("=3"), r"FIELD=VALUE.*'=3'"),

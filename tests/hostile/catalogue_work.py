@@ -141,6 +141,38 @@ def _unfinished(change: Any, file: str) -> Callable[[Bench], Path]:
     return made
 
 
+def _gone(file: str) -> Callable[[Bench], Path]:
+    """The run as if it had been killed, with one file missing."""
+
+    def made(bench: Bench) -> Path:
+        folder = bench.damaged("run", entry("running", "status"), "record.json")
+        (folder / file).unlink()
+        return folder
+
+    return made
+
+
+OTHER_KINDS: list[tuple[str, Any]] = [
+    *((name, other) for name in ("machine", "data", "code") for other in (None, 5)),
+    *(("data", []), ("code", []), ("continued_at", 5)),
+]
+
+
+def _of_another_kind(name: str, value: Any) -> Bad:
+    """An entry of an unfinished run's record."""
+    made = _unfinished(entry(value, name), "record.json")
+    return Bad(
+        "resume", f"record.json with {name} {value}", made, rf"record\.json.*{name}.*restore"
+    )
+
+
+def _published_pipe(bench: Bench) -> Path:
+    folder = bench.copy("run")
+    bench.written("run/metrics.csv", "a\n1\n")
+    bench.pipe("run/preflight.csv")
+    return folder
+
+
 RUNS = (
     Bad("run", "no such folder", lambda b: b.root / "none", r"none.*folder that `train` wrote"),
     Bad("run", "an empty folder", lambda b: b.root, r"config\.json is missing"),
@@ -171,6 +203,18 @@ RUNS = (
         r"state\.safetensors.*delete"),
     Bad("resume", "history.csv damaged", _unfinished(content(BINARY), "history.csv"),
         r"history\.csv"),
+    Bad("run", "record.json {}", _ran(content("{}"), "record.json"), r"record\.json.*restore"),
+    Bad("run", "record.json without an outcome", _ran(content('{"status": "finished"}'),
+        "record.json"), r"record\.json.*restore"),
+    Bad("run", "history.csv a pipe", lambda b: b.piped("run", "history.csv"),
+        r"history\.csv: is a pipe"),
+    Bad("resume", "no history.csv", _gone("history.csv"), r"history\.csv: is gone.*restore"),
+    Bad("resume", "no best weights", _gone("best/model.safetensors"), r"best/model.*is gone"),
+    Bad("resume", "no config.json of the last weights", _gone("last/config.json"),
+        r"last/config\.json: is gone; restore"),
+    Bad("resume", "record.json {}", _ran(content("{}"), "record.json"), r"record\.json.*restore"),
+    *(_of_another_kind(name, value) for name, value in OTHER_KINDS),
+    Bad("publish", "a table is a pipe", _published_pipe, r"preflight\.csv: is a pipe"),
     Bad("publish", "not evaluated", lambda b: b.copy("run"), r"metrics\.csv.*evaluate"),
 )  # fmt: skip
 
@@ -194,6 +238,26 @@ NOTEBOOKS = (
     Bad("notebook", "a cell a word", _book(entry(["a"], "cells")), r"small\.ipynb.*save it again"),
     Bad("notebook", "a cell without source", _book(entry([{"cell_type": "code"}], "cells")),
         r"small\.ipynb.*save it again"),
+    Bad("notebook", "a source that is null", _book(entry(None, "cells", 0, "source")),
+        r"small\.ipynb.*save it again"),
+    Bad("notebook", "a source that is a number", _book(entry(3, "cells", 1, "source")),
+        r"small\.ipynb.*save it again"),
+    Bad("notebook", "half a surrogate pair", _book(entry("x = '\ud800'", "cells", 1, "source")),
+        r"small\.ipynb.*surrogates.*save it again"),
+    Bad("notebook", "metadata.papermill a number", _book(entry(3, "metadata", "papermill")),
+        r"small\.ipynb.*metadata\.papermill is 3.*save it again"),
+    Bad("notebook", "a cell's metadata.papermill null",
+        _book(entry(None, "cells", 0, "metadata", "papermill")),
+        r"small\.ipynb.*metadata\.papermill is None.*save it again"),
+    Bad("notebook", "an output that is a number", _book(entry([{"output_type": "display_data",
+        "data": {"text/plain": 5}, "metadata": {}}], "cells", 1, "outputs")),
+        r"small\.ipynb.*save it again"),
+    Bad("run notebook", "text that is none", lambda b: {"parameters": {"name": "caf\udce9"}},
+        r"'name' takes text in UTF-8"),
+    Bad("run notebook", "what JSON does not hold", lambda b: {"parameters": {"name": b"a"}},
+        r"'name' takes text in UTF-8"),
+    Bad("run notebook", "output whose name is no text",
+        lambda b: {"output": b.root / "\udce9.ipynb"}, r"is no name in UTF-8.*choose another"),
     Bad("run notebook", "unknown parameter", lambda b: {"parameters": {"stepz": 3}},
         r"stepz.*steps"),
     Bad("run notebook", "parameter of another kind", lambda b: {"parameters": {"steps": "x"}},
@@ -239,6 +303,17 @@ COMMANDS = (
     Bad("command", "pack at size 0",
         _call("data", "pack", lambda b: b.copy("store"), _under("o.h5"), "--size", "0", "0"),
         r"size"),
+    Bad("command", "pack nothing", _call("data", "pack", _under("none"), lambda b: b.copy("store")),
+        r"none: does not exist; expected"),
+    Bad("command", "pack over another HDF5 file",
+        _call("data", "pack", lambda b: b.copy("store"), lambda b: b.copy("labelled")),
+        r"is there, and no packed store"),
+    Bad("command", "pack into a pipe",
+        _call("data", "pack", lambda b: b.copy("store"), lambda b: b.pipe("o.h5")),
+        r"o\.h5.*a pipe or a device"),
+    Bad("command", "train into a network's folder",
+        _call("train", "v15_2", "--profile", "smoke", "--out", lambda b: b.copy("model")),
+        r"config\.json.*no configuration of a run"),
     Bad("command", "pack at an enormous size",
         _call("data", "pack", lambda b: b.copy("store"), _under("o.h5"), "--size", "90000", "9999"),
         r"size is 90000x9999.*million pixels"),
@@ -249,11 +324,22 @@ COMMANDS = (
     Bad("command", "pack too few frames",
         _call("data", "pack", lambda b: b.copy("own"), _under("o.h5")), r"at least"),
     Bad("command", "evaluate nothing", _call("evaluate", _under("none")), r"none holds no run"),
+    Bad("command", "publish into a network's folder",
+        _call("publish", lambda b: b.copy("run"), lambda b: b.copy("model")),
+        r"config\.json.*no configuration of a run"),
     Bad("command", "publish nothing", _call("publish", _under("none"), _under("p")), r"no run"),
     Bad("command", "run no notebook", _call("run", _under("n.ipynb")), r"n\.ipynb.*check"),
     Bad("command", "run a folder", _call("run", _under(".")), r"folder"),
     Bad("command", "run with an unknown parameter",
         _call("run", lambda b: b.copy("notebook"), "-p", "x", "1"), r"'x'"),
+    Bad("command", "run with letters that are none",
+        _call("run", lambda b: b.copy("notebook"), "-p", "name", "caf\udce9"),
+        r"'name' takes text in UTF-8"),
+    Bad("command", "equal-terms to a folder",
+        _call("equal-terms", _under("a"), _under("b"), "--out", "."), r"'\.' names no file"),
+    Bad("command", "equal-terms by the times of a pipe",
+        _call("equal-terms", lambda b: b.copy("run"), _under("run"), "--out", _under("e"),
+              "--step-times", lambda b: b.pipe("f.csv")), r"f\.csv: is a pipe"),
     Bad("command", "an unknown benchmark", _call("bench", "sped"), r"sped"),
 )  # fmt: skip
 

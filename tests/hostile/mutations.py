@@ -257,7 +257,7 @@ def odd_hdf5(data: bytes) -> st.SearchStrategy[bytes]:
         stream = io.BytesIO(data)
         with h5py.File(stream, "r+") as file:
             if how == "attribute":
-                file.attrs[attributes[abs(hash(name)) % len(attributes)]] = value
+                file.attrs[attributes[zlib.crc32(name.encode()) % len(attributes)]] = value
             elif how == "values" and isinstance(file[name], h5py.Dataset):
                 _scramble(file[name], value)
             else:
@@ -275,7 +275,7 @@ def _scramble(data: h5py.Dataset, value: Any) -> None:
             old = data[...]
             flat = old.reshape(-1)
             if flat.size:
-                number = np.asarray(float(hash(value) % 2**40)).astype(old.dtype)
+                number = np.asarray(float(zlib.crc32(repr(value).encode()))).astype(old.dtype)
                 flat[: max(1, flat.size // 3)] = number
             data[...] = old
 

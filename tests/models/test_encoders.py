@@ -421,7 +421,7 @@ def test_a_pipe_a_folder_and_a_pickle_are_no_weights(file: Path, tmp_path: Path)
     [
         ({"mean": "0.5, nan, 0.5"}, "mean=.*finite number"),
         ({"std": "0.5, 0.5"}, "std="),
-        ({"std": "0.5, 0.5, -1"}, "std must be positive"),
+        ({"std": "0.5, 0.5, -1"}, r"std=\(0.5, 0.5, -1.0\): an encoder's mean and std"),
         ({"padding": "round"}, "cannot have padding 'round'"),
     ],
 )

@@ -311,7 +311,15 @@ def test_weights_that_are_not_finite_are_refused(
     broken = deepcopy(model)
     with torch.no_grad():
         broken.get_parameter("local_path.source_code")[0, 0] = value
-    broken.save(tmp_path)
+    model.save(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    before = weights.read_bytes()
+    with pytest.raises(
+        ModelError, match=r"cannot save .*'local_path.source_code' holds NaN or inf"
+    ):
+        broken.save(tmp_path)
+    assert weights.read_bytes() == before
+    weights.write_bytes(seal(broken.state_dict(), "config", (tmp_path / "config.json").read_text()))
     with pytest.raises(ModelError, match=r"local_path.source_code holds NaN or infinity"):
         load(tmp_path)
 

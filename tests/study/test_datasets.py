@@ -15,6 +15,7 @@ from spdlib.errors import DataError, RunError
 from spdlib.study.datasets import DataSets, InMemory, open_data, open_data_of
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run, describe_frames, publish, store_of, write_json
+from tests.records import RUNNING
 
 
 class Measured:
@@ -105,7 +106,7 @@ def test_a_run_finds_the_frames_it_learned_from(
     run, data = Run(tmp_path / "run"), open_data(config, store)
     write_json(run.config_path, config.to_dict())
     described = describe_frames(data.train)
-    run.update_record({"data": {"train": described}})
+    run.update_record({**RUNNING, "data": {"train": described, "selection": described}})
     with pytest.raises(RunError, match=rf"fingerprint {described['fingerprint']}.*--data STORE"):
         open_data_of(run)
     run.remember_store(store_of(data.train))

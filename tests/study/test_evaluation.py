@@ -37,6 +37,7 @@ from spdlib.study.metrics import Alone
 from spdlib.study.protocols import View
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model
+from tests.records import RUNNING
 from tests.study.conftest import TwoProcesses, score_of
 
 CONSTANT = 2.5
@@ -379,11 +380,23 @@ def test_no_frames_are_refused(model: DepthModel, held_out: Frames) -> None:
         evaluate(model, Subset(held_out, []))
 
 
+def test_the_network_of_another_run_is_refused(
+    tmp_path: Path, model: DepthModel, held_out: Frames, small: RunConfig
+) -> None:
+    run = Run(tmp_path)
+    other = small.but(network="v13_1", options={})
+    run.config_path.write_text(json.dumps(other.to_dict()))
+    run.update_record(RUNNING)
+    with pytest.raises(RunError, match=r"no run of this network \(network 'v15_2', not 'v13_1'"):
+        evaluate_run(run, model, held_out)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
 def test_run_keeps_tables_and_examples(
     tmp_path: Path, model: DepthModel, held_out: Frames, small: RunConfig
 ) -> None:
     run = Run(tmp_path)
-    run.update_record({"status": "finished"})
+    run.update_record(RUNNING)
     run.config_path.write_text(json.dumps(small.to_dict()))
     result = evaluate_run(run, model, held_out, examples=2, k_sweep=False)
     for name in ("metrics", "bins", "frames", "inside"):

@@ -12,9 +12,16 @@ import pandas as pd
 import pytest
 
 from spdlib.errors import DataError, RunError
-from spdlib.study.generations import EqualTerms, equal_terms, paired_bootstrap, step_seconds
+from spdlib.study.generations import (
+    EqualTerms,
+    equal_terms,
+    files_of,
+    paired_bootstrap,
+    step_seconds,
+)
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
+from tests.records import FINISHED
 
 FRAMES = 40
 Write = Callable[..., Run]
@@ -33,13 +40,10 @@ def write(tmp_path: Path) -> Write:
         settings = {"network": network, "experiment": network, "options": {}, **config}
         terms = resolve("v15_2", "equal_terms", device="cpu", steps=20).but(**settings)
         (folder / "config.json").write_text(json.dumps(terms.to_dict()))
-        data = {"ids_hash": "same"}
+        evaluation = {"test": FINISHED["data"]["train"], "protocols": {"eigen/exact": points}}
         record = {
-            "parameters": {"encoder": 10, "head": 5, "total": 15}, "steps_done": 20,
-            "code": {"commit": "abc"}, "data": {"train": data, "selection": data},
-            "evaluation": {"test": data, "protocols": {"eigen/exact": points}},
-            "best_sel_abs_rel": 0.2, "encoder_weights_sha256": "w",
-            "machine": {"cpu": cpu, "gpus": [], "torch_threads": 1},
+            **FINISHED, "evaluation": evaluation, "encoder_weights_sha256": "w",
+            "machine": {**FINISHED["machine"], "cpu": cpu},
         }  # fmt: skip
         (folder / "record.json").write_text(json.dumps(record))
         run = Run.open(folder)
@@ -51,7 +55,7 @@ def write(tmp_path: Path) -> Write:
         scores = dict.fromkeys(("rmse", "delta1", "silog", "s_star"), 1.0)
         scores["abs_rel"] = float(errors.mean())
         rows = [keys | {"metric": name, "value": value} for name, value in scores.items()]
-        run.write_table("metrics", pd.DataFrame(rows))
+        run.write_table("metrics", pd.DataFrame(rows).assign(frames=FRAMES))
         run.write_table(
             "frames", pd.DataFrame({**keys, "frame": np.arange(FRAMES), "abs_rel": errors})
         )
@@ -113,11 +117,16 @@ def test_costs_that_do_not_fit_are_refused(write: Write, tmp_path: Path) -> None
     with pytest.raises(RunError, match=r"no cost of a step of v13_1; .*\['v15_2'\]"):
         equal_terms(runs, {"v15_2": 1.0})
     table = tmp_path / "bench.csv"
-    with pytest.raises(RunError, match=r"bench.csv cannot be read .*bench training"):
+    with pytest.raises(RunError, match=r"bench.csv: no such file"):
         step_seconds(table, 64)
     pd.DataFrame({"network": ["v13_1"]}).to_csv(table)
-    with pytest.raises(RunError, match="cannot be read"):
+    with pytest.raises(RunError, match=r"bench.csv: has no column 'operation'; .*bench training"):
         step_seconds(table, 64)
+    for time in (0, -1, None):
+        step = {"network": ["v13_1"], "operation": "step", "k": 64, "milliseconds": time}
+        pd.DataFrame(step).to_csv(table)
+        with pytest.raises(RunError, match=r"bench.csv.* positive time .*v13_1"):
+            step_seconds(table, 64)
     twice = {"network": ["v13_1"] * 2, "operation": "step", "k": 64, "milliseconds": 9}
     pd.DataFrame(twice).to_csv(table)
     with pytest.raises(RunError, match="has 2 steps of 64 points for 1 networks"):
@@ -141,7 +150,7 @@ def test_tables_survive_a_round_trip(write: Write, tmp_path: Path) -> None:
     ]  # fmt: skip
     for mine, theirs in zip(EqualTerms.read(out), made, strict=True):
         pd.testing.assert_frame_equal(mine, theirs)
-    with pytest.raises(RunError, match="equal-terms"):
+    with pytest.raises(RunError, match=r"nothing\.csv: no such file"):
         EqualTerms.read(tmp_path / "nothing")
 
 
@@ -154,8 +163,9 @@ def test_unequal_terms_are_refused_by_name(write: Write) -> None:
     with pytest.raises(RunError, match="two runs or more"):
         equal_terms([first])
     other = write("v14_dual", errors(0.2))
+    test = first.record["evaluation"]["test"]
     for described in ({"ids_hash": "other"}, {"ids_hash": "same", "fingerprint": "other"}):
-        other.update_record({"evaluation": {"test": described}})
+        other.update_record({"evaluation": {"test": test | described, "protocols": {}}})
         with pytest.raises(RunError, match=r"test is \('same', None\) .* and \(.*'other'"):
             equal_terms([first, other])
     weights = {"encoder_weights_sha256": "other"}
@@ -166,6 +176,48 @@ def test_unequal_terms_are_refused_by_name(write: Write) -> None:
     other.record_path.write_text(json.dumps(record))
     with pytest.raises(RunError, match="was not evaluated"):
         equal_terms([first, other])
+
+
+CUT = "frames.csv: holds 37 frames of v14_dual eigen/exact points, but .* of 40; .*again"
+
+
+@pytest.mark.parametrize(
+    ("file", "damage", "says"),
+    [
+        ("metrics.csv", lambda text: text[: text.index("s_star")], "metrics.csv"),
+        ("metrics.csv", lambda text: "\n".join(text.split("\n")[:5]),
+         "metrics.csv has no abs_rel of v14_dual under eigen/exact"),
+        ("metrics.csv", lambda text: text.splitlines()[0], "metrics.csv: has no row"),
+        ("history.csv", lambda text: text.splitlines()[0], "history.csv: has no row"),
+        ("history.csv", lambda text: "\n".join(text.split("\n")[:2]),
+         "history.csv ends at step 10 of 20; train the run again"),
+        ("frames.csv", lambda text: text.splitlines()[0], "frames.csv: has no row"),
+        ("frames.csv", lambda text: text.replace("0.25", "good"), "'abs_rel' holds 'good', not a"),
+        ("frames.csv", lambda text: text.replace("abs_rel", "rel"), "has no column 'abs_rel'"),
+        ("frames.csv", lambda text: "\n".join(text.split("\n")[:38]), CUT),
+    ],
+)  # fmt: skip
+def test_damaged_tables_of_a_run_are_refused(
+    write: Write, file: str, damage: Callable[[str], str], says: str
+) -> None:
+    runs = [write("v13_1", errors(0.3)), write("v14_dual", errors(0.2))]
+    table = runs[1].folder / file
+    table.write_text(damage(table.read_text()))
+    with pytest.raises(RunError, match=says):
+        equal_terms(runs)
+
+
+def test_unfinished_runs_and_protocols_of_one_are_no_comparison(write: Write) -> None:
+    first, other = write("v13_1", errors(0.3)), write("v14_dual", errors(0.2))
+    other.update_record({"status": "interrupted"})
+    with pytest.raises(RunError, match="has not finished"):
+        equal_terms([first, other])
+
+
+@pytest.mark.parametrize("path", [".", "/", "..", ""])
+def test_tables_need_a_name(path: str) -> None:
+    with pytest.raises(RunError, match="names no file"):
+        files_of(path)
 
 
 def test_numbers_of_routed_cells_may_differ_but_no_fault_be_on(write: Write) -> None:

@@ -37,6 +37,7 @@ from spdlib.study.rules import under_every_protocol
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model
 from spdlib.view import plots
+from tests.records import RUNNING
 from tests.study.conftest import score_of
 
 ALIGNED = ("eigen", "eigen_median", "eigen_log_fit_pooled", "central_whole")
@@ -238,10 +239,10 @@ def test_scores_stand_beside_a_run(
     said = capsys.readouterr().out
     assert "eigen/exact: truth: exact, 48x64" in said and "tables in" in said
     run = Run(tmp_path / "run")
-    (tmp_path / "run").mkdir()
+    run.update_record(RUNNING)
     run.config_path.write_text(json.dumps(small.to_dict()))
     evaluate_run(run, model, frames, k_sweep=False, inside=False)
-    record = Run(tmp_path / "s").record
+    record = json.loads((tmp_path / "s" / "record.json").read_text())
     assert sorted(path.name for path in (tmp_path / "s").iterdir()) == [
         "bins.csv", "frames.csv", "metrics.csv", "record.json",
     ]  # fmt: skip
@@ -263,7 +264,7 @@ def test_scores_stand_beside_a_run(
     assert list(named) == ["run", "t"]
     with pytest.raises(RunError, match="is given twice; give every folder once"):
         side_by_side(tmp_path / "t", tmp_path / "t")
-    with pytest.raises(RunError, match="holds a training run; choose another"):
+    with pytest.raises(RunError, match=r"holds a run, or other files.*choose another"):
         save_scores(run.folder, score(again, frames), again, frames)
     with pytest.raises(RunError, match="holds no scores"):
         side_by_side(tmp_path)

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -39,6 +40,7 @@ from spdlib.study.objectives import LossValue, silog
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run
 from spdlib.study.training import build_model, effective_focal, fit, loop, state
+from spdlib.study.training.report import Report
 from spdlib.study.training.setup import build_objective, prepared
 from spdlib.study.training.state import HISTORY_COLUMNS, learning_rate
 from tests.study.conftest import score_of
@@ -67,6 +69,29 @@ def finished(
 def copied(finished: Run, tmp_path: Path) -> Run:
     """A copy of the finished run, to be changed."""
     return Run(Path(shutil.copytree(finished.folder, tmp_path / "copied")))
+
+
+@pytest.mark.parametrize("when", ["opening", "logging"])
+def test_a_full_disk_under_tensorboard_is_one_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], when: str
+) -> None:
+    """Its own thread, which meets the disk, prints nothing."""
+    writer = pytest.importorskip("tensorboard.summary.writer.record_writer").RecordWriter
+    report, row = Report(shown=False), {**dict.fromkeys(HISTORY_COLUMNS, 1.0), "step": 1}
+    before = threading.excepthook
+
+    def log() -> None:
+        with report.tensorboard(tmp_path / "tensorboard", 0):
+            report.evaluation(row, 5)
+            monkeypatch.setattr(writer, "write", _no_space)
+            report.evaluation(row, 5)
+
+    if when == "opening":
+        monkeypatch.setattr(writer, "write", _no_space)
+    with pytest.raises(RunError, match=r"cannot write .*tensorboard: .*No space left.*; free disk"):
+        log()
+    assert capsys.readouterr() == ("", "")
+    assert threading.excepthook is before
 
 
 def test_rate_warms_up_linearly_then_follows_a_cosine() -> None:
@@ -227,13 +252,31 @@ def test_numbers_below_zero_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+def test_other_devices_are_refused(tmp_path: Path, small: RunConfig, run_fit: Fit) -> None:
+    with pytest.raises(ConfigError, match=r"device is 'tpu'; choose 'cpu', 'cuda'"):
+        run_fit(small, tmp_path / "run", device="tpu")
+
+
+def test_another_experiment_does_not_take_weights_without_state_for_a_beginning(
+    copied: Run, small: RunConfig, run_fit: Fit
+) -> None:
+    """A run killed between its first best weights and its first state."""
+    before = (copied.best / "model.safetensors").read_bytes()
+    copied.update_record({"status": "running"})
+    shutil.rmtree(copied.last)
+    with pytest.raises(RunError, match=r"another config \(silog_lambda: 0.5 -> 0.85"):
+        run_fit(small.but(silog_lambda=0.85), copied.folder)
+    assert (copied.best / "model.safetensors").read_bytes() == before
+    assert run_fit(small, copied.folder).finished
+
+
 def test_a_finished_run_without_its_weights_is_no_success(
     tmp_path: Path, copied: Run, small: RunConfig, run_fit: Fit
 ) -> None:
     shutil.rmtree(copied.best)
-    with pytest.raises(RunError, match=r"best.model\.safetensors: is gone.*delete the folder"):
+    with pytest.raises(RunError, match=r"best.config\.json: is gone.*delete the folder"):
         run_fit(small, copied.folder)
-    with pytest.raises(RunError, match=r"best.model\.safetensors: is gone"):
+    with pytest.raises(RunError, match=r"best.config\.json: is gone"):
         run_fit(small, tmp_path / "run", init_from=copied.folder)
 
 
@@ -401,10 +444,28 @@ def test_other_damage_to_a_state_is_named(
 
 def test_damage_to_the_history_is_named(copied: Run, small: RunConfig, run_fit: Fit) -> None:
     copied.update_record({"status": "running"})
-    for text in ("a,b\n1,2\n", "step,b\nx,2\n"):
-        (copied.folder / "history.csv").write_text(text)
-        with pytest.raises(RunError, match=r"history\.csv: is no history"):
+    history = copied.folder / "history.csv"
+    header, first, *_ = history.read_text().splitlines()
+    for text in ("a,b\n1,2\n", "step,b\nx,2\n", header, f"{header}\n{first}\n"):
+        history.write_text(text)
+        with pytest.raises(
+            RunError, match=r"history\.csv: (has no|column|is not the history).*restore it"
+        ):
             run_fit(small, copied.folder)
+
+
+@pytest.mark.parametrize(
+    "gone",
+    ["best/model.safetensors", "best/config.json", "history.csv", "last/config.json"],
+)
+def test_a_run_is_not_continued_without_what_it_kept(
+    copied: Run, small: RunConfig, run_fit: Fit, gone: str
+) -> None:
+    copied.update_record({"status": "running"})
+    (copied.folder / gone).unlink()
+    with pytest.raises(RunError, match=rf"{gone}: is gone; restore it, or delete the folder"):
+        run_fit(small, copied.folder)
+    assert not (copied.folder / gone).exists()
 
 
 def test_early_stopping_waits_for_its_patience(
@@ -513,6 +574,7 @@ def test_a_killed_worker_is_one_clear_error(
 
 FAILING = """
 import sys
+import threading
 from spdlib.data.rooms import Rooms
 from spdlib.errors import DataError
 from spdlib.study.profiles import resolve

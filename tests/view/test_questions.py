@@ -15,6 +15,7 @@ from spdlib.errors import ConfigError, DataError, ModelError
 from spdlib.geometry import NYU_CAMERA
 from spdlib.study.runs import Run
 from spdlib.view import questions
+from tests.records import FINISHED
 
 
 class Slopes:
@@ -105,7 +106,7 @@ def test_the_demos_network_is_found(
     monkeypatch.chdir(tmp_path)
     run = Run(tmp_path / "results" / "runs" / "06_v15_2")
     model.save(run.best)
-    run.update_record({"status": "finished", "best_sel_abs_rel": 0.2})
+    run.update_record(FINISHED)
     network, origin = questions.any_network("", "demo", 0)
     assert network.fingerprint() == model.fingerprint()
     assert "AbsRel 0.200" in origin

@@ -202,6 +202,20 @@ def test_a_failing_cell_is_shown_and_the_previous_output_survives(
     assert not list(tmp_path.glob(".*partial*"))
 
 
+def test_a_failed_notebook_is_kept_as_it_ran_and_is_not_run_over_itself(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "n.ipynb", "text = 'as a whole: fine'", "1 / 0")
+    with pytest.raises(NotebookError):
+        run_notebook(path, output=tmp_path / "out.ipynb", log=io.StringIO())
+    failed = tmp_path / "out.failed.ipynb"
+    kept = nbformat.read(str(failed), as_version=4)
+    assert any(cell.source == "text = 'as a whole: fine'" for cell in kept.cells)
+    assert kept.metadata.papermill["output_path"].endswith(".out.partial.ipynb")
+    before = failed.read_bytes()
+    with pytest.raises(ConfigError, match=r"out\.failed\.ipynb: is what a failed run left"):
+        run_notebook(failed, output=tmp_path / "out.ipynb", log=io.StringIO())
+    assert failed.read_bytes() == before
+
+
 def test_a_kernel_that_dies_is_an_error(tmp_path: Path) -> None:
     path = write_notebook(tmp_path / "n.ipynb", "import os, signal\nos.kill(os.getpid(), 9)")
     with pytest.raises(NotebookError, match="kernel died"):
@@ -369,3 +383,28 @@ def test_a_redrawn_line_is_logged_once() -> None:
     assert stream.getvalue() == "epoch 1\n100%\n"
     log.close()
     assert stream.getvalue() == "epoch 1\n100%\nend\n"
+
+
+def test_outputs_that_no_notebook_can_hold_are_one_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = "from IPython.display import display\ndisplay({'text/plain': 5}, raw=True)"
+    path = write_notebook(tmp_path / "n.ipynb", source, parameters=None)
+    assert main(["run", str(path), "-o", str(tmp_path / "out.ipynb"), "--html"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {path}: a cell shows what no notebook can hold (5 is not valid")
+    assert (tmp_path / "out.failed.ipynb").is_file()
+
+
+def test_outputs_that_make_no_page_keep_the_notebook(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise nbformat.ValidationError("5 is not valid\nunder any schema")
+
+    monkeypatch.setattr("nbconvert.HTMLExporter.from_filename", refused)
+    path, output = write_notebook(tmp_path / "n.ipynb", "1"), tmp_path / "out.ipynb"
+    assert main(["run", str(path), "-o", str(output), "--html"]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {output}: cannot be made a page (5 is not valid under any sche")
+    assert output.is_file()

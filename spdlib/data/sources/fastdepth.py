@@ -131,9 +131,12 @@ class TarShards(_H5Frames):
                     frame = "/".join(name.with_suffix("").parts[-2:])
                     content = (file, member.offset_data, member.size)
                     yield Item(frame, f"{file} ({member.name})", content)
-            stream.seek(tar.offset)  # tarfile takes a damaged header for the end
-            if any(stream.read(tarfile.BLOCKSIZE)):
-                raise DataError(f"{file}: damaged at byte {tar.offset:,}; download it again")
+            stream.seek(tar.offset)  # tarfile takes a damaged header, or none, for the end
+            end = stream.read(tarfile.BLOCKSIZE)
+            if any(end) or len(end) < tarfile.BLOCKSIZE:
+                raise DataError(
+                    f"{file}: damaged or truncated at byte {tar.offset:,}; download it again"
+                )
 
     def _stored(self, item: Item) -> io.BytesIO:
         path, offset, size = item.content

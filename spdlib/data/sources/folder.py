@@ -147,7 +147,8 @@ def _pixels(row: dict[str, str], key: str, where: str) -> float:
     """A finite number of the table, above 0 for a focal length."""
     value, least = math.nan, 0.0 if key in ("fx", "fy") else -math.inf
     with contextlib.suppress(ValueError):
-        value = float(row[key])
+        if row[key].isascii() and "_" not in row[key]:  # Python reads "6_0" as 60
+            value = float(row[key])
     if not least < value < math.inf:
         kind = "finite" if least else "positive"
         raise DataError(

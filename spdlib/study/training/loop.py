@@ -12,7 +12,7 @@ import contextlib
 import math
 import textwrap
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,19 +26,16 @@ from torch.utils.data import DataLoader
 from spdlib.data.frames import Frames
 from spdlib.data.queries import stable_seed
 from spdlib.data.samples import EpochBatches, TrainingSamples
-from spdlib.errors import ConfigError, RunError, SPDError
-from spdlib.reading import reason
+from spdlib.data.workers import PATIENCE, from_workers, leave_signals_to_parent, working
+from spdlib.errors import ConfigError, RunError
 from spdlib.study.config import RunConfig
 from spdlib.study.diagnostics import gradient_coverage
 from spdlib.study.evaluation import selection_scores
 from spdlib.study.runs import Run, store_of, write_json
 from spdlib.study.training import setup
 from spdlib.study.training.preflight import check
-from spdlib.study.training.report import Report, leave_signals_to_parent, stop_requests
+from spdlib.study.training.report import Report, stop_requests
 from spdlib.study.training.state import State, Window, learning_rate
-
-PATIENCE = 120
-"""Seconds to wait for a batch from the processes that prepare them."""
 
 
 def fit(
@@ -104,48 +101,6 @@ def fit(
             loop.begin(how, init_from)
             loop.train(workers, checkpoint_every, tensorboard)
     return run
-
-
-@contextlib.contextmanager
-def working(loader: DataLoader[Any]) -> Iterator[Iterator[Any]]:
-    """A loader's batches. The processes that prepare them end with the block.
-
-    They ignore SIGTERM, so Python, which ends them so when it exits, would wait for ever for one
-    that hangs, or whose loader an error's traceback still holds.
-    """
-    batches: Any = iter(loader)
-    try:
-        yield batches
-    finally:
-        if loader.num_workers:
-            batches._shutdown_workers()
-            for worker in batches._workers:
-                worker.kill()
-                worker.join()
-
-
-@contextlib.contextmanager
-def from_workers() -> Iterator[None]:
-    """Errors of processes that prepare samples, as the errors that they are.
-
-    SPDError: a sample's own, without the traceback that PyTorch puts before its message.
-    RunError: such a process was killed, or hangs.
-    """
-    try:
-        yield
-    except SPDError as error:
-        if not str(error).startswith("Caught "):
-            raise
-        last = str(error).rstrip().splitlines()[-1]  # "spdlib.errors.DataError: ..."
-        raise type(error)(last.partition(": ")[2]) from error
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader"):
-            raise
-        raise RunError(
-            f"a process that prepares samples ended or hangs ({reason(error)}); give it memory (a "
-            "container's --shm-size), or prepare them without one (--workers 0), then start the "
-            "same command again: it goes on from the last checkpoint"
-        ) from error
 
 
 class Loop:

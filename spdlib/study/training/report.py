@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from spdlib.errors import RunError
+from spdlib.reading import reason
 
 
 class Report:
@@ -37,7 +38,7 @@ class Report:
     def tensorboard(self, folder: Path | None, step: int) -> Iterator[None]:
         """Log evaluations to a folder for the length of a block; None logs nothing.
 
-        RunError: TensorBoard is not installed.
+        RunError: TensorBoard is not installed, or the folder cannot be written.
         """
         if folder is None:
             yield
@@ -46,21 +47,56 @@ class Report:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise RunError("tensorboard=True needs the package: pip install tensorboard") from error
-        with SummaryWriter(str(folder), purge_step=step) as self._writer:
-            yield
+        with _quiet_writer():
+            with _writing(folder):
+                self._writer = SummaryWriter(str(folder), purge_step=step)
+            try:
+                yield
+            finally:  # every evaluation was flushed, and what failed then was said
+                with contextlib.suppress(OSError):
+                    self._writer.close()
 
     def evaluation(self, row: Mapping[str, Any], steps: int) -> None:
         """One line about an evaluation, and its numbers for TensorBoard."""
         if self._writer is not None:
-            for name in row.keys() - {"step"}:
-                self._writer.add_scalar(name, row[name], row["step"])
-            self._writer.flush()
+            with _writing(self._writer.log_dir):
+                for name in row.keys() - {"step"}:
+                    self._writer.add_scalar(name, row[name], row["step"])
+                self._writer.flush()
         self.line(
             f"epoch {row['epoch']:g}  step {row['step']}/{steps}  train {row['train_loss']:.4f}  "
             f"selection AbsRel {row['sel_abs_rel']:.4f} RMSE {row['sel_rmse']:.3f} m "
             f"delta1 {row['sel_delta1']:.3f} s* {row['sel_s_star']:.3f}  "
             f"waited {100 * row['data_wait_share']:.1f} %  {row['seconds'] / 60:.1f} min"
         )
+
+
+@contextlib.contextmanager
+def _writing(folder: str | Path) -> Iterator[None]:
+    """Failures of TensorBoard's writer in the block as RunErrors that name the folder."""
+    try:
+        yield
+    except Exception as failure:
+        raise RunError(
+            f"cannot write {folder}: {reason(failure)}; free disk space or train without "
+            "TensorBoard, then start the same command again"
+        ) from failure
+
+
+@contextlib.contextmanager
+def _quiet_writer() -> Iterator[None]:
+    """Keeps TensorBoard's thread from printing a traceback: its failure is raised here as well."""
+    before = threading.excepthook
+
+    def heard(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            before(failed)
+
+    threading.excepthook = heard
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 @contextlib.contextmanager
@@ -86,13 +122,3 @@ def stop_requests() -> Iterator[threading.Event]:
         yield flag
     finally:
         hear_again()
-
-
-def leave_signals_to_parent(worker: int) -> None:
-    """Ctrl-C, and SIGTERM to a whole group, reach workers too; the parent ends them by itself.
-
-    A worker that died of the signal would end the run before its state is saved. Workers whose
-    parent is gone notice within seconds.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -26,7 +26,7 @@ from spdlib.errors import ConfigError, RunError, SPDError
 from spdlib.geometry import Camera
 from spdlib.machine import code_version, keep_freed_memory, origin, usable_cores
 from spdlib.models import DepthModel, create_model, load
-from spdlib.study.config import RunConfig
+from spdlib.study.config import RunConfig, differences
 from spdlib.study.objectives import Batch, Objective, create_objective
 from spdlib.study.profiles import deviations
 from spdlib.study.runs import Run, describe_frames, hash_of, write_json
@@ -58,12 +58,12 @@ def started(
     The arguments are those of `fit`, `sets` its frames as "train" and "selection", `found` what
     `claim` says of the folder.
 
-    RunError: the frames cannot be used for this run, or a finished run lacks its weights.
+    RunError: the frames cannot be used for this run, or weights or the history are gone.
     """
     if found != "new":
         require_same_data(run, config, sets, init_from)
     if found == "finished":
-        kept_weights(run)
+        run.saved(run.best)
         warn_of_other_code(run)
         return None
     if accelerator.device.type == "cpu":
@@ -73,7 +73,7 @@ def started(
         model = first_model(config, sets["train"], init_from)
     else:
         # A started run carries its encoder: the file or download it came from may be gone.
-        model = load(run.last).train()
+        model = load(run.saved(run.last)).train()
     model = model.to(accelerator.device, DTYPES[config.optimizer.precision])
     model = model.to(memory_format=torch.channels_last)
     state = State(config, model, objective.to(model.device, model.dtype))
@@ -125,17 +125,19 @@ def settle(run: Run, config: RunConfig, resume: bool) -> str:
             f"{run.folder} holds no run but other files, such as {others[0].name}; choose a new or "
             "an empty folder"
         )
-    if not run.exists or not (run.state_path.exists() or run.finished):
-        write_json(run.config_path, config.to_dict())  # nothing was learnt here so far
+    # Both read back: stored configs name a file of weights without its folder.
+    ours = RunConfig.from_dict(config.to_dict()).settings()
+    changes = _changes(run.config.settings(), ours) if run.exists else []
+    begun = run.state_path.exists() or (run.exists and run.finished)
+    if not begun and not (changes and run.best.exists()):
+        write_json(run.config_path, config.to_dict())  # nothing was learnt here that a start loses
         return "new"
     if not resume:
         raise RunError(
             f"{run.folder} already holds a run; choose another folder, or continue it "
             "(resume=True; without --no-resume on the command line)"
         )
-    # Both read back: stored configs name a file of weights without its folder.
-    theirs, ours = run.config.settings(), RunConfig.from_dict(config.to_dict()).settings()
-    if changes := _changes(theirs, ours):
+    if changes:
         raise RunError(
             f"{run.folder} holds a run with another config ({'; '.join(changes)}); "
             "choose another folder, delete this one, or go back to its settings"
@@ -189,8 +191,10 @@ def warn_of_other_code(run: Run) -> None:
 def make_accelerator(device: str | None = None) -> Accelerator:
     """The processes at work, on this device ("cpu", "cuda"), or on GPUs if there are any.
 
-    RunError: device "cuda" where there is none.
+    ConfigError: another device. RunError: "cuda" where there is none.
     """
+    if device not in (None, "cpu", "cuda"):
+        raise ConfigError(f"device is {device!r}; choose 'cpu', 'cuda', or None for what is there")
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
         raise RunError('device="cuda" was given, but PyTorch sees no CUDA device; use "cpu"')
@@ -265,12 +269,7 @@ def first_model(config: RunConfig, train: Frames, init_from: str | Path | None) 
         return build_model(config, train)
     source = load(best_weights(init_from)[0])
     ours, theirs = config.model, source.config
-    sides = {
-        "network": (ours.network, theirs.network),
-        "encoder": (ours.encoder.name, theirs.encoder.name),
-        "options": (ours.options, theirs.options),
-    }
-    differing = [f"{name} {b!r}, not {a!r}" for name, (a, b) in sides.items() if a != b]
+    differing = differences(ours, theirs)
     if differing:
         raise RunError(
             f"{init_from} is a run of {'; '.join(differing)}; start from a run of the same network"
@@ -290,18 +289,7 @@ def best_weights(folder: str | Path) -> tuple[Path, str]:
     run = Run.open(folder)
     if not run.finished:
         raise RunError(f"{folder} holds a run that has not finished; train it to its end first")
-    return run.best, file_hash(kept_weights(run))
-
-
-def kept_weights(run: Run) -> Path:
-    """The file of a finished run's best weights. RunError: it is gone."""
-    weights = run.best / "model.safetensors"
-    if not weights.is_file():
-        raise RunError(
-            f"{weights}: is gone, though the run has finished; restore it, or delete the folder "
-            "and train again"
-        )
-    return weights
+    return run.best, file_hash(run.saved(run.best) / "model.safetensors")
 
 
 def effective_focal(frames: Frames, samples: SampleConfig) -> float:

@@ -19,6 +19,7 @@ from spdlib.sealed import seal, unseal
 from spdlib.study.config import RunConfig
 from spdlib.study.objectives import Objective
 from spdlib.study.runs import Run, write_bytes
+from spdlib.study.tables import COLUMNS, read_table
 
 HISTORY_COLUMNS = (
     *("step", "epoch", "train_loss", "lr_encoder", "lr_decoder", "grad_norm"),
@@ -166,7 +167,8 @@ class State:
     def restore(self, run: Run) -> None:
         """Continue from a run's state.
 
-        RunError: the state cannot be read or belongs to another network.
+        RunError: the state cannot be read or belongs to another network, or the best weights or
+            the history so far are gone.
         """
         path, remedy = run.state_path, f"delete {run.last} to start the run again"
         tensors, text = unseal(path, "state", RunError, remedy, earlier=True)
@@ -184,12 +186,21 @@ class State:
             _restore_optimizer(self.optimizer, _under("optimizer", tensors))
             self.counters = Counters(**meta["counters"])
             self.window = Window(**meta["window"])
-        if not self.counters.step or not (run.folder / "history.csv").exists():
-            return
-        with reading(run.folder / "history.csv", "is no history of this run", remedy, RunError):
-            # later rows than the state has seen will be written again
-            rows = run.history[run.history["step"] <= self.counters.step]
-            self.history = [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
+        if self.counters.best_step:  # evaluated before: its best weights and history are there
+            run.saved(run.best)
+            self._restore_history(run)
+
+    def _restore_history(self, run: Run) -> None:
+        path, counters = run.require(run.folder / "history.csv"), self.counters
+        remedy = f"restore it, or delete {run.last} to start the run again"
+        table = read_table(path, COLUMNS["history"], remedy)
+        rows = table[table["step"] <= counters.step]  # later ones will be written again
+        since = (rows["step"] > counters.best_step).sum()
+        if counters.best_step not in set(rows["step"]) or since != counters.worse:
+            raise RunError(
+                f"{path}: is not the history of {counters.step} steps of this run; {remedy}"
+            )
+        self.history = [{str(k): v for k, v in row.items()} for row in rows.to_dict("records")]
 
 
 def learning_rate(config: RunConfig, step: int, peak: float) -> float:
