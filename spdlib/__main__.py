@@ -32,6 +32,10 @@ COMMANDS = {
         "spdlib.study.cli:add_evaluate",
         "score a run's best weights and the image-free baselines on the test frames",
     ),
+    "score": (
+        "spdlib.study.cli:add_score",
+        "score any network's depth maps or points, from files, by the same protocols",
+    ),
     "publish": (
         "spdlib.study.cli:add_publish",
         "copy a run's record, tables and figures without frames to a folder to commit",

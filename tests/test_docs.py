@@ -15,6 +15,9 @@ import pytest
 from PIL import Image
 
 import spdlib
+from spdlib.data.rooms import Rooms
+from spdlib.study.evaluation import score
+from spdlib.study.peers import open_predictions, save_scores
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 MEASURED = REPOSITORY / "results" / "measured"
@@ -82,6 +85,27 @@ def test_the_examples_of_extending_run(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         check=True,
     )
+
+
+def test_the_examples_of_protocols_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a small network and two rooms; the folders it names are written by what it describes."""
+    monkeypatch.chdir(tmp_path)
+    model = spdlib.create_model("v15_2", "mobilenetv2_035", image_size=(96, 128), focal=103.0)
+    rooms = Rooms(2, size=(96, 128))
+    names: dict[str, Any] = {"model": model, "frames": rooms}
+    *evaluated, beside = blocks("docs/protocols.md")
+    for block in evaluated:
+        exec(block, names)
+    assert len(names["table"]) == 4
+    maps = tmp_path / "maps"
+    maps.mkdir()
+    for index, name in enumerate(rooms.ids):
+        np.save(maps / f"{name}.npy", 1.1 * rooms[index].truth())
+    for name, folder in (("v15_2", "06_v15_2"), ("their_network", "their_network")):
+        stored = open_predictions(maps, rooms.ids, 1.0, name=name)
+        save_scores(f"results/runs/{folder}", score(stored, rooms), stored, rooms)
+    exec(beside.replace("eigen/raw", "eigen/exact"), names)
+    assert set(names["both"].metrics["model"]) == {"v15_2", "their_network"}
 
 
 def test_networks_page_names_what_the_code_has() -> None:

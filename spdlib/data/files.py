@@ -182,18 +182,16 @@ def check_depth(depth: np.ndarray, where: str) -> None:
         raise DataError(f"{where}: negative depth ({depth.min():g}); {_HOLES}")
     if not depth.any():
         raise DataError(f"{where}: no valid pixel (all depth is 0); drop the frame")
-    (low, high), (least, most) = PLAUSIBLE_MEDIAN, MEASURABLE
+    least, most = MEASURABLE
     sample = depth[::8, ::8]
     measured = sample[(sample >= least) & (sample <= most)]
     if measured.size < 64:  # small, sparse or implausible depth: look at all of it
         measured = depth[(depth >= least) & (depth <= most)]
-    median = float(np.median(measured if measured.size else depth[depth > 0]))
-    if not low <= median <= high:
-        hint = "millimetres read as metres" if median > high else "metres read as millimetres"
+    doubt = doubtful_unit(measured if measured.size else depth[depth > 0])
+    if doubt:
         raise DataError(
-            f"{where}: median depth is {median:.4g} m, outside {low} to {high} m; this looks like "
-            f"{hint} or 8-bit depth: store uint16 PNG in millimetres or floats in metres, and "
-            "0 where nothing was measured"
+            f"{where}: {doubt} or 8-bit depth: store uint16 PNG in millimetres or floats in "
+            "metres, and 0 where nothing was measured"
         )
     for extreme in (depth.min(where=depth > 0, initial=most), depth.max()):
         if not least <= extreme <= most:
@@ -201,6 +199,27 @@ def check_depth(depth: np.ndarray, where: str) -> None:
                 f"{where}: {np.count_nonzero(depth == extreme):,} pixels hold {extreme:.5g} m, "
                 f"which no camera measures ({least:g} to {most:g} m); {_HOLES}"
             )
+
+
+def check_predicted(depth: np.ndarray, where: str) -> None:
+    """Refuses predictions [...] in metres that are no depth, or of a wrong unit (DataError)."""
+    for wrong, kind in ((~np.isfinite(depth), "NaN or infinite"), (depth <= 0, "0 or negative")):
+        if count := np.count_nonzero(wrong):
+            raise DataError(
+                f"{where}: {kind} depth in {count:,} places; a prediction is a number of metres "
+                "above 0 everywhere, also where it is not scored"
+            )
+    if doubt := doubtful_unit(depth):
+        raise DataError(f"{where}: {doubt}; correct the unit, or the metres of a step")
+
+
+def doubtful_unit(depth: np.ndarray) -> str | None:
+    """Why depth [...], all above 0, can hardly be metres of an indoor frame; None where it can."""
+    (low, high), median = PLAUSIBLE_MEDIAN, float(np.median(depth))
+    if low <= median <= high:
+        return None
+    hint = "millimetres read as metres" if median > high else "metres read as millimetres"
+    return f"median depth is {median:.4g} m, outside {low} to {high} m; this looks like {hint}"
 
 
 def check_name(name: str, where: str) -> None:

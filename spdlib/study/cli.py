@@ -1,27 +1,37 @@
-"""The commands `train`, `evaluate` and `publish`."""
+"""The commands `train`, `evaluate`, `score` and `publish`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from spdlib.data.store import PackedFrames
 from spdlib.errors import ConfigError
 from spdlib.models import list_models, load
 from spdlib.settings import shown
 from spdlib.study.datasets import open_data, open_data_of
 from spdlib.study.diagnostics import wide_scores
 from spdlib.study.entrants import fit_image_free
-from spdlib.study.evaluation import evaluate_run
+from spdlib.study.evaluation import Evaluation, evaluate_run, score
 from spdlib.study.experiments import EXPERIMENTS
+from spdlib.study.peers import (
+    metres_of,
+    open_predictions,
+    points_to_answer,
+    save_scores,
+    scores_folder,
+)
 from spdlib.study.profiles import PROFILES, resolve
 from spdlib.study.runs import DEFAULT_ROOT, Run, publish
 from spdlib.study.training import fit, make_accelerator
 
 SUMMARY = ("abs_rel", "rmse", "delta1", "silog", "s_star", "scaled_abs_rel")
-"""Scores that `evaluate` prints."""
+"""Scores that `evaluate` and `score` print."""
 
 
 def add_train(parser: argparse.ArgumentParser) -> None:
@@ -105,6 +115,7 @@ def add_evaluate(parser: argparse.ArgumentParser) -> None:
     """Arguments of `evaluate`."""
     parser.add_argument("run", type=Path, help="folder of a run")
     _add_data(parser, "the one it was trained with")
+    _add_protocols(parser, ("eigen", "recorded"))
     parser.add_argument("--flip", action="store_true", help="average with the mirrored image")
     parser.add_argument("--no-dense", action="store_true", help="score points only")
     parser.add_argument("--no-k-sweep", action="store_true", help="leave the K sweep out")
@@ -121,18 +132,67 @@ def _evaluate(args: argparse.Namespace) -> int:
         load(run.saved(run.best)).to(accelerator.device),
         data.test,
         baselines,
+        protocols=args.protocols,
         dense=not args.no_dense,
         k_sweep=not args.no_k_sweep,
         flip=args.flip,
         processes=accelerator,
     )
     if _is_main_process():
-        for protocol, note in result.notes.items():
-            print(f"{protocol}: {note}")
-        table = wide_scores(result.metrics, SUMMARY)
-        print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+        _print_scores(result)
         print(f"tables in {run.folder}")
     return 0
+
+
+def add_score(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `score`."""
+    text = "folder of ID.npy or ID.png, a depth map a frame, or a .csv of frame,u,v,depth"
+    parser.add_argument("predictions", type=Path, nargs="?", help=text)
+    store = "packed store; its test split is scored (default: SPD_DATA)"
+    parser.add_argument("--data", type=Path, metavar="STORE", help=store)
+    parser.add_argument("--unit", metavar="m|mm", help="unit of the predictions")
+    step = "or the metres of one step of them"
+    parser.add_argument("--scale", type=float, metavar="METRES", help=step)
+    other = "read maps of another size than their frame bilinearly"
+    parser.add_argument("--resized", action="store_true", help=other)
+    parser.add_argument("--name", help="in tables (default: the folder's or file's)")
+    _add_protocols(parser, ("eigen",))
+    tables = "write metrics.csv, bins.csv, frames.csv and record.json there"
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help=tables)
+    points = "instead, print the points that a .csv of predictions must answer"
+    parser.add_argument("--points-of", type=Path, metavar="STORE", help=points)
+    parser.set_defaults(command=_score)
+
+
+def _score(args: argparse.Namespace) -> int:
+    if args.points_of is not None:
+        points = points_to_answer(PackedFrames(args.points_of, "test"), args.protocols)
+        points.to_csv(sys.stdout, index=False, float_format="%g")
+        return 0
+    if args.predictions is None:
+        raise ConfigError("give the folder or .csv of predictions, or --points-of STORE")
+    store = args.data or os.environ.get("SPD_DATA")
+    if not store:
+        raise ConfigError("give the packed store to score on: --data STORE, or SPD_DATA")
+    if args.out is not None:
+        scores_folder(args.out)  # before the work
+    metres, frames = metres_of(args.unit, args.scale), PackedFrames(store, "test")
+    options = {"name": args.name, "resized": args.resized}
+    stored = open_predictions(args.predictions, frames.ids, metres, **options)
+    result = score(stored, frames, protocols=args.protocols)
+    if args.out is not None:
+        save_scores(args.out, result, stored, frames)
+    _print_scores(result)
+    if args.out is not None:
+        print(f"tables in {args.out}")
+    return 0
+
+
+def _print_scores(result: Evaluation) -> None:
+    for protocol, note in result.notes.items():
+        print(f"{protocol}: {note}")
+    table = wide_scores(result.metrics, SUMMARY)
+    print(table.to_string(index=False, float_format=lambda value: f"{value:.4f}"))
 
 
 def add_publish(parser: argparse.ArgumentParser) -> None:
@@ -151,6 +211,11 @@ def _publish(args: argparse.Namespace) -> int:
 def _add_data(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument("--data", type=Path, help=f"packed store (default: {default})")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: a GPU if there is one")
+
+
+def _add_protocols(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
+    text = f"how to score, by name (docs/protocols.md); default: {' '.join(default)}"
+    parser.add_argument("--protocols", nargs="+", default=default, metavar="NAME", help=text)
 
 
 def _is_main_process() -> bool:

@@ -8,8 +8,8 @@ of one histogram and lets the map be sorted as 16-bit numbers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from spdlib.data.frames import TRUTHS, Frames, Subset, evenly_spaced
+from spdlib.data.frames import TRUTHS, Frame, Frames, Subset, evenly_spaced
 from spdlib.data.queries import lattice_truth
 from spdlib.data.store import PackedFrames
 from spdlib.errors import DataError
@@ -47,26 +47,34 @@ class Answers(Protocol):
         ...
 
 
+class Entrant(Protocol):
+    """Whoever answers from elsewhere than a network's weights here, such as from files."""
+
+    name: str
+    """In tables."""
+    told: str
+    """Where the answers come from, in words, for the protocols' notes."""
+
+    def __call__(self, frame: Frame) -> Callable[[View], Answers]:
+        """What answers the frame as it is: a view of the whole of it."""
+        ...
+
+
 class SceneAnswers:
-    """Answers of one scene, or the mean of a scene and its mirror image, on the CPU.
+    """Answers of one scene, on the CPU.
 
     They are remembered: figures and sweeps cost nothing where the scores have queried.
     """
 
-    def __init__(self, scene: Scene, mirrored: Scene | None = None) -> None:
-        self.scene, self.mirrored = scene, mirrored
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
         self._known: dict[Any, Tensor] = {}
 
     def depth_at(self, points: Tensor, group: int | None = None) -> Tensor:
         """Depth [K] in metres at points [K, 2]; `group` as for `Scene.depth_at`."""
         key = points.cpu().numpy().tobytes(), group
         if key not in self._known:
-            depth = self.scene.depth_at(points, group=group)
-            if self.mirrored is not None:
-                last = self.scene.image_size[1] - 1
-                other = torch.stack([last - points[..., 0], points[..., 1]], -1)
-                depth = (depth + self.mirrored.depth_at(other, group=group)) / 2
-            self._known[key] = depth.cpu()
+            self._known[key] = self.scene.depth_at(points, group=group).cpu()
         return self._known[key]
 
     def dense(self) -> Tensor | None:
@@ -74,23 +82,36 @@ class SceneAnswers:
         if not self.scene.model.has_dense:
             return None
         if "dense" not in self._known:
-            depth = self.scene.dense()[0]
-            if self.mirrored is not None:
-                depth = (depth + self.mirrored.dense()[0].flip(-1)) / 2
-            self._known["dense"] = depth.cpu()
+            self._known["dense"] = self.scene.dense()[0].cpu()
         return self._known["dense"]
 
     @torch.no_grad()
     def lattice(self) -> tuple[Tensor, Tensor]:
-        """Depth [N] by the sparse and by the dense path at the sites of the network's lattice.
-
-        Of the scene as it was encoded, without its mirror image.
-        """
+        """Depth [N] by the sparse and by the dense path at the sites of the network's lattice."""
         model, maps, padded = self.scene.model, self.scene.maps, self.scene.padded
         dense = model.decode_lattice(maps)
         sites = lattice_points(size_of(dense), padded, dtype=dense.dtype, device=dense.device)
         sparse = model.answer(maps, sites[None], padded).depth
         return sparse.flatten().cpu(), dense.flatten().cpu()
+
+
+class MeanAnswers(SceneAnswers):
+    """The mean of the answers to an image and to its mirror image, turned back."""
+
+    def __init__(self, plain: SceneAnswers, mirrored: SceneAnswers) -> None:
+        super().__init__(plain.scene)  # the lattice is that of the image as it is
+        self.plain, self.mirrored = plain, mirrored
+
+    def depth_at(self, points: Tensor, group: int | None = None) -> Tensor:
+        """Depth [K] in metres at points [K, 2]."""
+        last = self.scene.image_size[1] - 1
+        other = torch.stack([last - points[..., 0], points[..., 1]], -1)
+        return (self.plain.depth_at(points, group) + self.mirrored.depth_at(other, group)) / 2
+
+    def dense(self) -> Tensor | None:
+        """Depth [H, W] in metres."""
+        plain, mirrored = self.plain.dense(), self.mirrored.dense()
+        return None if plain is None or mirrored is None else (plain + mirrored.flip(-1)) / 2
 
 
 class ModelPredictor:
@@ -106,18 +127,25 @@ class ModelPredictor:
 
     def __call__(self, view: View) -> SceneAnswers:
         """The answers to a view; those of an equal one, if there was one."""
+        return self._answers(replace(view, mirrored=view.mirrored or self.flip))
+
+    def _answers(self, view: View) -> SceneAnswers:
         for known, answers in self._known:
             if view.equals(known):
                 return answers
-        scene = self.model.encode(view.image, view.camera, squash=self.squash)
-        mirrored = None
-        if self.flip or view.mirrored:
-            image: Any = view.image
-            array = isinstance(image, np.ndarray)
-            flipped = np.ascontiguousarray(image[:, ::-1]) if array else image.flip(-1)
-            mirrored = self.model.encode(flipped, view.camera.flipped(), squash=self.squash)
-        self._known.append((view, SceneAnswers(scene, mirrored)))
-        return self._known[-1][1]
+        if view.mirrored:  # of the image as it is there may be answers already
+            answers = MeanAnswers(self._answers(replace(view, mirrored=False)), self._mirror(view))
+        else:
+            answers = SceneAnswers(self.model.encode(view.image, view.camera, squash=self.squash))
+        self._known.append((view, answers))
+        return answers
+
+    def _mirror(self, view: View) -> SceneAnswers:
+        """The answers to the mirror image."""
+        image: Any = view.image
+        array = isinstance(image, np.ndarray)
+        flipped = np.ascontiguousarray(image[:, ::-1]) if array else image.flip(-1)
+        return SceneAnswers(self.model.encode(flipped, view.camera.flipped(), squash=self.squash))
 
 
 @dataclass(frozen=True)
@@ -174,6 +202,10 @@ Baselines = Mapping[str, Mapping[str, PixelMap]]
 """Name of a truth -> name of a baseline -> its map."""
 
 
+IMAGE_FREE = ("constant", "pixel_map")
+"""Names of the baselines of `fit_image_free`, which no other entrant may have."""
+
+
 def constant(depth: float, fitted_to: str = "") -> PixelMap:
     """The map that answers one depth in metres everywhere."""
     return PixelMap(torch.full((1, 1), depth), fitted_to)
@@ -225,10 +257,8 @@ def _fit(frames: Frames, size: Size, truth: str) -> dict[str, PixelMap]:
     fitted[fitted == 0] = best
     depth_map = torch.from_numpy(fitted.astype(np.float32) / np.float32(MILLIMETRES))
     words = f"{len(used)} of {len(frames)} training frames ({truth})"
-    return {
-        "constant": constant(best / MILLIMETRES, words),
-        "pixel_map": PixelMap(depth_map, words),
-    }
+    maps = constant(best / MILLIMETRES, words), PixelMap(depth_map, words)
+    return dict(zip(IMAGE_FREE, maps, strict=True))
 
 
 def weighted_medians(millimetres: np.ndarray) -> np.ndarray:

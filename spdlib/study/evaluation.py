@@ -1,5 +1,7 @@
 """`evaluate`: a network and the image-free baselines, scored alike by any protocols.
 
+`score` does the same to predictions from elsewhere.
+
 Each frame is encoded once: scores, the K sweep (does an answer depend on how many points are
 queried together?), the answers at points and the examples of figures come from the same scenes.
 Protocols are always named with their truth, for instance "eigen/inpainted".
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,7 @@ from tqdm import tqdm
 
 from spdlib.data.frames import TRUTHS, Frame, Frames, evenly_spaced
 from spdlib.data.queries import EIGEN_POINTS, PointSample, evaluation_points
-from spdlib.errors import RunError
+from spdlib.errors import ConfigError, RunError
 from spdlib.inspection import CellAttention
 from spdlib.machine import origin
 from spdlib.models import DepthModel
@@ -27,7 +30,7 @@ from spdlib.models.base import evaluating
 from spdlib.scene import GROUP
 from spdlib.study.config import differences
 from spdlib.study.diagnostics import look_inside, of_kind
-from spdlib.study.entrants import Answers, Baselines, ModelPredictor, SceneAnswers
+from spdlib.study.entrants import Answers, Baselines, Entrant, ModelPredictor, SceneAnswers
 from spdlib.study.metrics import Accumulator, Alone, EigenMetrics, merge_processes, of_all_processes
 from spdlib.study.protocols import PROTOCOLS, Protocol, Sites, View
 from spdlib.study.runs import Arrays, Run, describe_frames
@@ -155,9 +158,7 @@ def evaluate(
         RunError: no frames, or no baselines for one of the truths.
         ConfigError, DataError: no such protocol; the frames lack one of `truths`.
     """
-    if not len(frames):
-        raise RunError("there are no frames to evaluate; check the split's name")
-    first, processes = frames[0], processes or Alone()
+    first, processes = _first_of(frames), processes or Alone()
     truths = list(truths or [name for name in TRUTHS if name in first.depths])
     settings = model.config.image_size, crop, model.recorded_points
     chosen = [PROTOCOLS.find(each)(*settings) for each in protocols]
@@ -175,9 +176,67 @@ def evaluate(
         *board.tables(frames.ids, processes),
         sweep.table(processes, model.queries_are_independent) if k_sweep else pd.DataFrame(),
         look_inside(model, frames, squash=squash) if inside else pd.DataFrame(),
-        board.notes(first, _how_shown(flip, squash)),
+        board.notes(first, partial(_how_shown, flip, squash)),
         *kept.by_frame(frames.ids, processes),
     )
+
+
+def score(
+    entrant: Entrant,
+    frames: Frames,
+    *,
+    protocols: Sequence[str] = ("eigen",),
+    truths: Sequence[str] | None = None,
+) -> Evaluation:
+    """Score predictions that were made elsewhere, by the same rules and in the same tables.
+
+    Args:
+        entrant: answers to the frames as they are, such as `peers.StoredMaps`.
+        frames: test frames.
+        protocols: registered names of protocols that show the whole frame.
+        truths: which depths count; default all that the frames have.
+
+    Raises:
+        RunError: no frames.
+        ConfigError: no such protocol, or one that shows something else than the whole frame.
+        DataError: the frames lack one of `truths`, or a prediction cannot be used.
+    """
+    chosen, truths = showing_whole_frames(frames, protocols, truths)
+    board = _Board(entrant.name, chosen, truths, _of_each_truth(None, truths), dense=True)
+    for index in _share(len(frames), Alone()):
+        frame = frames[index]
+        board.add(frame, index, entrant(frame))
+    none = pd.DataFrame()
+    tables = board.tables(frames.ids, Alone())
+    notes = board.notes(frames[0], lambda view: entrant.told)
+    return Evaluation(*tables, none, none, notes, {}, {})
+
+
+def showing_whole_frames(
+    frames: Frames, names: Sequence[str], truths: Sequence[str] | None
+) -> tuple[list[Protocol], list[str]]:
+    """Protocols by name that predictions for whole frames can answer, and the truths to score.
+
+    RunError: no frames. ConfigError: a protocol shows something else.
+    """
+    first = _first_of(frames)
+    truths = list(truths or [name for name in TRUTHS if name in first.depths])
+    chosen = [PROTOCOLS.find(name)(first.camera.size) for name in names]
+    whole = View(first.image, first.camera, first.camera)
+    for protocol in chosen:
+        if not protocol.view(first, truths[0])[0].equals(whole):
+            raise ConfigError(
+                f"protocol {protocol.name!r} shows a network something else than the frame as it "
+                "is, so that predictions for the frame do not answer it; leave it out"
+            )
+    return chosen, truths
+
+
+def _first_of(frames: Frames) -> Frame:
+    """The first frame; RunError: there is none."""
+    if not len(frames):
+        raise RunError("there are no frames to evaluate; check the split's name")
+    return frames[0]
 
 
 def _share(frames: int, processes: Any) -> Iterable[int]:
@@ -186,9 +245,9 @@ def _share(frames: int, processes: Any) -> Iterable[int]:
     return tqdm(indices, "evaluating", unit="frame", disable=None)
 
 
-def _how_shown(flip: bool, squash: bool) -> str:
-    """What is done to the frames before the network sees them, for the protocols' notes."""
-    shown = "averaged with the mirrored image" if flip else "no flip"
+def _how_shown(flip: bool, squash: bool, view: View) -> str:
+    """What is done to a view before the network sees it, for the protocols' notes."""
+    shown = "averaged with the mirrored image" if flip or view.mirrored else "no flip"
     return shown + ("; frames squashed to the training size" if squash else "")
 
 
@@ -288,7 +347,7 @@ class _Board:
     dense: bool
     scores: dict[Key, Accumulator] = field(default_factory=dict)
 
-    def add(self, frame: Frame, index: int, predictor: ModelPredictor) -> None:
+    def add(self, frame: Frame, index: int, predictor: Callable[[View], Answers]) -> None:
         """Score one frame: the same sites for the network and the baselines of each truth."""
         for protocol in self.protocols:
             for truth in self.truths:
@@ -325,14 +384,15 @@ class _Board:
             _of_keys({key: each.frame_table(ids) for key, each in scores}),
         )
 
-    def notes(self, frame: Frame, shown: str) -> dict[str, str]:
+    def notes(self, frame: Frame, shown: Callable[[View], str]) -> dict[str, str]:
         """What was done, by protocol and truth."""
         notes = {}
         for truth in self.truths:
             fitted = {each.fitted_to for each in self.baselines[truth].values()} - {""}
-            ending = [shown, *(f"baselines fitted to {source}" for source in sorted(fitted))]
+            ending = [f"baselines fitted to {source}" for source in sorted(fitted)]
             for protocol in self.protocols:
-                words = [protocol.note(truth, frame), *ending]
+                view, _ = protocol.view(frame, truth)
+                words = [protocol.note(truth, frame), shown(view), *ending]
                 notes[f"{protocol.name}/{truth}"] = "; ".join(words)
         return notes
 

@@ -1,9 +1,10 @@
 """Scores of depth predictions, as accumulators that take images and join other processes' ones.
 
 `EigenMetrics` scores each image, then takes the mean: predictions are clamped to 1e-3..10 m, SILog
-has factor 1 and is given times 100. `RecordedMetrics` pools the points of all images: SILog has
-factor 1/2, predictions are clamped from below only. Shares such as delta1 are fractions. Sums are
-kept in float64, and a prediction that is not finite shows in every mean that it belongs to.
+has factor 1 and is given times 100. `PooledMetrics` does the same to the pooled points of all
+images. `RecordedMetrics` pools, too: SILog has factor 1/2, predictions are clamped from below only.
+Shares such as delta1 are fractions. Sums are kept in float64, and a prediction that is not finite
+shows in every mean that it belongs to.
 """
 
 from __future__ import annotations
@@ -201,6 +202,9 @@ class RecordedMetrics(Accumulator):
     without filling up the last batch. `by_frame` also gives the AbsRel of each frame.
     """
 
+    _largest = math.inf
+    """Metres that predictions are clamped to."""
+
     def __init__(self, by_frame: bool = True) -> None:
         self._by_frame = by_frame
         self._images: list[tuple[float, ...]] = []
@@ -212,7 +216,7 @@ class RecordedMetrics(Accumulator):
         if not prediction.numel():
             return
         raw, g = prediction.double(), truth.double()
-        p = raw.clamp(min=EIGEN_MIN_DEPTH)
+        p = raw.clamp(EIGEN_MIN_DEPTH, self._largest)
         self._images.append((frame, *torch.stack(list(_of_image(raw, p, g).values())).tolist()))
         self._bins += bin_sums(p, g)
         for sample, values in ((self.predictions, p), (self.truths, g), (self.ratios, g / p)):
@@ -233,13 +237,12 @@ class RecordedMetrics(Accumulator):
         n, mean = sums["count"], sums / sums["count"]
         scale = self.ratios.median()
         scaled = self.ratios.mean(lambda ratio: (scale / ratio - 1).abs())
-        squared = mean["log_error2"] - 0.5 * mean["log_error"] ** 2
         scores: dict[str, float] = {
             "abs_rel": mean["abs_rel"],
             "sq_rel": mean["sq_rel"],
             "rmse": math.sqrt(mean["error2"]),
             "rmse_log": math.sqrt(mean["log_error2"]),
-            "silog": math.sqrt(squared + 1e-8),
+            "silog": self._silog(mean["log_error"], mean["log_error2"]),
             **{name: mean[name] for name in ("log10", "delta1", "delta2", "delta3")},
             "s_star": scale,
             "scaled_abs_rel": scaled,
@@ -272,6 +275,10 @@ class RecordedMetrics(Accumulator):
         }
         return {name: float(value) for name, value in scores.items()}
 
+    def _silog(self, error: float, squared: float) -> float:
+        """SILog of the means of ln p - ln g and of its square."""
+        return math.sqrt(squared - 0.5 * error**2 + 1e-8)
+
     def _bin_sums(self) -> np.ndarray:
         return self._bins
 
@@ -283,6 +290,24 @@ class RecordedMetrics(Accumulator):
 
     def _table(self) -> pd.DataFrame:
         return pd.DataFrame(self._images, columns=["frame", *IMAGE_COLUMNS], dtype=float)
+
+
+class PooledMetrics(RecordedMetrics):
+    """The eigen protocol's scores pooled over the points of all images.
+
+    As `EigenMetrics`, predictions are clamped to 1e-3..10 m and SILog has factor 1 and is given
+    times 100: nothing but the order of the means differs. Frames have no scores of their own.
+    """
+
+    _largest = EIGEN_MAX_DEPTH
+
+    def __init__(self) -> None:
+        super().__init__(by_frame=False)
+
+    def _silog(self, error: float, squared: float) -> float:
+        # rounding can make it slightly negative; NaN stays NaN
+        variance = squared - error**2
+        return 0.0 if variance < 0 else 100 * math.sqrt(variance)
 
 
 def _of_image(raw: Tensor, p: Tensor, g: Tensor) -> dict[str, Tensor]:

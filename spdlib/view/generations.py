@@ -101,7 +101,7 @@ def markdown(networks: pd.DataFrame) -> str:
 
 def eigen_scores(terms: EqualTerms) -> tuple[str, pd.DataFrame]:
     """The eigen protocol, which decides, and its rows of `networks` by name, best first."""
-    protocol = next(name for name in terms.networks["protocol"] if name.startswith("eigen"))
+    protocol = next(name for name in terms.networks["protocol"] if name.startswith("eigen/"))
     rows = terms.networks[terms.networks["protocol"] == protocol]
     return protocol, rows.set_index("network").sort_values("abs_rel")
 

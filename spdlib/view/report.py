@@ -247,7 +247,7 @@ def findings(history: pd.DataFrame, bins: pd.DataFrame, inside: pd.DataFrame, mo
         f"{last['gt_max']:.2f} m: predictions cover {last['covered']:.0%} of the true range."
     ]
     own = bins[(bins["model"] == model) & (bins["sites"] == "points")]
-    eigen = own[own["protocol"].str.startswith("eigen")].dropna(subset="abs_rel")
+    eigen = own[own["protocol"].str.startswith("eigen/")].dropna(subset="abs_rel")
     eigen = eigen[eigen["protocol"] == eigen["protocol"].min()]  # of one truth
     if len(eigen) > 1:
         near, far = eigen.iloc[0], eigen.iloc[-1]

@@ -29,6 +29,8 @@ from spdlib.models import create_model, load
 from spdlib.models.encoders import EncoderConfig
 from spdlib.scene import Scene
 from spdlib.study.cli import parse_settings
+from spdlib.study.evaluation import score
+from spdlib.study.peers import open_predictions
 from spdlib.study.profiles import resolve
 from spdlib.study.runs import Run, publish
 from spdlib.study.training import fit
@@ -300,6 +302,12 @@ def _resumed(bench: Bench, folder: Any) -> None:
     fit(run.config, *rooms, folder, device="cpu", workers=0, progress=False)
 
 
+def _scored(bench: Bench, given: Any) -> None:
+    path, metres, options = given
+    frames = PackedFrames(bench.valid.store, "test")
+    score(open_predictions(path, frames.ids, metres, **options), frames)
+
+
 _DATA, _MODEL = (DataError, ConfigError), (ModelError, ConfigError)
 
 DOORS = {
@@ -325,6 +333,7 @@ DOORS = {
     "list": Door(_DATA, lambda b, path: BTSFolder(b.copy("sync"), "sync", list_file=path)),
     "store": Door(_DATA, _read_store),
     "pack": Door(_DATA, lambda b, source: pack(open_source(source), b.root / "out.h5")),
+    "score": Door(_DATA, _scored),
     "info": Door(_DATA, lambda bench, path: info(path)),
     "run": Door((RunError, ModelError, ConfigError), _run),
     "resume": Door((RunError, ModelError, ConfigError), _resumed),

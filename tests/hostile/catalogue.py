@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.hostile.catalogue_data import DATA
+from tests.hostile.catalogue_peers import PEERS
 from tests.hostile.catalogue_values import VALUES
 from tests.hostile.catalogue_work import WORK
 
-CATALOGUE = (*VALUES, *DATA, *WORK)
+CATALOGUE = (*VALUES, *DATA, *PEERS, *WORK)

@@ -7,13 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from spdlib.data.files import read_depth_npy, read_depth_png
+from spdlib.data.queries import evaluation_points
 from spdlib.data.sources import BTSFolder, FastDepthFolder, LabelledMat, PlainFolder, TarShards
 from spdlib.data.store import PackedFrames, info
 from spdlib.models import create_model, load
 from spdlib.models.encoders import EncoderConfig
 from spdlib.models.images import as_images
 from spdlib.scene import Scene
+from spdlib.study.peers import open_predictions
+from spdlib.study.protocols import View
 from spdlib.study.runs import Run
 from spdlib.study.training.setup import build_objective
 from spdlib.study.training.state import State
@@ -51,6 +56,7 @@ def readers(valid: Valid) -> Iterator[Reader]:
     """All readers with their valid files."""
     yield from _pictures(valid)
     yield from _layouts(valid)
+    yield from _predictions(valid)
     yield from _networks(valid)
     yield from _runs(valid)
 
@@ -150,6 +156,25 @@ def _stored(path: Path) -> Iterator[Any]:
     frames = PackedFrames(path)
     yield from content_of(frames)
     yield [frames.truths, {**info(path), "megabytes": 0}, frames.provenance]
+
+
+def _predictions(valid: Valid) -> Iterator[Reader]:
+    ids = PackedFrames(valid.store, "test").ids
+
+    def points(folder: Path) -> str:
+        stored = open_predictions(folder / valid.answers.name, ids, 1.0)
+        frame = PackedFrames(valid.store, "test")[0]
+        sites = evaluation_points(torch.from_numpy(frame.truth()), frame.id)
+        view = View(frame.image, frame.camera, frame.camera)
+        return digest([stored(frame)(view).depth_at(sites.points)])
+
+    yield Reader(
+        "predicted points",
+        valid.answers.parent,
+        valid.answers.name,
+        points,
+        parts=change.odd_table,
+    )
 
 
 def _networks(valid: Valid) -> Iterator[Reader]:

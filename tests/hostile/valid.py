@@ -18,11 +18,12 @@ from PIL import Image
 from spdlib.data.frames import Frames, Subset
 from spdlib.data.rooms import Rooms
 from spdlib.data.sources import PlainFolder
-from spdlib.data.store import pack
+from spdlib.data.store import PackedFrames, pack
 from spdlib.geometry import Camera
 from spdlib.models import DepthModel, create_model
 from spdlib.scene import Scene
 from spdlib.study.datasets import InMemory
+from spdlib.study.peers import points_to_answer
 from spdlib.study.profiles import resolve
 from spdlib.study.training import fit
 from tests.data.conftest import Layouts
@@ -96,6 +97,24 @@ class Valid:
         splits: dict[str, Frames] = {"train": Subset(frames, range(5)), "test": Subset(frames, [5])}
         path = self.root / "packed" / "store.h5"
         pack(splits, path, {"layout": "PlainFolder"})
+        return path
+
+    @cached_property
+    def maps(self) -> Path:
+        """A folder with somebody's depth map, in metres, of the store's one test frame."""
+        folder = self.root / "maps"
+        folder.mkdir()
+        (name,) = PackedFrames(self.store, "test").ids
+        np.save(folder / f"{name}.npy", np.full(SIZE, 2.5, np.float32))
+        return folder
+
+    @cached_property
+    def answers(self) -> Path:
+        """Somebody's table of the points at which that frame is scored."""
+        path = self.root / "answers" / "points.csv"
+        path.parent.mkdir()
+        asked = points_to_answer(PackedFrames(self.store, "test"))
+        asked.assign(depth=2.5).to_csv(path, index=False, float_format="%g")
         return path
 
     @cached_property

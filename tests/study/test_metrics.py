@@ -18,6 +18,7 @@ from spdlib.study.metrics import (
     Accumulator,
     EigenMetrics,
     LogSample,
+    PooledMetrics,
     RecordedMetrics,
     bin_name,
     frame_scores,
@@ -169,6 +170,23 @@ def test_recorded_scores_by_hand() -> None:
     assert result["ratio_mean"] == pytest.approx(1.15)
     assert result["within_2x"] == 0.5  # strictly between one half and two
     assert (result["points"], result["frames"], result["nonfinite"]) == (4, 1, 0)
+
+
+def test_pooled_scores_are_eigens_of_all_points_at_once() -> None:
+    truth = torch.tensor([1.0, 2.0, 4.0, 8.0, 5.0], dtype=torch.float64)
+    prediction = torch.tensor([1.0, 2.2, 8.0, 40.0, -1.0], dtype=torch.float64)
+    pooled, one = PooledMetrics(), torch.ones(5, dtype=torch.bool)
+    pooled.update(prediction[:2], truth[:2], one[:2], 0)
+    pooled.update(prediction[2:], truth[2:], one[2:], 1)
+    whole = frame_scores(prediction.clamp(1e-3, 10), truth)
+    expected = dict(zip(FRAME_METRICS, whole.tolist(), strict=True))
+    found = pooled.compute()
+    for name in ("abs_rel", "sq_rel", "rmse", "rmse_log", "silog", "log10", "delta1", "delta3"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-9)
+    assert (found["pred_min"], found["pred_max"], found["frames"]) == (1e-3, 10, 2)
+    assert pooled.frame_table(["a", "b"]).empty
+    pooled.update(prediction * torch.nan, truth, one, 2)
+    assert math.isnan(pooled.compute()["abs_rel"]) and math.isnan(pooled.compute()["silog"])
 
 
 def test_recorded_distributions_match_numpy() -> None:

@@ -115,6 +115,36 @@ def test_score_bars_show_the_deciding_protocol_and_write_the_others(metrics: pd.
     assert {"v15_2", "best constant", "best per-pixel map", "0.400"} <= set(said.splitlines())
 
 
+def rules_applied() -> pd.DataFrame:
+    """The same predictions by twelve rules: aligned by half, pooled by a tenth more."""
+    aligned = ("as predicted", "aligned by the median (uses the truth)", "aligned by a fit")
+    rows = [
+        {
+            "protocol": f"p{number}{mirrored}{averaged}/raw",
+            "aligned": words,
+            "mirrored": mirrored,
+            "averaged": averaged,
+            "abs_rel": 0.2 / (1 + number) * (1.1 if averaged != "per image" else 1),
+            "s_star": np.nan,
+        }
+        for averaged in ("per image", "pooled over all images")
+        for mirrored in (False, True)
+        for number, words in enumerate(aligned)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_rules_show_how_far_the_same_predictions_move() -> None:
+    figure = plots.same_predictions(rules_applied(), "v15_2, 20 frames")
+    assert [ax.get_title("left") for ax in figure.axes] == ["AbsRel"]  # s* is known of no row
+    said = words(figure)
+    assert {"v15_2, 20 frames", "aligned by a fit", "0.200", "0.100  −50 %"} <= set(said)
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert len(labels) == 12 and labels.count("with mirror image, pooled") == 3
+    hollow = [line for line in figure.axes[0].lines if line.get_markerfacecolor() == "white"]
+    assert len(hollow) == 6
+
+
 def test_bin_bars_survive_an_empty_bin(bins: pd.DataFrame) -> None:
     figure = plots.bin_bars(bins)
     said = words(figure)

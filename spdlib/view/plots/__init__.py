@@ -9,6 +9,8 @@ from spdlib.view.plots.pictures import error_maps as error_maps
 from spdlib.view.plots.pictures import points_in_space as points_in_space
 from spdlib.view.plots.pictures import points_picture as points_picture
 from spdlib.view.plots.pictures import relative_error as relative_error
+from spdlib.view.plots.rules import same_pixels as same_pixels
+from spdlib.view.plots.rules import same_predictions as same_predictions
 from spdlib.view.plots.scores import accuracy_at_k as accuracy_at_k
 from spdlib.view.plots.scores import answer_times as answer_times
 from spdlib.view.plots.scores import bin_bars as bin_bars
