@@ -32,6 +32,7 @@ from spdlib.models.layers import (
     start_at,
 )
 from spdlib.models.layouts import Layout, behind, copy_tensors, find_layout, read_weights
+from spdlib.models.necks import four_sizes
 from spdlib.models.options import Count, ModelConfig, Options
 from spdlib.models.registry import create_model, register
 from spdlib.models.sampling import bilinear_points
@@ -59,15 +60,7 @@ class Reassembly(nn.Module):
         super().__init__()
         pairs = zip(channels, REASSEMBLED, strict=True)
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c, width in pairs)
-        first, second, _, last = REASSEMBLED
-        self.resize = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(first, first, 4, stride=4),
-                nn.ConvTranspose2d(second, second, 2, stride=2),
-                nn.Identity(),
-                nn.Conv2d(last, last, 3, stride=2, padding=1),
-            ]
-        )
+        self.resize = four_sizes(REASSEMBLED)
 
     def forward(self, taps: Sequence[Tensor]) -> list[Tensor]:
         """Taps [B, C, h, w] -> [B, 48, 4h, 4w], [96, 2h, 2w], [192, h, w], [384, ceil h/2, ...]."""

@@ -22,6 +22,19 @@ def project(in_channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(in_channels, width, 1), ChannelLayerNorm(width))
 
 
+def four_sizes(widths: Sequence[int]) -> nn.ModuleList:
+    """Layers that make a pyramid of four equal taps of a ViT, as in DPT: x4, x2, x1 and x1/2."""
+    first, second, _, last = widths
+    return nn.ModuleList(
+        [
+            nn.ConvTranspose2d(first, first, 4, stride=4),
+            nn.ConvTranspose2d(second, second, 2, stride=2),
+            nn.Identity(),
+            nn.Conv2d(last, last, 3, stride=2, padding=1),
+        ]
+    )
+
+
 class PyramidNeck(nn.Module):
     """Neck of hierarchical encoders: Conv1x1 + LN per level (v15.0; 92,928 for ConvNeXt V2-T).
 
@@ -45,14 +58,7 @@ class ViTNeck(nn.Module):
     def __init__(self, channels: Sequence[int], width: int = 64) -> None:
         super().__init__()
         self.project = nn.ModuleList(project(c, width) for c in channels)
-        self.resize = nn.ModuleList(
-            [
-                nn.ConvTranspose2d(width, width, 4, stride=4),
-                nn.ConvTranspose2d(width, width, 2, stride=2),
-                nn.Identity(),
-                nn.Conv2d(width, width, 3, stride=2, padding=1),
-            ]
-        )
+        self.resize = four_sizes([width] * 4)
 
     def forward(self, levels: Sequence[Tensor]) -> list[Tensor]:
         """Four taps [B, C, h, w] -> [B, width, 4h, 4w], [2h, 2w], [h, w], [ceil h/2, ceil w/2]."""

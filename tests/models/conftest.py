@@ -45,16 +45,22 @@ def exact_network(network: DepthModel) -> DepthModel:
     return network
 
 
-@pytest.fixture
-def images() -> Tensor:
-    """Two images [2, 3, 64, 96] in 0..1, float32."""
-    return torch.rand(2, 3, *SIZE)
+def size_of_module(request: pytest.FixtureRequest) -> tuple[int, int]:
+    """Height, width of a test file's images: its own SIZE, or 64x96."""
+    size: tuple[int, int] = getattr(request.module, "SIZE", SIZE)
+    return size
 
 
 @pytest.fixture
-def points() -> Tensor:
-    """Points [2, 50, 2] anywhere in a 64x96 image, float64; corners and edges first."""
-    height, width = SIZE
+def images(request: pytest.FixtureRequest) -> Tensor:
+    """Two images [2, 3, H, W] in 0..1, float32."""
+    return torch.rand(2, 3, *size_of_module(request))
+
+
+@pytest.fixture
+def points(request: pytest.FixtureRequest) -> Tensor:
+    """Points [2, 50, 2] anywhere in such an image, float64; corners and edges first."""
+    height, width = size_of_module(request)
     edges = [[-0.5, -0.5], [width - 0.5, height - 0.5], [-0.5, 30.2], [50.7, height - 0.5]]
     anywhere = torch.rand(2, 50, 2, dtype=torch.float64) * torch.tensor([width, height]) - 0.5
     anywhere[:, : len(edges)] = torch.tensor(edges, dtype=torch.float64)

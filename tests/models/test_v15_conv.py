@@ -37,22 +37,6 @@ def exact_network(request: pytest.FixtureRequest) -> DepthModel:
     return network
 
 
-@pytest.fixture
-def images() -> Tensor:
-    """Two images [2, 3, 32, 64] in 0..1, float32."""
-    return torch.rand(2, 3, *SIZE)
-
-
-@pytest.fixture
-def points() -> Tensor:
-    """Points [2, 50, 2] anywhere in them, float64; two corners first."""
-    height, width = SIZE
-    anywhere = torch.rand(2, 50, 2, dtype=torch.float64) * torch.tensor([width, height]) - 0.5
-    corners = torch.tensor([[-0.5, -0.5], [width - 0.5, height - 0.5]], dtype=torch.float64)
-    anywhere[:, :2] = corners
-    return anywhere
-
-
 def local_path(network: DepthModel) -> ConvLocalPath:
     path = network.local_path
     assert isinstance(path, ConvLocalPath)
